@@ -1,0 +1,32 @@
+//! JSON documents as this project carries them: key order kept, integers exact, sharing instead of copying.
+//!
+//! Callers' documents pass through opaque, so nothing in them may change on the way: an integer of any length keeps its
+//! digits, an object keeps its order, and a key that some parser uses for its own purposes is plain data here. Numbers
+//! that are not integers are doubles and print as ECMAScript prints them, which is what the existing documents hold.
+//! [`Value`] is cheap to clone (strings, lists and objects are shared), because planning embeds the same items in task
+//! requests over and over. [`scan`] reads one object's members without building a tree; the record path uses it.
+
+mod number;
+mod parse;
+pub mod scan;
+mod value;
+mod write;
+
+pub use number::Number;
+pub use parse::{Error, Limits, Parsed, parse, parse_lines};
+pub use value::{Object, Value};
+pub use write::{compact, pretty, write_compact_within, write_string};
+
+/// White space as the documents' rules define it: ECMAScript's set, which differs from Unicode's (and so from
+/// [`str::trim`]) by including U+FEFF and leaving out U+0085.
+#[must_use]
+pub fn is_white_space(c: char) -> bool {
+    matches!(c, '\u{9}'..='\u{d}' | ' ' | '\u{a0}' | '\u{1680}' | '\u{2000}'..='\u{200a}'
+        | '\u{2028}' | '\u{2029}' | '\u{202f}' | '\u{205f}' | '\u{3000}' | '\u{feff}')
+}
+
+/// The text without [white space](is_white_space) at both ends.
+#[must_use]
+pub fn trim(text: &str) -> &str {
+    text.trim_matches(is_white_space)
+}

@@ -1,0 +1,437 @@
+//! Reading JSON text, strictly after RFC 8259, with the place of the first error.
+//!
+//! [`Reader`] is the one grammar in this project: the tree parser and the member scan both stand on it.
+
+use std::borrow::Cow;
+use std::fmt;
+use std::sync::Arc;
+
+use super::value::{Object, Value};
+use super::{Number, compact};
+
+/// What a document may not exceed.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// Lists and objects inside each other.
+    pub depth: usize,
+    /// Bytes of one number.
+    pub number_bytes: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self { depth: 512, number_bytes: 1024 }
+    }
+}
+
+/// Why a text is not a JSON document, and where.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Error {
+    /// Line, from 1.
+    pub line: usize,
+    /// Column in characters, from 1.
+    pub column: usize,
+    /// Offset in bytes, from 0.
+    pub offset: usize,
+    /// What is wrong there, for example `expected ',' or ']'`.
+    pub problem: String,
+    /// Whether a limit was passed, rather than the grammar broken.
+    pub over_limit: bool,
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}: {}", self.line, self.column, self.problem)
+    }
+}
+
+impl std::error::Error for Error {}
+
+/// A document that may have been written as one value or as JSON Lines.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Parsed {
+    /// One value.
+    One(Value),
+    /// One value on each line.
+    Lines(Vec<Value>),
+}
+
+/// Reads one document.
+///
+/// # Errors
+/// The text is not UTF-8, is not exactly one JSON value, or passes a limit.
+pub fn parse(text: &[u8], limits: Limits) -> Result<Value, Error> {
+    let mut reader = Reader::new(text, limits)?;
+    let value = Builder::default().value(&mut reader)?;
+    reader.end()?;
+    Ok(value)
+}
+
+/// Reads a document that is either one value or several, one after the other (JSON Lines). A single object counts as
+/// one line, so that one record can be piped in as it is.
+///
+/// # Errors
+/// As [`parse`]; the place is that in the whole text.
+pub fn parse_lines(text: &[u8], limits: Limits) -> Result<Parsed, Error> {
+    let mut reader = Reader::new(text, limits)?;
+    let mut builder = Builder::default();
+    let first = builder.value(&mut reader)?;
+    if reader.peek().is_none() && !matches!(first, Value::Object(_)) {
+        return Ok(Parsed::One(first));
+    }
+    let mut lines = vec![first];
+    while reader.peek().is_some() {
+        lines.push(builder.value(&mut reader)?);
+    }
+    Ok(Parsed::Lines(lines))
+}
+
+/// Builds the tree. Keys repeat from object to object, so recent ones are shared.
+struct Builder {
+    recent_keys: [Option<Arc<str>>; 64],
+}
+
+impl Default for Builder {
+    fn default() -> Self {
+        Self { recent_keys: [const { None }; 64] }
+    }
+}
+
+impl Builder {
+    fn value(&mut self, reader: &mut Reader<'_>) -> Result<Value, Error> {
+        Ok(match reader.peek() {
+            Some(b'{') => {
+                let mut object = Object::default();
+                reader.members(|reader, key| {
+                    let key = self.key(&key);
+                    let value = self.value(reader)?;
+                    object.set(key, value);
+                    Ok(())
+                })?;
+                object.into()
+            }
+            Some(b'[') => {
+                let mut values = Vec::new();
+                reader.elements(|reader| {
+                    values.push(self.value(reader)?);
+                    Ok(())
+                })?;
+                Value::array(values)
+            }
+            Some(b'"') => Value::String(reader.string()?.into()),
+            Some(b'-' | b'0'..=b'9') => {
+                let start = reader.position;
+                let token = reader.number()?;
+                let number = Number::from_token(token);
+                Value::Number(number.ok_or_else(|| {
+                    reader.error_at(start, "number is beyond the range of a double")
+                })?)
+            }
+            _ => match reader.word()? {
+                "true" => Value::Bool(true),
+                "false" => Value::Bool(false),
+                _ => Value::Null,
+            },
+        })
+    }
+
+    fn key(&mut self, key: &str) -> Arc<str> {
+        let bytes = key.as_bytes();
+        let ends = bytes.first().map_or(0, |b| usize::from(*b))
+            + bytes.last().map_or(0, |b| usize::from(*b) * 7);
+        let slot = &mut self.recent_keys[(ends + bytes.len()) % 64];
+        match slot {
+            Some(known) if **known == *key => Arc::clone(known),
+            _ => Arc::clone(slot.insert(key.into())),
+        }
+    }
+}
+
+/// A position in a JSON text, and the grammar's steps from it. Every step either consumes what it names or fails.
+pub(super) struct Reader<'t> {
+    text: &'t str,
+    position: usize,
+    depth: usize,
+    limits: Limits,
+}
+
+impl<'t> Reader<'t> {
+    pub(super) fn new(text: &'t [u8], limits: Limits) -> Result<Self, Error> {
+        match std::str::from_utf8(text) {
+            Ok(text) => Ok(Self { text, position: 0, depth: 0, limits }),
+            Err(error) => {
+                let valid = String::from_utf8_lossy(&text[..error.valid_up_to()]);
+                Err(error_in(&valid, valid.len(), "invalid UTF-8".into(), false))
+            }
+        }
+    }
+
+    /// The next byte that is not white space.
+    pub(super) fn peek(&mut self) -> Option<u8> {
+        let bytes = self.text.as_bytes();
+        while let Some(byte) = bytes.get(self.position) {
+            if !matches!(byte, b' ' | b'\n' | b'\r' | b'\t') {
+                return Some(*byte);
+            }
+            self.position += 1;
+        }
+        None
+    }
+
+    pub(super) fn position(&self) -> usize {
+        self.position
+    }
+
+    /// Requires that nothing but white space is left.
+    pub(super) fn end(&mut self) -> Result<(), Error> {
+        match self.peek() {
+            None => Ok(()),
+            Some(_) => Err(self.error("expected the end of the document")),
+        }
+    }
+
+    /// Reads an object, handing each key to `member`, which must consume the value.
+    pub(super) fn members(
+        &mut self,
+        mut member: impl FnMut(&mut Self, Cow<'t, str>) -> Result<(), Error>,
+    ) -> Result<(), Error> {
+        self.open(b'{', "expected an object")?;
+        if self.peek() == Some(b'}') {
+            return self.close();
+        }
+        loop {
+            if self.peek() != Some(b'"') {
+                return Err(self.error("expected a key in quotes"));
+            }
+            let key = self.string()?;
+            if self.peek() != Some(b':') {
+                return Err(self.error("expected ':'"));
+            }
+            self.position += 1;
+            member(self, key)?;
+            match self.peek() {
+                Some(b',') => self.position += 1,
+                Some(b'}') => return self.close(),
+                _ => return Err(self.error("expected ',' or '}'")),
+            }
+        }
+    }
+
+    /// Reads a list, calling `element` for each value, which must consume it.
+    pub(super) fn elements(
+        &mut self,
+        mut element: impl FnMut(&mut Self) -> Result<(), Error>,
+    ) -> Result<(), Error> {
+        self.open(b'[', "expected a list")?;
+        if self.peek() == Some(b']') {
+            return self.close();
+        }
+        loop {
+            element(self)?;
+            match self.peek() {
+                Some(b',') => self.position += 1,
+                Some(b']') => return self.close(),
+                _ => return Err(self.error("expected ',' or ']'")),
+            }
+        }
+    }
+
+    fn open(&mut self, bracket: u8, expected: &str) -> Result<(), Error> {
+        if self.peek() != Some(bracket) {
+            return Err(self.error(expected));
+        }
+        if self.depth == self.limits.depth {
+            let problem = format!("nested deeper than {} levels", self.limits.depth);
+            return Err(error_in(self.text, self.position, problem, true));
+        }
+        self.depth += 1;
+        self.position += 1;
+        Ok(())
+    }
+
+    fn close(&mut self) -> Result<(), Error> {
+        self.depth -= 1;
+        self.position += 1;
+        Ok(())
+    }
+
+    /// Reads a string; borrowed if it holds no escapes.
+    pub(super) fn string(&mut self) -> Result<Cow<'t, str>, Error> {
+        let start = self.position + 1;
+        self.position = start;
+        let mut unescaped: Option<String> = None;
+        let mut copied = start;
+        loop {
+            match self.plain_run() {
+                Some(b'"') => {
+                    let rest = &self.text[copied..self.position];
+                    self.position += 1;
+                    return Ok(match unescaped {
+                        None => Cow::Borrowed(rest),
+                        Some(mut text) => {
+                            text.push_str(rest);
+                            Cow::Owned(text)
+                        }
+                    });
+                }
+                Some(b'\\') => {
+                    let text = unescaped.get_or_insert_default();
+                    text.push_str(&self.text[copied..self.position]);
+                    let c = self.escape()?;
+                    unescaped.get_or_insert_default().push(c);
+                    copied = self.position;
+                }
+                Some(_) => return Err(self.error("control character in a string; escape it")),
+                None => return Err(self.error("expected '\"' at the end of a string")),
+            }
+        }
+    }
+
+    /// Moves to the next quote, backslash or control character and says which it is.
+    fn plain_run(&mut self) -> Option<u8> {
+        let rest = &self.text.as_bytes()[self.position..];
+        let length = rest.iter().position(|b| *b == b'"' || *b == b'\\' || *b < b' ');
+        self.position += length.unwrap_or(rest.len());
+        length.map(|at| rest[at])
+    }
+
+    fn escape(&mut self) -> Result<char, Error> {
+        let start = self.position;
+        let bytes = self.text.as_bytes();
+        let escaped = bytes.get(start + 1).copied();
+        self.position += 2;
+        Ok(match escaped {
+            Some(c @ (b'"' | b'\\' | b'/')) => c.into(),
+            Some(b'b') => '\u{8}',
+            Some(b'f') => '\u{c}',
+            Some(b'n') => '\n',
+            Some(b'r') => '\r',
+            Some(b't') => '\t',
+            Some(b'u') => {
+                let unit = self.code_unit(start)?;
+                let code = match unit {
+                    0xd800..=0xdbff if bytes[self.position..].starts_with(b"\\u") => {
+                        self.position += 2;
+                        let low = self.code_unit(start)?;
+                        let low = low.checked_sub(0xdc00).filter(|low| *low < 0x400);
+                        low.map(|low| 0x1_0000 + ((unit - 0xd800) << 10) + low)
+                    }
+                    _ => Some(unit),
+                };
+                code.and_then(char::from_u32)
+                    .ok_or_else(|| self.error_at(start, "lone surrogate in a string"))?
+            }
+            _ => return Err(self.error_at(start, "unknown escape in a string")),
+        })
+    }
+
+    fn code_unit(&mut self, start: usize) -> Result<u32, Error> {
+        let digits = self.text.as_bytes().get(self.position..self.position + 4);
+        let digits = digits.filter(|digits| digits.iter().all(u8::is_ascii_hexdigit));
+        let unit = digits
+            .and_then(|digits| std::str::from_utf8(digits).ok())
+            .and_then(|digits| u32::from_str_radix(digits, 16).ok())
+            .ok_or_else(|| self.error_at(start, "expected four hex digits after \\u"))?;
+        self.position += 4;
+        Ok(unit)
+    }
+
+    /// Reads a number and answers its token.
+    pub(super) fn number(&mut self) -> Result<&'t str, Error> {
+        let start = self.position;
+        if self.byte() == Some(b'-') {
+            self.position += 1;
+        }
+        match self.byte() {
+            Some(b'0') => self.position += 1,
+            _ => self.digits()?,
+        }
+        if self.byte() == Some(b'.') {
+            self.position += 1;
+            self.digits()?;
+        }
+        if matches!(self.byte(), Some(b'e' | b'E')) {
+            self.position += 1;
+            if matches!(self.byte(), Some(b'+' | b'-')) {
+                self.position += 1;
+            }
+            self.digits()?;
+        }
+        if self.position - start > self.limits.number_bytes {
+            let problem = format!("number longer than {} bytes", self.limits.number_bytes);
+            return Err(error_in(self.text, start, problem, true));
+        }
+        Ok(&self.text[start..self.position])
+    }
+
+    fn digits(&mut self) -> Result<(), Error> {
+        let start = self.position;
+        while self.byte().is_some_and(|b| b.is_ascii_digit()) {
+            self.position += 1;
+        }
+        if self.position == start { Err(self.error("expected a digit")) } else { Ok(()) }
+    }
+
+    fn byte(&self) -> Option<u8> {
+        self.text.as_bytes().get(self.position).copied()
+    }
+
+    /// Reads `true`, `false` or `null`.
+    pub(super) fn word(&mut self) -> Result<&'static str, Error> {
+        self.peek();
+        let rest = &self.text.as_bytes()[self.position..];
+        for word in ["true", "false", "null"] {
+            if rest.starts_with(word.as_bytes()) {
+                self.position += word.len();
+                return Ok(word);
+            }
+        }
+        Err(self.error("expected a value"))
+    }
+
+    /// Reads any value and answers its text.
+    pub(super) fn skip(&mut self) -> Result<&'t str, Error> {
+        let first = self.peek();
+        let start = self.position;
+        match first {
+            Some(b'{') => self.members(|reader, _| reader.skip().map(drop))?,
+            Some(b'[') => self.elements(|reader| reader.skip().map(drop))?,
+            Some(b'"') => drop(self.string()?),
+            Some(b'-' | b'0'..=b'9') => {
+                let token = self.number()?;
+                if Number::from_token(token).is_none() {
+                    return Err(self.error_at(start, "number is beyond the range of a double"));
+                }
+            }
+            _ => drop(self.word()?),
+        }
+        Ok(&self.text[start..self.position])
+    }
+
+    fn error(&self, problem: &str) -> Error {
+        self.error_at(self.position, problem)
+    }
+
+    fn error_at(&self, offset: usize, problem: &str) -> Error {
+        let found = match self.text[offset.min(self.text.len())..].chars().next() {
+            None => ", found the end of the document".to_owned(),
+            Some(c) if problem.starts_with("expected") => {
+                format!(", found {}", compact(&Value::string(&c.to_string())))
+            }
+            Some(_) => String::new(),
+        };
+        error_in(self.text, offset, format!("{problem}{found}"), false)
+    }
+}
+
+fn error_in(text: &str, offset: usize, problem: String, over_limit: bool) -> Error {
+    let before = &text[..offset.min(text.len())];
+    let line_start = before.rfind('\n').map_or(0, |at| at + 1);
+    Error {
+        line: 1 + before.bytes().filter(|b| *b == b'\n').count(),
+        column: 1 + before[line_start..].chars().count(),
+        offset,
+        problem,
+        over_limit,
+    }
+}

@@ -1,0 +1,137 @@
+//! Printing: compact for embedding and the wire, pretty for files, both byte for byte as ECMAScript prints.
+
+use std::fmt::Write as _;
+
+use super::Value;
+
+/// The value without white space.
+#[must_use]
+pub fn compact(value: &Value) -> String {
+    let mut out = String::new();
+    let whole = write_compact_within(&mut out, value, usize::MAX);
+    debug_assert!(whole, "no text is longer than the address space");
+    out
+}
+
+/// Appends the value without white space, and stops with `false` soon after `out` is longer than `limit` bytes.
+/// Values share what they embed, so a small one can print very large.
+#[must_use]
+pub fn write_compact_within(out: &mut String, value: &Value, limit: usize) -> bool {
+    match value {
+        Value::Array(values) => {
+            out.push('[');
+            for (position, value) in values.iter().enumerate() {
+                if position > 0 {
+                    out.push(',');
+                }
+                if !write_compact_within(out, value, limit) {
+                    return false;
+                }
+            }
+            out.push(']');
+        }
+        Value::Object(object) => {
+            out.push('{');
+            for (position, (key, value)) in object.iter().enumerate() {
+                if position > 0 {
+                    out.push(',');
+                }
+                write_string(out, key);
+                out.push(':');
+                if !write_compact_within(out, value, limit) {
+                    return false;
+                }
+            }
+            out.push('}');
+        }
+        scalar => write_scalar(out, scalar),
+    }
+    out.len() <= limit
+}
+
+/// The value indented by two spaces, with a final newline: the form of document files.
+#[must_use]
+pub fn pretty(value: &Value) -> String {
+    let mut out = String::new();
+    write_pretty(&mut out, value, 0);
+    out.push('\n');
+    out
+}
+
+fn write_pretty(out: &mut String, value: &Value, depth: usize) {
+    match value {
+        Value::Array(values) if !values.is_empty() => {
+            out.push('[');
+            for (position, value) in values.iter().enumerate() {
+                new_line(out, position, depth + 1);
+                write_pretty(out, value, depth + 1);
+            }
+            new_line(out, 0, depth);
+            out.push(']');
+        }
+        Value::Object(object) if !object.is_empty() => {
+            out.push('{');
+            for (position, (key, value)) in object.iter().enumerate() {
+                new_line(out, position, depth + 1);
+                write_string(out, key);
+                out.push_str(": ");
+                write_pretty(out, value, depth + 1);
+            }
+            new_line(out, 0, depth);
+            out.push('}');
+        }
+        Value::Array(_) => out.push_str("[]"),
+        Value::Object(_) => out.push_str("{}"),
+        scalar => write_scalar(out, scalar),
+    }
+}
+
+fn new_line(out: &mut String, position: usize, depth: usize) {
+    if position > 0 {
+        out.push(',');
+    }
+    out.push('\n');
+    for _ in 0..depth {
+        out.push_str("  ");
+    }
+}
+
+fn write_scalar(out: &mut String, value: &Value) {
+    match value {
+        Value::Null => out.push_str("null"),
+        Value::Bool(true) => out.push_str("true"),
+        Value::Bool(false) => out.push_str("false"),
+        Value::Number(number) => {
+            let _ = write!(out, "{number}");
+        }
+        Value::String(text) => write_string(out, text),
+        Value::Array(_) | Value::Object(_) => unreachable!("not a scalar"),
+    }
+}
+
+/// Appends a string in quotes, escaping only what must be.
+pub fn write_string(out: &mut String, text: &str) {
+    out.push('"');
+    let mut copied = 0;
+    for (position, byte) in text.bytes().enumerate() {
+        if byte >= b' ' && byte != b'"' && byte != b'\\' {
+            continue;
+        }
+        out.push_str(&text[copied..position]);
+        copied = position + 1;
+        match byte {
+            b'"' => out.push_str("\\\""),
+            b'\\' => out.push_str("\\\\"),
+            b'\n' => out.push_str("\\n"),
+            b'\r' => out.push_str("\\r"),
+            b'\t' => out.push_str("\\t"),
+            8 => out.push_str("\\b"),
+            12 => out.push_str("\\f"),
+            other => {
+                let _ = write!(out, "\\u{other:04x}");
+            }
+        }
+    }
+    out.push_str(&text[copied..]);
+    out.push('"');
+}

@@ -1,0 +1,131 @@
+//! One group into one task request: rendered template, identity, orchestrator, execution descriptor.
+
+use std::sync::Arc;
+
+use super::Error;
+use super::config::Config;
+use super::grouping::{Group, first_text};
+use super::template::{Scope, TextBudget};
+use crate::json::{Object, Value};
+
+pub(super) fn render_all(
+    config: &Config,
+    groups: &[Group],
+    template_text_bytes: usize,
+) -> Result<Vec<Value>, Error> {
+    let mut budget = TextBudget::new(template_text_bytes);
+    let names = Names::default();
+    let prefix = id_prefix(&config.orchestrator);
+    groups
+        .iter()
+        .enumerate()
+        .map(|(index, group)| render(config, group, index, &prefix, &names, &mut budget))
+        .collect()
+}
+
+/// Keys that every task request has, made once and shared.
+struct Names {
+    id: Arc<str>,
+    group_key: Arc<str>,
+    orchestrator: Arc<str>,
+    group_index: Arc<str>,
+    runtime_execution: Arc<str>,
+    key: Arc<str>,
+    index: Arc<str>,
+    items: Arc<str>,
+}
+
+impl Default for Names {
+    fn default() -> Self {
+        Self {
+            id: "id".into(),
+            group_key: "group_key".into(),
+            orchestrator: "orchestrator".into(),
+            group_index: "group_index".into(),
+            runtime_execution: "runtime_execution".into(),
+            key: "key".into(),
+            index: "index".into(),
+            items: "items".into(),
+        }
+    }
+}
+
+fn render(
+    config: &Config,
+    group: &Group,
+    index: usize,
+    prefix: &str,
+    names: &Names,
+    budget: &mut TextBudget,
+) -> Result<Value, Error> {
+    let mut group_value = Object::with_capacity(3);
+    group_value.set(Arc::clone(&names.key), Arc::clone(&group.key));
+    group_value.set(Arc::clone(&names.index), index);
+    group_value.set(Arc::clone(&names.items), Value::array(group.items.clone()));
+    let group_value = group_value.into();
+    let scope = Scope {
+        names: &[
+            ("group", &group_value),
+            ("orchestrator", &config.orchestrator),
+            ("config", &config.document),
+        ],
+        items: Some(&group.items),
+    };
+    let rendered = config.task_request_template.render(&scope, budget)?;
+    let Some(Value::Object(rendered)) = rendered else {
+        let found = rendered.as_ref().map_or("nothing", Value::kind);
+        let problem = format!("must render to an object; for group {index} it renders to {found}");
+        return Err(Error::new("config.task_request_template", problem));
+    };
+
+    let mut request = Object::with_capacity(rendered.len() + 4);
+    request.set(Arc::clone(&names.id), Value::Null);
+    request.set(Arc::clone(&names.group_key), Value::Null);
+    request.extend(&rendered);
+    if rendered.get("id").is_none_or(Value::is_blank) {
+        let task_id = rendered.get("task_id").filter(|task_id| !task_id.is_blank());
+        let id = task_id.map_or_else(|| stable_id(prefix, &group.key).into(), Value::shared_text);
+        request.set(Arc::clone(&names.id), id);
+    }
+    if rendered.get("group_key").is_none_or(Value::is_blank) {
+        request.set(Arc::clone(&names.group_key), Arc::clone(&group.key));
+    }
+    request.set(Arc::clone(&names.orchestrator), orchestrator(config, &rendered, index, names));
+    if let Some(runtime_execution) = &config.runtime_execution {
+        match runtime_execution.render(&scope, budget)? {
+            Some(value) => request.set(Arc::clone(&names.runtime_execution), value),
+            None => request.remove("runtime_execution"),
+        }
+    }
+    Ok(request.into())
+}
+
+/// The config's orchestrator, the group's index, and what the template's own orchestrator adds.
+fn orchestrator(config: &Config, rendered: &Object, index: usize, names: &Names) -> Value {
+    let mut orchestrator = config.orchestrator.as_object().cloned().unwrap_or_default();
+    orchestrator.set(Arc::clone(&names.group_index), index);
+    if let Some(own) = rendered.get("orchestrator").and_then(Value::as_object) {
+        orchestrator.extend(own);
+    }
+    orchestrator.into()
+}
+
+fn id_prefix(orchestrator: &Value) -> Arc<str> {
+    first_text(orchestrator, &["run_id", "plan_id"]).unwrap_or_else(|| "fanout".into())
+}
+
+/// Prefix and group key, every run of characters outside `A-Za-z0-9._-` replaced by one `-`.
+fn stable_id(prefix: &str, group_key: &str) -> String {
+    let mut id = String::with_capacity(prefix.len() + group_key.len() + 1);
+    let mut replaced = false;
+    for c in prefix.chars().chain(['-']).chain(group_key.chars()) {
+        let keep = c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
+        if keep {
+            id.push(c);
+        } else if !replaced {
+            id.push('-');
+        }
+        replaced = !keep;
+    }
+    id
+}

@@ -1,0 +1,131 @@
+//! Reconciling: records in, each planned task's record, outcomes and the reconciliation out. Pure.
+//!
+//! [`reconcile`] answers for whole documents. A live plan uses the same pieces one record at a time: [`record::read`]
+//! takes a record apart, [`Index`] finds its task, [`classify`] gives its status, and [`document`] writes the result.
+
+mod document;
+mod matching;
+pub mod record;
+mod status;
+
+pub use document::{Page, ResultHead, document, missing_record};
+pub use matching::{Candidates, Index, MatchedBy, Resolution, Sessions, match_document};
+pub use status::{Facts, Status, Verdict, classify};
+
+use std::sync::Arc;
+
+pub use crate::plan::Error;
+use crate::json::{Object, Value};
+use crate::plan::{self, Keys, first_present};
+
+const RESULT_SCHEMA: &str = "homeboy/generic-fanout-reconcile-result/v1";
+
+/// The config's fields that reconciling reads.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    result_schema: Value,
+    reconciliation_schema: Value,
+    /// Statuses that count as successful, instead of the built-in ones.
+    success_statuses: Option<Vec<Arc<str>>>,
+    /// Where a record's outcome stands; a list of several paths finds nothing.
+    outcome_path: Option<String>,
+    base_run: Object,
+    include_summary: bool,
+}
+
+impl Settings {
+    /// Reads a config.
+    ///
+    /// # Errors
+    /// `matching` or `duplicate_policy` asks for something other than the default, which is all there is so far.
+    pub fn read(config: &Object) -> Result<Self, Error> {
+        for (field, only) in [("matching", "first_key"), ("duplicate_policy", "last")] {
+            let value = first_present(config, &[field]);
+            if let Some(value) = value.filter(|value| value.as_str() != Some(only)) {
+                let problem = format!("expected {only:?}, found {}", crate::json::compact(value));
+                return Err(Error::new(format!("config.{field}"), problem));
+            }
+        }
+        let outcome_path = first_present(config, &["outcome_path", "outcomePath"]);
+        let statuses = config.get("success_statuses").and_then(Value::as_array);
+        let texts = |values: &[Value]| {
+            let text = |value: &Value| value.as_str().map(Into::into);
+            values.iter().filter_map(text).collect()
+        };
+        Ok(Self {
+            result_schema: first_present(config, &["result_schema", "resultSchema"])
+                .cloned()
+                .unwrap_or_else(|| RESULT_SCHEMA.into()),
+            reconciliation_schema: plan::reconciliation_schema(config),
+            success_statuses: statuses.map(texts),
+            outcome_path: outcome_path.map_or_else(|| Some("outcome".to_owned()), plan::path),
+            base_run: config.get("base_run").and_then(Value::as_object).cloned().unwrap_or_default(),
+            include_summary: config.get("include_summary") != Some(&Value::Bool(false)),
+        })
+    }
+
+    /// The outcome of a reconciled record: the value at the outcome path, if it counts as given.
+    #[must_use]
+    pub fn outcome(&self, record: &Value) -> Option<Value> {
+        let value = record.lookup(self.outcome_path.as_deref()?)?;
+        value.is_present().then(|| value.into_owned())
+    }
+}
+
+/// Reconciles documents: every task of the plan gets its record, or `missing_record`.
+///
+/// # Errors
+/// The plan has no list of task requests, one of them has no identity, or two have the same.
+pub fn reconcile(config: &Object, plan: &Value, records: &[Value]) -> Result<Value, Error> {
+    let settings = Settings::read(config)?;
+    let Some(task_requests) = plan.get("task_requests").and_then(Value::as_array) else {
+        let found = plan.get("task_requests").map_or("nothing", Value::kind);
+        let problem = format!("expected a list of task requests, found {found}");
+        return Err(Error::new("plan.task_requests", problem));
+    };
+    let identities = plan::identities(task_requests)?;
+    let tasks: Vec<Keys> = task_requests.iter().filter_map(Value::as_object).map(Keys::of).collect();
+    let records: Vec<Object> = records
+        .iter()
+        .enumerate()
+        .map(|(position, record)| plan::record_object(record, position))
+        .collect();
+    let record_keys: Vec<Keys> = records.iter().map(Keys::of).collect();
+
+    let mut page = Page::default();
+    let matches = match_document(&identities, &tasks, &record_keys);
+    for (position, matched) in matches.into_iter().enumerate() {
+        let (record, successful) = match matched {
+            Some(at) => {
+                let record = records[at].clone();
+                let verdict = classify(&Facts::of(&record), settings.success_statuses());
+                (record::with_status(record, verdict.status), verdict.successful)
+            }
+            None => {
+                let request = &task_requests[position];
+                let group_key = request.get("group_key").filter(|group_key| group_key.is_present());
+                let group_key = group_key.cloned().unwrap_or_else(|| "".into());
+                let record = missing_record(&identities[position], group_key);
+                (record, settings.counts_missing_as_successful())
+            }
+        };
+        page.push(&settings, &identities[position], record, successful);
+    }
+    let group_count = plan.get("groups").and_then(Value::as_array).map_or(0, <[Value]>::len);
+    let counts = page.reconciliation(group_count);
+    let status = if counts.failure_count == 0 { Status::Completed } else { Status::Failed };
+    Ok(document(&settings, &ResultHead::of_plan(plan), page, &counts, status.name()))
+}
+
+impl Settings {
+    pub(crate) fn success_statuses(&self) -> Option<&[Arc<str>]> {
+        self.success_statuses.as_deref()
+    }
+
+    /// Whether a task without a record counts as successful: only if the config's list says so.
+    #[must_use]
+    pub fn counts_missing_as_successful(&self) -> bool {
+        let name = Status::MissingRecord.name();
+        self.success_statuses().is_some_and(|list| list.iter().any(|status| **status == *name))
+    }
+}

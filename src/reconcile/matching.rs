@@ -1,0 +1,258 @@
+//! Which task a record is for.
+//!
+//! Two rules, one for each way records come. A document's records are matched in stages (SEMANTICS of the existing
+//! documents): canonical ids first, then whatever still fits, so that no record takes a task from one that names it
+//! better. A live record is matched by itself, at once: its canonical id, else the first of `task_id`, `id`,
+//! `sandbox_session_id`, `group_key` that names one task.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use crate::json::trim;
+use crate::plan::Keys;
+
+/// The field by which a record was matched.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum MatchedBy {
+    /// `task_id`.
+    TaskId,
+    /// `id`.
+    Id,
+    /// `sandbox_session_id`.
+    SandboxSessionId,
+    /// `group_key`.
+    GroupKey,
+}
+
+impl MatchedBy {
+    /// The order in which a live record's keys are tried.
+    pub const ORDER: [Self; 4] = [Self::TaskId, Self::Id, Self::SandboxSessionId, Self::GroupKey];
+}
+
+/// The tasks that one text names.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Candidates {
+    /// Just one.
+    One(u32),
+    /// Several, in the order they were learnt.
+    Several(Vec<u32>),
+}
+
+impl Candidates {
+    /// Adds a task, if it is not there already.
+    pub fn add(&mut self, task: u32) {
+        match self {
+            Self::One(only) if *only == task => {}
+            Self::One(only) => *self = Self::Several(vec![*only, task]),
+            Self::Several(tasks) if tasks.last() == Some(&task) || tasks.contains(&task) => {}
+            Self::Several(tasks) => tasks.push(task),
+        }
+    }
+
+    /// The tasks.
+    #[must_use]
+    pub fn as_slice(&self) -> &[u32] {
+        match self {
+            Self::One(task) => std::slice::from_ref(task),
+            Self::Several(tasks) => tasks,
+        }
+    }
+}
+
+/// What a plan has learnt about sandbox sessions.
+pub trait Sessions {
+    /// The tasks that a session is known to work on.
+    fn tasks_of(&self, session: &str) -> Option<&Candidates>;
+}
+
+/// How a record resolved.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Resolution {
+    /// It is for this task.
+    Matched {
+        /// Position of the task in the plan.
+        task: u32,
+        /// The field that decided.
+        by: MatchedBy,
+        /// Whether another of its keys names another task.
+        keys_disagree: bool,
+    },
+    /// No key names a task.
+    Unmatched,
+    /// A key names several tasks, and no key names one.
+    Ambiguous(Vec<u32>),
+}
+
+/// The names of a plan's tasks.
+#[derive(Clone, Debug, Default)]
+pub struct Index {
+    /// Canonical ids, with whether the id is the task's group key.
+    identities: HashMap<Arc<str>, (u32, bool)>,
+    /// Other texts of `id`, `task_id` and `sandbox_session_id`.
+    aliases: HashMap<Arc<str>, Candidates>,
+    group_keys: HashMap<Arc<str>, Candidates>,
+}
+
+impl Index {
+    /// Indexes tasks, given their identities and keys in plan order.
+    #[must_use]
+    pub fn new(identities: &[Arc<str>], tasks: &[Keys]) -> Self {
+        let mut index = Self {
+            identities: HashMap::with_capacity(tasks.len()),
+            aliases: HashMap::new(),
+            group_keys: HashMap::with_capacity(tasks.len()),
+        };
+        for ((task, keys), identity) in (0..).zip(tasks).zip(identities) {
+            let from_group_key = keys.task_id.is_empty() && keys.id.is_empty();
+            index.identities.insert(Arc::clone(identity), (task, from_group_key));
+            for alias in [&keys.task_id, &keys.id, &keys.sandbox_session_id] {
+                if !alias.is_empty() && (alias != identity || from_group_key) {
+                    add(&mut index.aliases, alias, task);
+                }
+            }
+            if !keys.group_key.is_empty() {
+                add(&mut index.group_keys, &keys.group_key, task);
+            }
+        }
+        index
+    }
+
+    /// Finds the task of one record.
+    #[must_use]
+    pub fn resolve<T: AsRef<str>>(&self, keys: &Keys<T>, sessions: &impl Sessions) -> Resolution {
+        let mut matched = self.by_identity(keys);
+        let mut several: &[u32] = &[];
+        if matched.is_none() {
+            for by in MatchedBy::ORDER {
+                match self.named_by(by, keys, sessions) {
+                    [] => {}
+                    [task] => {
+                        matched = Some((*task, by));
+                        break;
+                    }
+                    tasks if several.is_empty() => several = tasks,
+                    _ => {}
+                }
+            }
+        }
+        match matched {
+            Some((task, by)) => {
+                let disagrees = |other: MatchedBy| {
+                    let named = self.named_by(other, keys, sessions);
+                    other != by && !named.is_empty() && !named.contains(&task)
+                };
+                Resolution::Matched { task, by, keys_disagree: MatchedBy::ORDER.into_iter().any(disagrees) }
+            }
+            None if several.is_empty() => Resolution::Unmatched,
+            None => Resolution::Ambiguous(several.to_vec()),
+        }
+    }
+
+    /// The task whose identity is the record's canonical id.
+    fn by_identity<T: AsRef<str>>(&self, keys: &Keys<T>) -> Option<(u32, MatchedBy)> {
+        let by = [
+            (&keys.task_id, MatchedBy::TaskId),
+            (&keys.id, MatchedBy::Id),
+            (&keys.group_key, MatchedBy::GroupKey),
+        ];
+        let (key, by) = by.into_iter().find(|(key, _)| !trim(key.as_ref()).is_empty())?;
+        let (task, _) = self.identities.get(trim(key.as_ref()))?;
+        Some((*task, by))
+    }
+
+    /// The tasks that one key of a record names.
+    fn named_by<'s, T: AsRef<str>>(
+        &'s self,
+        by: MatchedBy,
+        keys: &Keys<T>,
+        sessions: &'s impl Sessions,
+    ) -> &'s [u32] {
+        let key = match by {
+            MatchedBy::TaskId => &keys.task_id,
+            MatchedBy::Id => &keys.id,
+            MatchedBy::SandboxSessionId => &keys.sandbox_session_id,
+            MatchedBy::GroupKey => &keys.group_key,
+        };
+        let key = trim(key.as_ref());
+        if key.is_empty() {
+            return &[];
+        }
+        if by == MatchedBy::GroupKey {
+            return self.group_keys.get(key).map_or(&[], Candidates::as_slice);
+        }
+        let identity = self.identities.get(key).filter(|(_, from_group_key)| !from_group_key);
+        if let Some((task, _)) = identity {
+            return std::slice::from_ref(task);
+        }
+        let alias = self.aliases.get(key);
+        let learnt = || sessions.tasks_of(key).filter(|_| by == MatchedBy::SandboxSessionId);
+        alias.or_else(learnt).map_or(&[], Candidates::as_slice)
+    }
+}
+
+fn add(map: &mut HashMap<Arc<str>, Candidates>, text: &Arc<str>, task: u32) {
+    map.entry(Arc::clone(text))
+        .and_modify(|tasks| tasks.add(task))
+        .or_insert(Candidates::One(task));
+}
+
+/// Matches a whole document: for each task, in plan order, the position of its record.
+///
+/// First, every record whose canonical id is a task's identity; the last one wins. Then, for tasks still without one and
+/// over the records that named no task so, later records first and each used once: a record with the text of the task's
+/// `id`, `task_id` or `sandbox_session_id` in one of those fields; or, if no other task has its group key, one with that.
+#[must_use]
+pub fn match_document(identities: &[Arc<str>], tasks: &[Keys], records: &[Keys]) -> Vec<Option<usize>> {
+    let by_identity: HashMap<&str, usize> =
+        identities.iter().enumerate().map(|(task, identity)| (&**identity, task)).collect();
+    let mut matches = vec![None; tasks.len()];
+    let mut unnamed = Vec::new();
+    for (position, keys) in records.iter().enumerate() {
+        match by_identity.get(keys.canonical_id()) {
+            Some(task) => matches[*task] = Some(position),
+            None => unnamed.push(position),
+        }
+    }
+    if unnamed.is_empty() || matches.iter().all(Option::is_some) {
+        return matches;
+    }
+
+    let mut by_name: HashMap<&str, Vec<usize>> = HashMap::new();
+    let mut by_group_key: HashMap<&str, Vec<usize>> = HashMap::new();
+    for position in unnamed {
+        let keys = &records[position];
+        let names = [&keys.id, &keys.task_id, &keys.sandbox_session_id];
+        for (nth, name) in names.iter().enumerate() {
+            if !name.is_empty() && !names[..nth].contains(name) {
+                by_name.entry(name).or_default().push(position);
+            }
+        }
+        if !keys.group_key.is_empty() {
+            by_group_key.entry(&keys.group_key).or_default().push(position);
+        }
+    }
+    let mut group_sizes: HashMap<&str, usize> = HashMap::new();
+    for keys in tasks {
+        *group_sizes.entry(&keys.group_key).or_default() += 1;
+    }
+    let mut used = vec![false; records.len()];
+    let mut take = |records: Option<&mut Vec<usize>>| {
+        let records = records?;
+        while let Some(position) = records.pop() {
+            if !std::mem::replace(&mut used[position], true) {
+                return Some(position);
+            }
+        }
+        None
+    };
+    for (slot, keys) in matches.iter_mut().zip(tasks).filter(|(slot, _)| slot.is_none()) {
+        *slot = [&keys.id, &keys.task_id, &keys.sandbox_session_id]
+            .into_iter()
+            .filter(|name| !name.is_empty())
+            .find_map(|name| take(by_name.get_mut(&**name)));
+        if slot.is_none() && !keys.group_key.is_empty() && group_sizes[&*keys.group_key] == 1 {
+            *slot = take(by_group_key.get_mut(&*keys.group_key));
+        }
+    }
+    matches
+}

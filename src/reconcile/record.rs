@@ -1,0 +1,343 @@
+//! One record, taken apart where it stands: its keys, its verdict, and the reconciled document.
+//!
+//! A live plan reads each record once, without building a tree: the reconciled document is the submitted one with a few
+//! bytes put in. Where that is not enough (repeated keys, or typed fields that differ from the body's) the tree is built
+//! after all; both ways give the same document.
+
+use std::borrow::Cow;
+
+use super::status::{Facts, Status, Verdict, classify, decides_alone};
+use super::Settings;
+use crate::json::{self, Object, Value, scan};
+use crate::plan::Keys;
+
+/// The typed fields beside a record's body. Empty or `None`: not given.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct TypedFields<'r> {
+    /// The executor's id or the task's.
+    pub id: &'r str,
+    /// The task's identity.
+    pub task_id: &'r str,
+    /// The sandbox or session.
+    pub sandbox_session_id: &'r str,
+    /// The group's key.
+    pub group_key: &'r str,
+    /// The executor's word for how it went.
+    pub status: &'r str,
+    /// Whether it calls itself successful.
+    pub success: Option<bool>,
+}
+
+/// What is to become of the document.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Rewrite {
+    /// A result: typed fields and status are written into it.
+    Reconciled,
+    /// A sign of life: it stays as it is.
+    AsSubmitted,
+}
+
+/// A record as read.
+#[derive(Clone, Debug)]
+pub struct ReadRecord<'r> {
+    /// Its keys: typed where given, else the body's.
+    pub keys: Keys<Cow<'r, str>>,
+    /// What it comes to.
+    pub verdict: Verdict,
+    /// Whether it has an outcome.
+    pub has_outcome: bool,
+    /// The reconciled record: a JSON object.
+    pub document: String,
+    /// Whether a typed field and the body's differ.
+    pub body_field_ignored: bool,
+}
+
+const ID: usize = 0;
+const TASK_ID: usize = 1;
+const SESSION: usize = 2;
+const GROUP_KEY: usize = 3;
+const SUCCESS: usize = 4;
+const STATUS: usize = 5;
+const STATE: usize = 6;
+const OUTCOME: usize = 7;
+const OUTCOME_STATUS: usize = 8;
+const PROVIDER_STATUS: usize = 9;
+/// The members of a body that mean something; the typed ones first, in the order they are put in front.
+const FIELDS: [&str; 10] = [
+    "id",
+    "task_id",
+    "sandbox_session_id",
+    "group_key",
+    "success",
+    "status",
+    "state",
+    "outcome",
+    "outcome_status",
+    "provider_status",
+];
+
+/// Reads a record. An empty body is `{}`.
+///
+/// # Errors
+/// The body is not exactly one JSON object, or passes a limit.
+pub fn read<'r>(
+    typed: TypedFields<'r>,
+    body: &'r [u8],
+    rewrite: Rewrite,
+    limits: json::Limits,
+    settings: &Settings,
+) -> Result<ReadRecord<'r>, json::Error> {
+    let body = if body.is_empty() { b"{}" } else { body };
+    let scanned = Scanned::of(body, limits, settings)?;
+    let typed_texts = [typed.id, typed.task_id, typed.sandbox_session_id, typed.group_key];
+    let key = |field: usize| match json::trim(typed_texts[field]) {
+        "" => scanned.text(field),
+        given => Cow::Borrowed(given),
+    };
+    let keys = Keys {
+        id: key(ID),
+        task_id: key(TASK_ID),
+        sandbox_session_id: key(SESSION),
+        group_key: key(GROUP_KEY),
+    };
+    let body_field_ignored = typed_texts.iter().enumerate().any(|(field, given)| {
+        !given.is_empty() && scanned.found[field].is_some() && scanned.text(field) != json::trim(given)
+    });
+    let status_ignored = !typed.status.is_empty()
+        && scanned.found[STATUS].is_some()
+        && scanned.text(STATUS) != json::trim(typed.status);
+    let success_ignored = typed.success.is_some_and(|given| {
+        scanned.found[SUCCESS].is_some_and(|at| at.value != if given { "true" } else { "false" })
+    });
+    let body_field_ignored = body_field_ignored || status_ignored || success_ignored;
+    let verdict = classify(&scanned.facts(typed, settings), settings.success_statuses());
+    let (document, has_outcome) = if rewrite == Rewrite::AsSubmitted {
+        (scanned.body.to_owned(), false)
+    } else if scanned.repeated || body_field_ignored {
+        let document = build(typed, body, limits, verdict.status)?;
+        (json::compact(&document), settings.outcome(&document).is_some())
+    } else {
+        let document = scanned.splice(typed, verdict.status);
+        let has_outcome = scanned.has_outcome(typed, &document, verdict.status, limits, settings);
+        (document, has_outcome)
+    };
+    Ok(ReadRecord { keys, verdict, has_outcome, document, body_field_ignored })
+}
+
+/// A record with the host's status: in place of its own, or at the end.
+#[must_use]
+pub fn with_status(mut record: Object, status: Status) -> Value {
+    record.set("status", status.name());
+    record.into()
+}
+
+/// The reconciled document by way of the tree.
+fn build(
+    typed: TypedFields<'_>,
+    body: &[u8],
+    limits: json::Limits,
+    status: Status,
+) -> Result<Value, json::Error> {
+    let body = json::parse(body, limits)?;
+    let mut record = Object::default();
+    for (key, value) in typed_members(typed) {
+        record.set(key, value);
+    }
+    let mut merged = Object::default();
+    // The body's members keep their places; only those it lacks come first.
+    let members = body.as_object().cloned().unwrap_or_default();
+    for (key, value) in record.iter().filter(|(key, _)| members.get(key).is_none()) {
+        merged.set(key.clone(), value.clone());
+    }
+    merged.extend(&members);
+    merged.extend(&record);
+    Ok(with_status(merged, status))
+}
+
+/// The typed fields that go into the document; the status is written by itself.
+fn typed_members(typed: TypedFields<'_>) -> impl Iterator<Item = (&'static str, Value)> {
+    let texts = [typed.id, typed.task_id, typed.sandbox_session_id, typed.group_key];
+    let texts = FIELDS.into_iter().zip(texts).filter(|(_, text)| !text.is_empty());
+    let success = typed.success.map(|success| (FIELDS[SUCCESS], Value::Bool(success)));
+    texts.map(|(field, text)| (field, Value::string(text))).collect::<Vec<_>>().into_iter().chain(success)
+}
+
+/// Where a member's value stands in the body.
+#[derive(Clone, Copy, Debug)]
+struct Found<'r> {
+    value: &'r str,
+    offset: usize,
+}
+
+struct Scanned<'r> {
+    body: &'r str,
+    found: [Option<Found<'r>>; FIELDS.len()],
+    /// The member that the outcome path begins with, if it is none of the above.
+    outcome_root: Option<&'r str>,
+    /// Whether one of those members comes twice.
+    repeated: bool,
+    empty: bool,
+    brace: usize,
+}
+
+impl<'r> Scanned<'r> {
+    fn of(body: &'r [u8], limits: json::Limits, settings: &Settings) -> Result<Self, json::Error> {
+        let root = settings.outcome_root();
+        let mut found = [None; FIELDS.len()];
+        let (mut outcome_root, mut repeated, mut empty) = (None, false, true);
+        let brace = scan::members(body, limits, |member| {
+            empty = false;
+            let place = Found { value: member.value, offset: member.offset };
+            if let Some(field) = FIELDS.iter().position(|field| *field == member.key) {
+                repeated |= found[field].replace(place).is_some();
+            } else if Some(&*member.key) == root {
+                repeated |= outcome_root.replace(member.value).is_some();
+            }
+        })?;
+        // The scan has checked that the body is UTF-8.
+        let body = std::str::from_utf8(body).unwrap_or_default();
+        Ok(Self { body, found, outcome_root, repeated, empty, brace })
+    }
+
+    fn text(&self, field: usize) -> Cow<'r, str> {
+        self.found[field].map_or(Cow::Borrowed(""), |found| raw_text(found.value))
+    }
+
+    fn facts(&self, typed: TypedFields<'r>, settings: &Settings) -> Facts<Cow<'r, str>> {
+        let own = match json::trim(typed.status) {
+            "" => self.text(STATUS),
+            given => Cow::Borrowed(given),
+        };
+        let status = if own.is_empty() { self.text(STATE) } else { own };
+        let success = typed.success.unwrap_or_else(|| {
+            self.found[SUCCESS].is_some_and(|success| success.value == "true")
+        });
+        // Most records say it in one word; the outcome need not be looked into then.
+        let outcome_status = if settings.success_statuses().is_none() && decides_alone(&status) {
+            Cow::Borrowed("")
+        } else {
+            self.outcome_status()
+        };
+        Facts { status, success, outcome_status }
+    }
+
+    /// Text of the first given of `outcome.status`, `outcome_status`, `provider_status`.
+    fn outcome_status(&self) -> Cow<'r, str> {
+        let mut in_outcome = None;
+        if let Some(outcome) = self.found[OUTCOME].filter(|outcome| outcome.value.starts_with('{')) {
+            let scanned = scan::members(outcome.value.as_bytes(), json::Limits::default(), |member| {
+                if member.key == "status" {
+                    in_outcome = Some(member.value);
+                }
+            });
+            debug_assert!(scanned.is_ok(), "part of a document that was read already");
+        }
+        let value = |field: usize| self.found[field].map(|found| found.value);
+        let given = [in_outcome, value(OUTCOME_STATUS), value(PROVIDER_STATUS)];
+        given.into_iter().flatten().find(|value| raw_is_present(value)).map_or("".into(), raw_text)
+    }
+
+    /// The body with the typed fields it lacks put in front, and the status in place or at the end.
+    fn splice(&self, typed: TypedFields<'_>, status: Status) -> String {
+        let mut document = String::with_capacity(self.body.len() + 96);
+        document.push('{');
+        for (key, value) in typed_members(typed) {
+            let field = FIELDS.iter().position(|field| *field == key);
+            if field.is_some_and(|field| self.found[field].is_some()) {
+                continue;
+            }
+            separate(&mut document);
+            json::write_string(&mut document, key);
+            document.push(':');
+            // One scalar, never over a limit.
+            let _ = json::write_compact_within(&mut document, &value, usize::MAX);
+        }
+        let open = self.body.find('{').map_or(0, |at| at + 1);
+        if !self.empty {
+            separate(&mut document);
+        }
+        match self.found[STATUS] {
+            Some(own) => {
+                document.push_str(&self.body[open..own.offset]);
+                json::write_string(&mut document, status.name());
+                document.push_str(&self.body[own.offset + own.value.len()..self.brace]);
+            }
+            None => {
+                if !self.empty {
+                    document.push_str(self.body[open..self.brace].trim_ascii_end());
+                }
+                separate(&mut document);
+                document.push_str("\"status\":");
+                json::write_string(&mut document, status.name());
+            }
+        }
+        document.push('}');
+        document
+    }
+
+    fn has_outcome(
+        &self,
+        typed: TypedFields<'_>,
+        document: &str,
+        status: Status,
+        limits: json::Limits,
+        settings: &Settings,
+    ) -> bool {
+        let Some(root) = settings.outcome_root() else { return false };
+        let value = match FIELDS.iter().position(|field| *field == root) {
+            Some(STATUS) if settings.outcome_is_root() => return !status.name().is_empty(),
+            Some(field @ (OUTCOME | OUTCOME_STATUS | PROVIDER_STATUS | STATE)) => {
+                self.found[field].map(|found| found.value)
+            }
+            Some(_) if typed_members(typed).any(|(key, _)| key == root) => None,
+            Some(field) => self.found[field].map(|found| found.value),
+            None => self.outcome_root,
+        };
+        if settings.outcome_is_root() && let Some(value) = value {
+            return raw_is_present(value);
+        }
+        if value.is_none() && !typed_members(typed).any(|(key, _)| key == root) {
+            return false;
+        }
+        json::parse(document.as_bytes(), limits)
+            .is_ok_and(|document| settings.outcome(&document).is_some())
+    }
+}
+
+/// A comma, unless this is the first member.
+fn separate(document: &mut String) {
+    if !document.ends_with('{') {
+        document.push(',');
+    }
+}
+
+/// [`Value::text`] of a value as it stands in a document.
+fn raw_text(value: &str) -> Cow<'_, str> {
+    match value.as_bytes().first() {
+        Some(b'"') if !value.contains('\\') => Cow::Borrowed(json::trim(&value[1..value.len() - 1])),
+        Some(b'"' | b'-' | b'0'..=b'9') => json::parse(value.as_bytes(), json::Limits::default())
+            .map_or(Cow::Borrowed(""), |value| Cow::Owned(value.text().into_owned())),
+        _ => Cow::Borrowed(""),
+    }
+}
+
+/// [`Value::is_present`] of a value as it stands in a document.
+fn raw_is_present(value: &str) -> bool {
+    match value.as_bytes().first() {
+        Some(b'-' | b'0'..=b'9') => json::parse(value.as_bytes(), json::Limits::default())
+            .is_ok_and(|value| value.is_present()),
+        _ => !matches!(value, "null" | "false" | "\"\""),
+    }
+}
+
+impl Settings {
+    /// The first part of the outcome path.
+    fn outcome_root(&self) -> Option<&str> {
+        self.outcome_path.as_deref().and_then(|path| path.split('.').next())
+    }
+
+    /// Whether the outcome path has only one part.
+    fn outcome_is_root(&self) -> bool {
+        self.outcome_path.as_deref().is_some_and(|path| !path.contains('.'))
+    }
+}
