@@ -7,11 +7,17 @@ use prost::Message as _;
 fn main() -> Result<(), Box<dyn Error>> {
     println!("cargo:rerun-if-changed=proto");
     let files = protox::compile(
-        ["fanout/v1/plan.proto", "fanout/v1/record.proto", "fanout/v1/fanout_service.proto"],
+        [
+            "fanout/v1/plan.proto",
+            "fanout/v1/record.proto",
+            "fanout/v1/fanout_service.proto",
+        ],
         ["proto"],
     )?;
     let out = PathBuf::from(env::var("OUT_DIR")?);
     fs::write(out.join("fanout.v1.bin"), files.encode_to_vec())?;
-    tonic_prost_build::configure().bytes(".").compile_fds(files)?;
+    tonic_prost_build::configure()
+        .bytes(".")
+        .compile_fds(files)?;
     Ok(())
 }

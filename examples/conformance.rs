@@ -24,7 +24,11 @@ fn main() -> ExitCode {
                 return ExitCode::from(1);
             }
         };
-        for (line, vector) in text.split('\n').enumerate().filter(|(_, line)| !line.trim().is_empty()) {
+        for (line, vector) in text
+            .split('\n')
+            .enumerate()
+            .filter(|(_, line)| !line.trim().is_empty())
+        {
             match vectors::check(vector) {
                 Ok(()) => passed += 1,
                 Err(failure) => {
@@ -35,5 +39,9 @@ fn main() -> ExitCode {
         }
     }
     println!("{passed} passed, {failed} failed");
-    if failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+    if failed == 0 {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    }
 }

@@ -13,9 +13,11 @@ mod template;
 
 pub use config::{Config, first_present};
 pub(crate) use config::{path, reconciliation_schema};
-pub use document::{Plan, Reconciliation};
 pub(crate) use document::identities;
-pub use findings::{FindingsInput, Materialized, materialize_config, normalize_items, reconcile_input};
+pub use document::{Plan, Reconciliation};
+pub use findings::{
+    FindingsInput, Materialized, materialize_config, normalize_items, reconcile_input,
+};
 pub use grouping::Group;
 pub use identity::{Keys, canonical_id, record_object};
 
@@ -36,7 +38,11 @@ pub struct Limits {
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { items: 1_000_000, tasks: 1_000_000, template_text_bytes: 512 << 20 }
+        Self {
+            items: 1_000_000,
+            tasks: 1_000_000,
+            template_text_bytes: 512 << 20,
+        }
     }
 }
 
@@ -53,12 +59,20 @@ pub struct Error {
 
 impl Error {
     pub(crate) fn new(field: impl Into<String>, problem: impl Into<String>) -> Self {
-        Self { field: field.into(), problem: problem.into(), limit: None }
+        Self {
+            field: field.into(),
+            problem: problem.into(),
+            limit: None,
+        }
     }
 
     fn over(field: &str, what: &str, limit: usize) -> Self {
         let problem = format!("more than {limit} {what}");
-        Self { field: field.into(), problem, limit: Some(limit) }
+        Self {
+            field: field.into(),
+            problem,
+            limit: Some(limit),
+        }
     }
 }
 
@@ -91,7 +105,11 @@ impl Input {
             Some(config) => config.as_object().cloned().unwrap_or_default(),
             None => input.clone(),
         };
-        Self { config, items: input.get("items").cloned(), groups: input.get("groups").cloned() }
+        Self {
+            config,
+            items: input.get("items").cloned(),
+            groups: input.get("groups").cloned(),
+        }
     }
 }
 
@@ -103,7 +121,11 @@ impl Input {
 /// # Errors
 /// A config field has the wrong type, the template does not render to an object, or a limit is passed.
 pub fn plan(input: Input, limits: &Limits) -> Result<Plan, Error> {
-    let Input { config, items, groups } = input;
+    let Input {
+        config,
+        items,
+        groups,
+    } = input;
     let config = Config::read(config)?;
     let groups = grouping::group(&config, items, groups, limits)?;
     render(&config, groups, limits)

@@ -14,8 +14,8 @@ pub use status::{Facts, Status, Verdict, classify};
 
 use std::sync::Arc;
 
-pub use crate::plan::Error;
 use crate::json::{Object, Value};
+pub use crate::plan::Error;
 use crate::plan::{self, Keys, first_present};
 
 const RESULT_SCHEMA: &str = "homeboy/generic-fanout-reconcile-result/v1";
@@ -59,7 +59,11 @@ impl Settings {
             reconciliation_schema: plan::reconciliation_schema(config),
             success_statuses: statuses.map(texts),
             outcome_path: outcome_path.map_or_else(|| Some("outcome".to_owned()), plan::path),
-            base_run: config.get("base_run").and_then(Value::as_object).cloned().unwrap_or_default(),
+            base_run: config
+                .get("base_run")
+                .and_then(Value::as_object)
+                .cloned()
+                .unwrap_or_default(),
             include_summary: config.get("include_summary") != Some(&Value::Bool(false)),
         })
     }
@@ -84,7 +88,11 @@ pub fn reconcile(config: &Object, plan: &Value, records: &[Value]) -> Result<Val
         return Err(Error::new("plan.task_requests", problem));
     };
     let identities = plan::identities(task_requests)?;
-    let tasks: Vec<Keys> = task_requests.iter().filter_map(Value::as_object).map(Keys::of).collect();
+    let tasks: Vec<Keys> = task_requests
+        .iter()
+        .filter_map(Value::as_object)
+        .map(Keys::of)
+        .collect();
     let records: Vec<Object> = records
         .iter()
         .enumerate()
@@ -99,11 +107,16 @@ pub fn reconcile(config: &Object, plan: &Value, records: &[Value]) -> Result<Val
             Some(at) => {
                 let record = records[at].clone();
                 let verdict = classify(&Facts::of(&record), settings.success_statuses());
-                (record::with_status(record, verdict.status), verdict.successful)
+                (
+                    record::with_status(record, verdict.status),
+                    verdict.successful,
+                )
             }
             None => {
                 let request = &task_requests[position];
-                let group_key = request.get("group_key").filter(|group_key| group_key.is_present());
+                let group_key = request
+                    .get("group_key")
+                    .filter(|group_key| group_key.is_present());
                 let group_key = group_key.cloned().unwrap_or_else(|| "".into());
                 let record = missing_record(&identities[position], group_key);
                 (record, settings.counts_missing_as_successful())
@@ -111,10 +124,23 @@ pub fn reconcile(config: &Object, plan: &Value, records: &[Value]) -> Result<Val
         };
         page.push(&settings, &identities[position], record, successful);
     }
-    let group_count = plan.get("groups").and_then(Value::as_array).map_or(0, <[Value]>::len);
+    let group_count = plan
+        .get("groups")
+        .and_then(Value::as_array)
+        .map_or(0, <[Value]>::len);
     let counts = page.reconciliation(group_count);
-    let status = if counts.failure_count == 0 { Status::Completed } else { Status::Failed };
-    Ok(document(&settings, &ResultHead::of_plan(plan), page, &counts, status.name()))
+    let status = if counts.failure_count == 0 {
+        Status::Completed
+    } else {
+        Status::Failed
+    };
+    Ok(document(
+        &settings,
+        &ResultHead::of_plan(plan),
+        page,
+        &counts,
+        status.name(),
+    ))
 }
 
 impl Settings {
@@ -122,10 +148,23 @@ impl Settings {
         self.success_statuses.as_deref()
     }
 
+    /// Whether the outcome path can find something in the record of a task that has none.
+    #[must_use]
+    pub fn missing_records_may_have_outcomes(&self) -> bool {
+        matches!(
+            self.outcome_path.as_deref(),
+            Some("id" | "group_key" | "status")
+        ) || self
+            .outcome_path
+            .as_deref()
+            .is_some_and(|path| path.starts_with("group_key."))
+    }
+
     /// Whether a task without a record counts as successful: only if the config's list says so.
     #[must_use]
     pub fn counts_missing_as_successful(&self) -> bool {
         let name = Status::MissingRecord.name();
-        self.success_statuses().is_some_and(|list| list.iter().any(|status| **status == *name))
+        self.success_statuses()
+            .is_some_and(|list| list.iter().any(|status| **status == *name))
     }
 }

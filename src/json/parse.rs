@@ -20,7 +20,10 @@ pub struct Limits {
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { depth: 512, number_bytes: 1024 }
+        Self {
+            depth: 512,
+            number_bytes: 1024,
+        }
     }
 }
 
@@ -93,7 +96,9 @@ struct Builder {
 
 impl Default for Builder {
     fn default() -> Self {
-        Self { recent_keys: [const { None }; 64] }
+        Self {
+            recent_keys: [const { None }; 64],
+        }
     }
 }
 
@@ -158,7 +163,12 @@ pub(super) struct Reader<'t> {
 impl<'t> Reader<'t> {
     pub(super) fn new(text: &'t [u8], limits: Limits) -> Result<Self, Error> {
         match std::str::from_utf8(text) {
-            Ok(text) => Ok(Self { text, position: 0, depth: 0, limits }),
+            Ok(text) => Ok(Self {
+                text,
+                position: 0,
+                depth: 0,
+                limits,
+            }),
             Err(error) => {
                 let valid = String::from_utf8_lossy(&text[..error.valid_up_to()]);
                 Err(error_in(&valid, valid.len(), "invalid UTF-8".into(), false))
@@ -290,7 +300,9 @@ impl<'t> Reader<'t> {
     /// Moves to the next quote, backslash or control character and says which it is.
     fn plain_run(&mut self) -> Option<u8> {
         let rest = &self.text.as_bytes()[self.position..];
-        let length = rest.iter().position(|b| *b == b'"' || *b == b'\\' || *b < b' ');
+        let length = rest
+            .iter()
+            .position(|b| *b == b'"' || *b == b'\\' || *b < b' ');
         self.position += length.unwrap_or(rest.len());
         length.map(|at| rest[at])
     }
@@ -369,7 +381,11 @@ impl<'t> Reader<'t> {
         while self.byte().is_some_and(|b| b.is_ascii_digit()) {
             self.position += 1;
         }
-        if self.position == start { Err(self.error("expected a digit")) } else { Ok(()) }
+        if self.position == start {
+            Err(self.error("expected a digit"))
+        } else {
+            Ok(())
+        }
     }
 
     fn byte(&self) -> Option<u8> {

@@ -29,7 +29,11 @@ pub fn members<'t>(
     let mut reader = Reader::new(text, limits)?;
     reader.members(|reader, key| {
         let value = reader.skip()?;
-        member(Member { key, value, offset: reader.position() - value.len() });
+        member(Member {
+            key,
+            value,
+            offset: reader.position() - value.len(),
+        });
         Ok(())
     })?;
     let brace = reader.position() - 1;

@@ -165,7 +165,8 @@ impl Value {
 
 /// A list index as documents write it: `0`, `12`; not `00`, `+1`, `1e0`.
 fn canonical_index(part: &str) -> Option<usize> {
-    let canonical = part == "0" || (!part.starts_with('0') && part.bytes().all(|b| b.is_ascii_digit()));
+    let canonical =
+        part == "0" || (!part.starts_with('0') && part.bytes().all(|b| b.is_ascii_digit()));
     canonical.then(|| part.parse().ok()).flatten()
 }
 
@@ -197,7 +198,10 @@ impl Object {
     /// Makes an empty object with room for `members`.
     #[must_use]
     pub fn with_capacity(members: usize) -> Self {
-        Self { members: Vec::with_capacity(members), index: None }
+        Self {
+            members: Vec::with_capacity(members),
+            index: None,
+        }
     }
 
     /// How many members it has.
@@ -265,7 +269,9 @@ impl Object {
     fn index_if_large(&mut self) {
         if self.index.is_none() && self.members.len() > LINEAR_MEMBERS {
             let keys = self.members.iter().enumerate();
-            self.index = Some(Box::new(keys.map(|(n, (key, _))| (Arc::clone(key), n)).collect()));
+            self.index = Some(Box::new(
+                keys.map(|(n, (key, _))| (Arc::clone(key), n)).collect(),
+            ));
         }
     }
 }

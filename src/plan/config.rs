@@ -10,8 +10,12 @@ const CONFIG_SCHEMA: &str = "homeboy/generic-fanout-reconcile-config/v1";
 const PLAN_SCHEMA: &str = "homeboy/fanout-reconcile-plan/v1";
 const RECONCILIATION_SCHEMA: &str = "homeboy/generic-fanout-reconcile-reconciliation/v1";
 /// Spellings of the execution descriptor, the one that wins first.
-const RUNTIME_SPELLINGS: [&str; 4] =
-    ["runtime", "runtime_execution", "runtimeExecution", "executor"];
+const RUNTIME_SPELLINGS: [&str; 4] = [
+    "runtime",
+    "runtime_execution",
+    "runtimeExecution",
+    "executor",
+];
 
 /// A config as planning reads it.
 #[derive(Clone, Debug)]
@@ -33,7 +37,9 @@ pub struct Config {
 /// The first of a field's spellings whose value counts as given.
 #[must_use]
 pub fn first_present<'c>(config: &'c Object, spellings: &[&str]) -> Option<&'c Value> {
-    spellings.iter().find_map(|name| config.get(name).filter(|value| value.is_present()))
+    spellings
+        .iter()
+        .find_map(|name| config.get(name).filter(|value| value.is_present()))
 }
 
 impl Config {
@@ -43,11 +49,17 @@ impl Config {
     /// A field has a type that cannot mean anything.
     pub fn read(config: Object) -> Result<Self, Error> {
         let given = |spellings: &[&str]| first_present(&config, spellings);
-        let or_schema = |spellings: &[&str], default| given(spellings).cloned().unwrap_or(Value::string(default));
-        let group_key_path = match given(&["group_key_path", "groupKeyPath", "group_by", "groupBy"]) {
+        let or_schema = |spellings: &[&str], default| {
+            given(spellings).cloned().unwrap_or(Value::string(default))
+        };
+        let group_key_path = match given(&["group_key_path", "groupKeyPath", "group_by", "groupBy"])
+        {
             None => "group_key".to_owned(),
             Some(value) => path(value).ok_or_else(|| {
-                Error::new("config.group_key_path", format!("expected one path, found {}", value.kind()))
+                Error::new(
+                    "config.group_key_path",
+                    format!("expected one path, found {}", value.kind()),
+                )
             })?,
         };
         let template = match given(&["task_request_template", "taskRequestTemplate"]) {

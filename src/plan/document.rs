@@ -3,10 +3,10 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use super::Error;
 use super::config::Config;
 use super::grouping::Group;
 use super::identity::canonical_id;
-use super::Error;
 use crate::json::{Object, Value};
 
 /// A plan: what the plan document says.
@@ -110,7 +110,10 @@ pub(crate) fn identities(task_requests: &[Value]) -> Result<Vec<Arc<str>>, Error
     for (position, request) in task_requests.iter().enumerate() {
         let field = || format!("plan.task_requests[{position}]");
         if request.as_object().is_none() {
-            return Err(Error::new(field(), format!("expected an object, found {}", request.kind())));
+            return Err(Error::new(
+                field(),
+                format!("expected an object, found {}", request.kind()),
+            ));
         }
         let id = canonical_id(request);
         if id.is_empty() {
@@ -157,7 +160,10 @@ impl Reconciliation {
         document.set("success_count", self.success_count);
         document.set("failure_count", self.failure_count);
         document.set("outcome_count", self.outcome_count);
-        let failed = self.failed_task_ids.iter().map(|id| Value::String(Arc::clone(id)));
+        let failed = self
+            .failed_task_ids
+            .iter()
+            .map(|id| Value::String(Arc::clone(id)));
         document.set("failed_task_ids", Value::array(failed.collect()));
         document.into()
     }

@@ -43,7 +43,11 @@ impl FindingsInput {
     #[must_use]
     pub fn from_document(document: &Value) -> Self {
         let input = document.as_object().cloned().unwrap_or_default();
-        let mut config = input.get("config").and_then(Value::as_object).cloned().unwrap_or_default();
+        let mut config = input
+            .get("config")
+            .and_then(Value::as_object)
+            .cloned()
+            .unwrap_or_default();
         for (key, value) in input.iter() {
             if !INPUT_FIELDS.contains(&&**key) && config.get(key).is_none() {
                 config.set(Arc::clone(key), value.clone());
@@ -66,10 +70,13 @@ impl FindingsInput {
     }
 
     fn packets(&self) -> &[Value] {
-        first_present(&self.input, &["packets", "finding_packets", "findingPackets"])
-            .or_else(|| first_present(&self.config, &["packets", "finding_packets"]))
-            .and_then(Value::as_array)
-            .unwrap_or_default()
+        first_present(
+            &self.input,
+            &["packets", "finding_packets", "findingPackets"],
+        )
+        .or_else(|| first_present(&self.config, &["packets", "finding_packets"]))
+        .and_then(Value::as_array)
+        .unwrap_or_default()
     }
 
     fn policy(&self) -> Result<Policy, Error> {
@@ -93,17 +100,24 @@ struct Policy {
 
 impl Policy {
     fn read(policy: &Object) -> Result<Self, Error> {
-        let one_path = |name: &str, camel, default: &str| match first_present(policy, &[name, camel]) {
-            None => Ok(default.to_owned()),
-            Some(value) => path(value).ok_or_else(|| {
-                Error::new(format!("policy.{name}"), format!("expected one path, found {}", value.kind()))
-            }),
-        };
+        let one_path =
+            |name: &str, camel, default: &str| match first_present(policy, &[name, camel]) {
+                None => Ok(default.to_owned()),
+                Some(value) => path(value).ok_or_else(|| {
+                    Error::new(
+                        format!("policy.{name}"),
+                        format!("expected one path, found {}", value.kind()),
+                    )
+                }),
+            };
         let text = |name, camel| {
             let value = first_present(policy, &[name, camel]);
             value.map(Value::shared_text).unwrap_or_default()
         };
-        let paths = first_present(policy, &["group_by", "groupBy", "group_key_paths", "groupKeyPaths"]);
+        let paths = first_present(
+            policy,
+            &["group_by", "groupBy", "group_key_paths", "groupKeyPaths"],
+        );
         let group_by = match paths {
             Some(paths @ Value::Array(entries)) if !entries.is_empty() => paths.clone(),
             _ => Value::array(vec!["finding.type".into(), "finding.severity".into()]),
@@ -186,12 +200,25 @@ impl<'p> GroupKey<'p> {
         }
     }
 
-    fn of(&self, packet: &Value, finding: &Value, budget: &mut TextBudget) -> Result<Arc<str>, Error> {
+    fn of(
+        &self,
+        packet: &Value,
+        finding: &Value,
+        budget: &mut TextBudget,
+    ) -> Result<Arc<str>, Error> {
         let names = [("packet", packet), ("finding", finding)];
         let key = match &self.template {
             Some(template) => {
-                let rendered = template.render(&Scope { names: &names, items: None }, budget)?;
-                rendered.map(|value| value.shared_text()).unwrap_or_default()
+                let rendered = template.render(
+                    &Scope {
+                        names: &names,
+                        items: None,
+                    },
+                    budget,
+                )?;
+                rendered
+                    .map(|value| value.shared_text())
+                    .unwrap_or_default()
             }
             None => {
                 let texts = self.paths.iter().filter_map(|path| {
@@ -202,7 +229,11 @@ impl<'p> GroupKey<'p> {
                 texts.collect::<Vec<_>>().join(":").into()
             }
         };
-        Ok(if key.is_empty() { Arc::clone(&self.policy.fallback_group_key) } else { key })
+        Ok(if key.is_empty() {
+            Arc::clone(&self.policy.fallback_group_key)
+        } else {
+            key
+        })
     }
 }
 
@@ -220,7 +251,11 @@ pub fn normalize_items(input: &FindingsInput, limits: &Limits) -> Result<Vec<Val
         let packet_id = policy.packet_id(&packet, packet_index);
         for (index, finding) in policy.findings(&packet).iter().enumerate() {
             if items.len() == limits.items {
-                return Err(Error::over("packets", "findings in all packets", limits.items));
+                return Err(Error::over(
+                    "packets",
+                    "findings in all packets",
+                    limits.items,
+                ));
             }
             let finding = wrap_scalar(finding);
             let finding_id = policy.finding_id(&finding, index);
@@ -270,7 +305,10 @@ impl Materialized {
         };
         let mut document = Object::with_capacity(3);
         document.set("config", Value::from(self.config.clone()));
-        document.set("groups", Value::array(self.groups.iter().enumerate().map(group).collect()));
+        document.set(
+            "groups",
+            Value::array(self.groups.iter().enumerate().map(group).collect()),
+        );
         document.set("items", Value::array(self.items.clone()));
         document.into()
     }
@@ -284,11 +322,16 @@ pub fn materialize_config(input: &FindingsInput, limits: &Limits) -> Result<Mate
     let policy = input.policy()?;
     let items = normalize_items(input, limits)?;
     let groups = group_by(items.iter().cloned(), |item| {
-        item.get("group_key").map(Value::shared_text).unwrap_or_default()
+        item.get("group_key")
+            .map(Value::shared_text)
+            .unwrap_or_default()
     });
     let mut config = input.config.clone();
     let schema = first_present(&config, &["schema"]).cloned();
-    config.set("schema", schema.unwrap_or_else(|| FINDINGS_CONFIG_SCHEMA.into()));
+    config.set(
+        "schema",
+        schema.unwrap_or_else(|| FINDINGS_CONFIG_SCHEMA.into()),
+    );
     let either = |from_input: &[&str], from_config: &[&str]| {
         first_present(&input.input, from_input)
             .or_else(|| first_present(&input.config, from_config))
@@ -310,7 +353,11 @@ pub fn materialize_config(input: &FindingsInput, limits: &Limits) -> Result<Mate
     }
     config.set("summary", summary(input, &policy, items.len()));
     config.set("finding_policy", policy.document());
-    Ok(Materialized { config, groups, items })
+    Ok(Materialized {
+        config,
+        groups,
+        items,
+    })
 }
 
 fn summary(input: &FindingsInput, policy: &Policy, finding_count: usize) -> Value {
@@ -360,23 +407,38 @@ pub fn reconcile_input(
         let mut record = super::record_object(record, position);
         let document = Value::from(record.clone());
         record.set("id", super::canonical_id(&document));
-        record.set("group_key", first_text(&document, &["group_key", "groupKey"]).unwrap_or_default());
+        record.set(
+            "group_key",
+            first_text(&document, &["group_key", "groupKey"]).unwrap_or_default(),
+        );
         for field in ["finding_ids", "packet_ids"] {
-            if record.get(field).is_some_and(|ids| ids.as_array().is_none()) {
+            if record
+                .get(field)
+                .is_some_and(|ids| ids.as_array().is_none())
+            {
                 record.remove(field);
             }
         }
         Value::from(record)
     };
     let mut document = Object::with_capacity(3);
-    document.set("config", Value::from(materialize_config(input, limits)?.config));
+    document.set(
+        "config",
+        Value::from(materialize_config(input, limits)?.config),
+    );
     document.set("plan", plan);
-    document.set("records", Value::array(records.iter().enumerate().map(record).collect()));
+    document.set(
+        "records",
+        Value::array(records.iter().enumerate().map(record).collect()),
+    );
     Ok(document.into())
 }
 
 fn text_at(value: &Value, path: &str) -> Option<Arc<str>> {
-    value.lookup(path).map(|value| value.shared_text()).filter(|text| !text.is_empty())
+    value
+        .lookup(path)
+        .map(|value| value.shared_text())
+        .filter(|text| !text.is_empty())
 }
 
 /// A scalar packet or finding stands as the `value` of an object.

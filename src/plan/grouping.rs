@@ -24,9 +24,11 @@ pub(super) fn group(
 ) -> Result<Vec<Group>, Error> {
     let fields = config.document.as_object();
     let given = |beside: Option<Value>, name| {
-        beside
-            .filter(Value::is_present)
-            .or_else(|| fields.and_then(|fields| first_present(fields, &[name])).cloned())
+        beside.filter(Value::is_present).or_else(|| {
+            fields
+                .and_then(|fields| first_present(fields, &[name]))
+                .cloned()
+        })
     };
     if let Some(Value::Array(entries)) = given(groups, "groups")
         && !entries.is_empty()
@@ -40,8 +42,13 @@ pub(super) fn group(
     if items.len() > limits.items {
         return Err(Error::over("items", "items", limits.items));
     }
-    let items = items.into_iter().enumerate().map(|(index, item)| normalize(item, index));
-    Ok(group_by(items, |item| group_key(item, &config.group_key_path)))
+    let items = items
+        .into_iter()
+        .enumerate()
+        .map(|(index, item)| normalize(item, index));
+    Ok(group_by(items, |item| {
+        group_key(item, &config.group_key_path)
+    }))
 }
 
 /// Groups items by key, groups in order of first appearance.
@@ -54,7 +61,10 @@ pub(super) fn group_by(
     for item in items {
         let key = key(&item);
         let position = *positions.entry(key).or_insert_with_key(|key| {
-            groups.push(Group { key: Arc::clone(key), items: Vec::new() });
+            groups.push(Group {
+                key: Arc::clone(key),
+                items: Vec::new(),
+            });
             groups.len() - 1
         });
         groups[position].items.push(item);
@@ -77,18 +87,29 @@ fn explicit_groups(entries: &[Value], limits: &Limits) -> Result<Vec<Group>, Err
     for (position, entry) in entries.iter().enumerate() {
         let key = first_text(entry, &["key", "group_key", "id"])
             .unwrap_or_else(|| format!("group-{}", position + 1).into());
-        let items = entry.get("items").and_then(Value::as_array).unwrap_or_default().to_vec();
+        let items = entry
+            .get("items")
+            .and_then(Value::as_array)
+            .unwrap_or_default()
+            .to_vec();
         item_count += items.len();
         if item_count > limits.items {
             return Err(Error::over("groups", "items in all groups", limits.items));
         }
-        groups.push(Group { key, items: normalize_list(items) });
+        groups.push(Group {
+            key,
+            items: normalize_list(items),
+        });
     }
     Ok(groups)
 }
 
 fn normalize_list(items: Vec<Value>) -> Vec<Value> {
-    items.into_iter().enumerate().map(|(index, item)| normalize(item, index)).collect()
+    items
+        .into_iter()
+        .enumerate()
+        .map(|(index, item)| normalize(item, index))
+        .collect()
 }
 
 /// An object gets its `index`; anything else becomes `{value, index}`.
@@ -107,7 +128,10 @@ fn normalize(item: Value, index: usize) -> Value {
 
 /// The text at the path, else of `groupKey`, `kind`, `id`, else `default`.
 fn group_key(item: &Value, path: &str) -> Arc<str> {
-    let at_path = item.lookup(path).map(|value| value.shared_text()).filter(|text| !text.is_empty());
+    let at_path = item
+        .lookup(path)
+        .map(|value| value.shared_text())
+        .filter(|text| !text.is_empty());
     at_path
         .or_else(|| first_text(item, &["groupKey", "kind", "id"]))
         .unwrap_or_else(|| "default".into())

@@ -21,7 +21,12 @@ impl Keys {
     /// Reads the keys of a document.
     #[must_use]
     pub fn of(document: &Object) -> Self {
-        let text = |field| document.get(field).map(Value::shared_text).unwrap_or_default();
+        let text = |field| {
+            document
+                .get(field)
+                .map(Value::shared_text)
+                .unwrap_or_default()
+        };
         Self {
             task_id: text("task_id"),
             id: text("id"),

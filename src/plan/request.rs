@@ -83,14 +83,19 @@ fn render(
     request.set(Arc::clone(&names.group_key), Value::Null);
     request.extend(&rendered);
     if rendered.get("id").is_none_or(Value::is_blank) {
-        let task_id = rendered.get("task_id").filter(|task_id| !task_id.is_blank());
+        let task_id = rendered
+            .get("task_id")
+            .filter(|task_id| !task_id.is_blank());
         let id = task_id.map_or_else(|| stable_id(prefix, &group.key).into(), Value::shared_text);
         request.set(Arc::clone(&names.id), id);
     }
     if rendered.get("group_key").is_none_or(Value::is_blank) {
         request.set(Arc::clone(&names.group_key), Arc::clone(&group.key));
     }
-    request.set(Arc::clone(&names.orchestrator), orchestrator(config, &rendered, index, names));
+    request.set(
+        Arc::clone(&names.orchestrator),
+        orchestrator(config, &rendered, index, names),
+    );
     if let Some(runtime_execution) = &config.runtime_execution {
         match runtime_execution.render(&scope, budget)? {
             Some(value) => request.set(Arc::clone(&names.runtime_execution), value),

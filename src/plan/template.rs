@@ -68,7 +68,11 @@ impl TextBudget {
     fn spend(&mut self, bytes: usize) -> Result<(), Error> {
         let left = self.left.checked_sub(bytes);
         self.left = left.ok_or_else(|| {
-            Error::over("config.task_request_template", "bytes of text from templates", self.limit)
+            Error::over(
+                "config.task_request_template",
+                "bytes of text from templates",
+                self.limit,
+            )
         })?;
         Ok(())
     }
@@ -86,8 +90,10 @@ impl Template {
                 Self::Array(parts)
             }
             Value::Object(object) => {
-                let members: Vec<_> =
-                    object.iter().map(|(key, value)| (Arc::clone(key), Self::compile(value))).collect();
+                let members: Vec<_> = object
+                    .iter()
+                    .map(|(key, value)| (Arc::clone(key), Self::compile(value)))
+                    .collect();
                 if members.iter().all(|(_, member)| member.is_constant()) {
                     return Self::Constant(template.clone());
                 }
@@ -143,7 +149,11 @@ impl Template {
                             None | Some(Value::Null) => {}
                             Some(Value::String(value)) => text.push_str(&value),
                             Some(value) => {
-                                if !json::write_compact_within(&mut text, &value, before + budget.left) {
+                                if !json::write_compact_within(
+                                    &mut text,
+                                    &value,
+                                    before + budget.left,
+                                ) {
                                     budget.spend(budget.left + 1)?;
                                 }
                             }
@@ -184,7 +194,11 @@ fn next_expression(text: &str) -> Option<(&str, &str, &str)> {
             return Some((&text[..open], &inner[..length], &inner[length + 2..]));
         }
         // `{{{a}}}`: the leftmost match begins at the first brace that can begin one.
-        from = if length == 0 { open + 2 } else { open + 2 + length };
+        from = if length == 0 {
+            open + 2
+        } else {
+            open + 2 + length
+        };
     }
 }
 
@@ -210,9 +224,9 @@ impl Expression {
                 let (_, value) = scope.names.iter().find(|(name, _)| name == root)?;
                 match below {
                     None => Some((*value).clone()),
-                    Some(below) => below
-                        .split('.')
-                        .try_fold((*value).clone(), |value, part| Some(value.step(part)?.into_owned())),
+                    Some(below) => below.split('.').try_fold((*value).clone(), |value, part| {
+                        Some(value.step(part)?.into_owned())
+                    }),
                 }
             }
         }
@@ -227,8 +241,12 @@ impl Computed {
             Self::FindingIds => ids(items, ["finding_id", "id"]),
             Self::PacketIds => {
                 let mut seen = HashSet::new();
-                let texts = items.iter().filter_map(|item| item.get("packet_id")).map(Value::shared_text);
-                let distinct = texts.filter(|text| !text.is_empty() && seen.insert(Arc::clone(text)));
+                let texts = items
+                    .iter()
+                    .filter_map(|item| item.get("packet_id"))
+                    .map(Value::shared_text);
+                let distinct =
+                    texts.filter(|text| !text.is_empty() && seen.insert(Arc::clone(text)));
                 Value::array(distinct.map(Value::String).collect())
             }
         }
@@ -238,10 +256,15 @@ impl Computed {
 /// Text of the first field that has any, else the item's index counted from 1.
 fn ids(items: &[Value], fields: [&str; 2]) -> Value {
     let id = |(position, item): (usize, &Value)| {
-        let named = fields.iter().filter_map(|field| item.get(field)).find(|value| !value.is_blank());
+        let named = fields
+            .iter()
+            .filter_map(|field| item.get(field))
+            .find(|value| !value.is_blank());
         named.map_or_else(
             || {
-                let index = item.get("index").and_then(|index| index.text().parse().ok());
+                let index = item
+                    .get("index")
+                    .and_then(|index| index.text().parse().ok());
                 Value::string(&(index.unwrap_or(position) + 1).to_string())
             },
             |value| Value::String(value.shared_text()),

@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
-use super::status::Status;
 use super::Settings;
+use super::status::Status;
 use crate::json::{Object, Value};
 use crate::plan::Reconciliation;
 
@@ -37,7 +37,13 @@ pub struct Page {
 
 impl Page {
     /// Adds the record of the next task.
-    pub fn push(&mut self, settings: &Settings, task_id: &Arc<str>, record: Value, successful: bool) {
+    pub fn push(
+        &mut self,
+        settings: &Settings,
+        task_id: &Arc<str>,
+        record: Value,
+        successful: bool,
+    ) {
         self.outcomes.extend(settings.outcome(&record));
         self.records.push(record);
         if !successful {
@@ -102,7 +108,10 @@ pub fn document(
     document.extend(&settings.base_run);
     document.set("records", Value::array(page.records));
     document.set("outcomes", Value::array(page.outcomes));
-    document.set("reconciliation", counts.document(settings.reconciliation_schema.clone()));
+    document.set(
+        "reconciliation",
+        counts.document(settings.reconciliation_schema.clone()),
+    );
     document.set("status", status);
     document.into()
 }

@@ -26,7 +26,12 @@ pub enum MatchedBy {
 
 impl MatchedBy {
     /// The order in which a live record's keys are tried.
-    pub const ORDER: [Self; 4] = [Self::TaskId, Self::Id, Self::SandboxSessionId, Self::GroupKey];
+    pub const ORDER: [Self; 4] = [
+        Self::TaskId,
+        Self::Id,
+        Self::SandboxSessionId,
+        Self::GroupKey,
+    ];
 }
 
 /// The tasks that one text names.
@@ -34,18 +39,24 @@ impl MatchedBy {
 pub enum Candidates {
     /// Just one.
     One(u32),
-    /// Several, in the order they were learnt.
+    /// Several, in plan order.
     Several(Vec<u32>),
 }
 
 impl Candidates {
-    /// Adds a task, if it is not there already.
+    /// Adds a task, if it is not there already. Cheap for tasks that come in plan order.
     pub fn add(&mut self, task: u32) {
         match self {
             Self::One(only) if *only == task => {}
-            Self::One(only) => *self = Self::Several(vec![*only, task]),
-            Self::Several(tasks) if tasks.last() == Some(&task) || tasks.contains(&task) => {}
-            Self::Several(tasks) => tasks.push(task),
+            Self::One(only) => *self = Self::Several(vec![task.min(*only), task.max(*only)]),
+            Self::Several(tasks) => match tasks.last() {
+                Some(last) if *last < task => tasks.push(task),
+                _ => {
+                    if let Err(place) = tasks.binary_search(&task) {
+                        tasks.insert(place, task);
+                    }
+                }
+            },
         }
     }
 
@@ -56,6 +67,12 @@ impl Candidates {
             Self::One(task) => std::slice::from_ref(task),
             Self::Several(tasks) => tasks,
         }
+    }
+
+    /// Whether this task is among them.
+    #[must_use]
+    pub fn contains(&self, task: u32) -> bool {
+        self.as_slice().binary_search(&task).is_ok()
     }
 }
 
@@ -104,7 +121,9 @@ impl Index {
         };
         for ((task, keys), identity) in (0..).zip(tasks).zip(identities) {
             let from_group_key = keys.task_id.is_empty() && keys.id.is_empty();
-            index.identities.insert(Arc::clone(identity), (task, from_group_key));
+            index
+                .identities
+                .insert(Arc::clone(identity), (task, from_group_key));
             for alias in [&keys.task_id, &keys.id, &keys.sandbox_session_id] {
                 if !alias.is_empty() && (alias != identity || from_group_key) {
                     add(&mut index.aliases, alias, task);
@@ -138,10 +157,15 @@ impl Index {
         match matched {
             Some((task, by)) => {
                 let disagrees = |other: MatchedBy| {
-                    let named = self.named_by(other, keys, sessions);
-                    other != by && !named.is_empty() && !named.contains(&task)
+                    // A key that names several tasks is no evidence against any of them.
+                    matches!(self.named_by(other, keys, sessions), [named] if *named != task)
                 };
-                Resolution::Matched { task, by, keys_disagree: MatchedBy::ORDER.into_iter().any(disagrees) }
+                let keys_disagree = MatchedBy::ORDER.into_iter().any(disagrees);
+                Resolution::Matched {
+                    task,
+                    by,
+                    keys_disagree,
+                }
             }
             None if several.is_empty() => Resolution::Unmatched,
             None => Resolution::Ambiguous(several.to_vec()),
@@ -155,7 +179,9 @@ impl Index {
             (&keys.id, MatchedBy::Id),
             (&keys.group_key, MatchedBy::GroupKey),
         ];
-        let (key, by) = by.into_iter().find(|(key, _)| !trim(key.as_ref()).is_empty())?;
+        let (key, by) = by
+            .into_iter()
+            .find(|(key, _)| !trim(key.as_ref()).is_empty())?;
         let (task, _) = self.identities.get(trim(key.as_ref()))?;
         Some((*task, by))
     }
@@ -180,12 +206,19 @@ impl Index {
         if by == MatchedBy::GroupKey {
             return self.group_keys.get(key).map_or(&[], Candidates::as_slice);
         }
-        let identity = self.identities.get(key).filter(|(_, from_group_key)| !from_group_key);
+        let identity = self
+            .identities
+            .get(key)
+            .filter(|(_, from_group_key)| !from_group_key);
         if let Some((task, _)) = identity {
             return std::slice::from_ref(task);
         }
         let alias = self.aliases.get(key);
-        let learnt = || sessions.tasks_of(key).filter(|_| by == MatchedBy::SandboxSessionId);
+        let learnt = || {
+            sessions
+                .tasks_of(key)
+                .filter(|_| by == MatchedBy::SandboxSessionId)
+        };
         alias.or_else(learnt).map_or(&[], Candidates::as_slice)
     }
 }
@@ -202,9 +235,16 @@ fn add(map: &mut HashMap<Arc<str>, Candidates>, text: &Arc<str>, task: u32) {
 /// over the records that named no task so, later records first and each used once: a record with the text of the task's
 /// `id`, `task_id` or `sandbox_session_id` in one of those fields; or, if no other task has its group key, one with that.
 #[must_use]
-pub fn match_document(identities: &[Arc<str>], tasks: &[Keys], records: &[Keys]) -> Vec<Option<usize>> {
-    let by_identity: HashMap<&str, usize> =
-        identities.iter().enumerate().map(|(task, identity)| (&**identity, task)).collect();
+pub fn match_document(
+    identities: &[Arc<str>],
+    tasks: &[Keys],
+    records: &[Keys],
+) -> Vec<Option<usize>> {
+    let by_identity: HashMap<&str, usize> = identities
+        .iter()
+        .enumerate()
+        .map(|(task, identity)| (&**identity, task))
+        .collect();
     let mut matches = vec![None; tasks.len()];
     let mut unnamed = Vec::new();
     for (position, keys) in records.iter().enumerate() {
@@ -228,7 +268,10 @@ pub fn match_document(identities: &[Arc<str>], tasks: &[Keys], records: &[Keys])
             }
         }
         if !keys.group_key.is_empty() {
-            by_group_key.entry(&keys.group_key).or_default().push(position);
+            by_group_key
+                .entry(&keys.group_key)
+                .or_default()
+                .push(position);
         }
     }
     let mut group_sizes: HashMap<&str, usize> = HashMap::new();
@@ -245,7 +288,11 @@ pub fn match_document(identities: &[Arc<str>], tasks: &[Keys], records: &[Keys])
         }
         None
     };
-    for (slot, keys) in matches.iter_mut().zip(tasks).filter(|(slot, _)| slot.is_none()) {
+    for (slot, keys) in matches
+        .iter_mut()
+        .zip(tasks)
+        .filter(|(slot, _)| slot.is_none())
+    {
         *slot = [&keys.id, &keys.task_id, &keys.sandbox_session_id]
             .into_iter()
             .filter(|name| !name.is_empty())

@@ -6,8 +6,8 @@
 
 use std::borrow::Cow;
 
-use super::status::{Facts, Status, Verdict, classify, decides_alone};
 use super::Settings;
+use super::status::{Facts, Status, Verdict, classify, decides_alone};
 use crate::json::{self, Object, Value, scan};
 use crate::plan::Keys;
 
@@ -89,7 +89,12 @@ pub fn read<'r>(
 ) -> Result<ReadRecord<'r>, json::Error> {
     let body = if body.is_empty() { b"{}" } else { body };
     let scanned = Scanned::of(body, limits, settings)?;
-    let typed_texts = [typed.id, typed.task_id, typed.sandbox_session_id, typed.group_key];
+    let typed_texts = [
+        typed.id,
+        typed.task_id,
+        typed.sandbox_session_id,
+        typed.group_key,
+    ];
     let key = |field: usize| match json::trim(typed_texts[field]) {
         "" => scanned.text(field),
         given => Cow::Borrowed(given),
@@ -101,7 +106,9 @@ pub fn read<'r>(
         group_key: key(GROUP_KEY),
     };
     let body_field_ignored = typed_texts.iter().enumerate().any(|(field, given)| {
-        !given.is_empty() && scanned.found[field].is_some() && scanned.text(field) != json::trim(given)
+        !given.is_empty()
+            && scanned.found[field].is_some()
+            && scanned.text(field) != json::trim(given)
     });
     let status_ignored = !typed.status.is_empty()
         && scanned.found[STATUS].is_some()
@@ -110,18 +117,30 @@ pub fn read<'r>(
         scanned.found[SUCCESS].is_some_and(|at| at.value != if given { "true" } else { "false" })
     });
     let body_field_ignored = body_field_ignored || status_ignored || success_ignored;
-    let verdict = classify(&scanned.facts(typed, settings), settings.success_statuses());
+    let verdict = classify(
+        &scanned.facts(typed, limits, settings),
+        settings.success_statuses(),
+    );
     let (document, has_outcome) = if rewrite == Rewrite::AsSubmitted {
         (scanned.body.to_owned(), false)
     } else if scanned.repeated || body_field_ignored {
         let document = build(typed, body, limits, verdict.status)?;
-        (json::compact(&document), settings.outcome(&document).is_some())
+        (
+            json::compact(&document),
+            settings.outcome(&document).is_some(),
+        )
     } else {
         let document = scanned.splice(typed, verdict.status);
         let has_outcome = scanned.has_outcome(typed, &document, verdict.status, limits, settings);
         (document, has_outcome)
     };
-    Ok(ReadRecord { keys, verdict, has_outcome, document, body_field_ignored })
+    Ok(ReadRecord {
+        keys,
+        verdict,
+        has_outcome,
+        document,
+        body_field_ignored,
+    })
 }
 
 /// A record with the host's status: in place of its own, or at the end.
@@ -156,10 +175,24 @@ fn build(
 
 /// The typed fields that go into the document; the status is written by itself.
 fn typed_members(typed: TypedFields<'_>) -> impl Iterator<Item = (&'static str, Value)> {
-    let texts = [typed.id, typed.task_id, typed.sandbox_session_id, typed.group_key];
-    let texts = FIELDS.into_iter().zip(texts).filter(|(_, text)| !text.is_empty());
-    let success = typed.success.map(|success| (FIELDS[SUCCESS], Value::Bool(success)));
-    texts.map(|(field, text)| (field, Value::string(text))).collect::<Vec<_>>().into_iter().chain(success)
+    let texts = [
+        typed.id,
+        typed.task_id,
+        typed.sandbox_session_id,
+        typed.group_key,
+    ];
+    let texts = FIELDS
+        .into_iter()
+        .zip(texts)
+        .filter(|(_, text)| !text.is_empty());
+    let success = typed
+        .success
+        .map(|success| (FIELDS[SUCCESS], Value::Bool(success)));
+    texts
+        .map(|(field, text)| (field, Value::string(text)))
+        .collect::<Vec<_>>()
+        .into_iter()
+        .chain(success)
 }
 
 /// Where a member's value stands in the body.
@@ -187,7 +220,10 @@ impl<'r> Scanned<'r> {
         let (mut outcome_root, mut repeated, mut empty) = (None, false, true);
         let brace = scan::members(body, limits, |member| {
             empty = false;
-            let place = Found { value: member.value, offset: member.offset };
+            let place = Found {
+                value: member.value,
+                offset: member.offset,
+            };
             if let Some(field) = FIELDS.iter().position(|field| *field == member.key) {
                 repeated |= found[field].replace(place).is_some();
             } else if Some(&*member.key) == root {
@@ -196,36 +232,57 @@ impl<'r> Scanned<'r> {
         })?;
         // The scan has checked that the body is UTF-8.
         let body = std::str::from_utf8(body).unwrap_or_default();
-        Ok(Self { body, found, outcome_root, repeated, empty, brace })
+        Ok(Self {
+            body,
+            found,
+            outcome_root,
+            repeated,
+            empty,
+            brace,
+        })
     }
 
     fn text(&self, field: usize) -> Cow<'r, str> {
         self.found[field].map_or(Cow::Borrowed(""), |found| raw_text(found.value))
     }
 
-    fn facts(&self, typed: TypedFields<'r>, settings: &Settings) -> Facts<Cow<'r, str>> {
+    fn facts(
+        &self,
+        typed: TypedFields<'r>,
+        limits: json::Limits,
+        settings: &Settings,
+    ) -> Facts<Cow<'r, str>> {
         let own = match json::trim(typed.status) {
             "" => self.text(STATUS),
             given => Cow::Borrowed(given),
         };
-        let status = if own.is_empty() { self.text(STATE) } else { own };
-        let success = typed.success.unwrap_or_else(|| {
-            self.found[SUCCESS].is_some_and(|success| success.value == "true")
-        });
+        let status = if own.is_empty() {
+            self.text(STATE)
+        } else {
+            own
+        };
+        let success = typed
+            .success
+            .unwrap_or_else(|| self.found[SUCCESS].is_some_and(|success| success.value == "true"));
         // Most records say it in one word; the outcome need not be looked into then.
         let outcome_status = if settings.success_statuses().is_none() && decides_alone(&status) {
             Cow::Borrowed("")
         } else {
-            self.outcome_status()
+            self.outcome_status(limits)
         };
-        Facts { status, success, outcome_status }
+        Facts {
+            status,
+            success,
+            outcome_status,
+        }
     }
 
     /// Text of the first given of `outcome.status`, `outcome_status`, `provider_status`.
-    fn outcome_status(&self) -> Cow<'r, str> {
+    fn outcome_status(&self, limits: json::Limits) -> Cow<'r, str> {
         let mut in_outcome = None;
-        if let Some(outcome) = self.found[OUTCOME].filter(|outcome| outcome.value.starts_with('{')) {
-            let scanned = scan::members(outcome.value.as_bytes(), json::Limits::default(), |member| {
+        if let Some(outcome) = self.found[OUTCOME].filter(|outcome| outcome.value.starts_with('{'))
+        {
+            let scanned = scan::members(outcome.value.as_bytes(), limits, |member| {
                 if member.key == "status" {
                     in_outcome = Some(member.value);
                 }
@@ -234,7 +291,11 @@ impl<'r> Scanned<'r> {
         }
         let value = |field: usize| self.found[field].map(|found| found.value);
         let given = [in_outcome, value(OUTCOME_STATUS), value(PROVIDER_STATUS)];
-        given.into_iter().flatten().find(|value| raw_is_present(value)).map_or("".into(), raw_text)
+        given
+            .into_iter()
+            .flatten()
+            .find(|value| raw_is_present(value))
+            .map_or("".into(), raw_text)
     }
 
     /// The body with the typed fields it lacks put in front, and the status in place or at the end.
@@ -283,7 +344,9 @@ impl<'r> Scanned<'r> {
         limits: json::Limits,
         settings: &Settings,
     ) -> bool {
-        let Some(root) = settings.outcome_root() else { return false };
+        let Some(root) = settings.outcome_root() else {
+            return false;
+        };
         let value = match FIELDS.iter().position(|field| *field == root) {
             Some(STATUS) if settings.outcome_is_root() => return !status.name().is_empty(),
             Some(field @ (OUTCOME | OUTCOME_STATUS | PROVIDER_STATUS | STATE)) => {
@@ -293,7 +356,9 @@ impl<'r> Scanned<'r> {
             Some(field) => self.found[field].map(|found| found.value),
             None => self.outcome_root,
         };
-        if settings.outcome_is_root() && let Some(value) = value {
+        if settings.outcome_is_root()
+            && let Some(value) = value
+        {
             return raw_is_present(value);
         }
         if value.is_none() && !typed_members(typed).any(|(key, _)| key == root) {
@@ -314,9 +379,13 @@ fn separate(document: &mut String) {
 /// [`Value::text`] of a value as it stands in a document.
 fn raw_text(value: &str) -> Cow<'_, str> {
     match value.as_bytes().first() {
-        Some(b'"') if !value.contains('\\') => Cow::Borrowed(json::trim(&value[1..value.len() - 1])),
+        Some(b'"') if !value.contains('\\') => {
+            Cow::Borrowed(json::trim(&value[1..value.len() - 1]))
+        }
         Some(b'"' | b'-' | b'0'..=b'9') => json::parse(value.as_bytes(), json::Limits::default())
-            .map_or(Cow::Borrowed(""), |value| Cow::Owned(value.text().into_owned())),
+            .map_or(Cow::Borrowed(""), |value| {
+                Cow::Owned(value.text().into_owned())
+            }),
         _ => Cow::Borrowed(""),
     }
 }
@@ -333,11 +402,15 @@ fn raw_is_present(value: &str) -> bool {
 impl Settings {
     /// The first part of the outcome path.
     fn outcome_root(&self) -> Option<&str> {
-        self.outcome_path.as_deref().and_then(|path| path.split('.').next())
+        self.outcome_path
+            .as_deref()
+            .and_then(|path| path.split('.').next())
     }
 
     /// Whether the outcome path has only one part.
     fn outcome_is_root(&self) -> bool {
-        self.outcome_path.as_deref().is_some_and(|path| !path.contains('.'))
+        self.outcome_path
+            .as_deref()
+            .is_some_and(|path| !path.contains('.'))
     }
 }

@@ -57,15 +57,30 @@ impl Facts {
     /// Reads a record.
     #[must_use]
     pub fn of(record: &Object) -> Self {
-        let text = |field| record.get(field).map(Value::shared_text).unwrap_or_default();
+        let text = |field| {
+            record
+                .get(field)
+                .map(Value::shared_text)
+                .unwrap_or_default()
+        };
         let status = text("status");
-        let outcome_status = record.get("outcome").and_then(|outcome| outcome.get("status"));
-        let outcome_status = [outcome_status, record.get("outcome_status"), record.get("provider_status")]
-            .into_iter()
-            .flatten()
-            .find(|value| value.is_present());
+        let outcome_status = record
+            .get("outcome")
+            .and_then(|outcome| outcome.get("status"));
+        let outcome_status = [
+            outcome_status,
+            record.get("outcome_status"),
+            record.get("provider_status"),
+        ]
+        .into_iter()
+        .flatten()
+        .find(|value| value.is_present());
         Self {
-            status: if status.is_empty() { text("state") } else { status },
+            status: if status.is_empty() {
+                text("state")
+            } else {
+                status
+            },
             success: record.get("success") == Some(&Value::Bool(true)),
             outcome_status: outcome_status.map(Value::shared_text).unwrap_or_default(),
         }
@@ -97,12 +112,18 @@ pub fn classify<T: AsRef<str>>(facts: &Facts<T>, success_statuses: Option<&[Arc<
         None => Status::Failed,
     };
     let Some(list) = success_statuses else {
-        return Verdict { status, successful: facts.success || status == Status::Completed };
+        return Verdict {
+            status,
+            successful: facts.success || status == Status::Completed,
+        };
     };
     let listed = |word: &str| list.iter().any(|status| **status == *word);
     let word = if own.is_empty() { outcome } else { own };
     if listed(word) && Status::from_name(word).is_none() {
         status = Status::Completed;
     }
-    Verdict { status, successful: facts.success || listed(status.name()) || listed(word) }
+    Verdict {
+        status,
+        successful: facts.success || listed(status.name()) || listed(word),
+    }
 }

@@ -9,21 +9,29 @@ use fanout::reconcile;
 /// # Errors
 /// The answer differs; says how.
 pub fn check(line: &str) -> Result<(), String> {
-    let limits = json::Limits { depth: 1024, ..json::Limits::default() };
-    let vector = json::parse(line.as_bytes(), limits).map_err(|error| format!("not a vector: {error}"))?;
+    let limits = json::Limits {
+        depth: 1024,
+        ..json::Limits::default()
+    };
+    let vector =
+        json::parse(line.as_bytes(), limits).map_err(|error| format!("not a vector: {error}"))?;
     let text = |field| vector.get(field).and_then(Value::as_str);
     let name = text("name").unwrap_or("(no name)");
     let kind = text("kind").unwrap_or_default();
     let flag = |field| vector.get(field) == Some(&Value::Bool(true));
 
     let input = match text("input_text") {
-        Some(text) => json::parse(text.as_bytes(), json::Limits::default()).map_err(|error| error.to_string()),
+        Some(text) => {
+            json::parse(text.as_bytes(), json::Limits::default()).map_err(|error| error.to_string())
+        }
         None => Ok(vector.get("input").cloned().unwrap_or(Value::Null)),
     };
     let answer = input.and_then(|input| run(kind, &input));
 
     let recommended = match text("recommended_text") {
-        Some(text) => Some(json::parse(text.as_bytes(), limits).map_err(|error| error.to_string())?),
+        Some(text) => {
+            Some(json::parse(text.as_bytes(), limits).map_err(|error| error.to_string())?)
+        }
         None => vector.get("recommended").cloned(),
     };
     let expected = if flag("recommended_error") {
@@ -41,28 +49,47 @@ pub fn check(line: &str) -> Result<(), String> {
             None => Ok(()),
             Some(difference) => Err(format!("{name}: {difference}")),
         },
-        (Ok(answer), None) => Err(format!("{name}: expected an error, found {}", json::compact(&answer))),
-        (Err(error), Some(_)) => Err(format!("{name}: expected a document, found the error {error}")),
+        (Ok(answer), None) => Err(format!(
+            "{name}: expected an error, found {}",
+            json::compact(&answer)
+        )),
+        (Err(error), Some(_)) => Err(format!(
+            "{name}: expected a document, found the error {error}"
+        )),
     }
 }
 
 fn run(kind: &str, input: &Value) -> Result<Value, String> {
     let limits = plan::Limits::default();
     let findings = || FindingsInput::from_document(input);
-    let records = |input: &Value| input.get("records").and_then(Value::as_array).unwrap_or_default().to_vec();
+    let records = |input: &Value| {
+        input
+            .get("records")
+            .and_then(Value::as_array)
+            .unwrap_or_default()
+            .to_vec()
+    };
     let answer = match kind {
         "plan" => plan::plan(Input::from_document(input), &limits).map(|plan| plan.document()),
         "reconcile" => reconcile_document(input),
         "findings_items" => plan::normalize_items(&findings(), &limits).map(Value::array),
         "findings_plan" => plan::plan_findings(&findings(), &limits).map(|plan| plan.document()),
-        "findings_config" => plan::materialize_config(&findings(), &limits).map(|ready| ready.document()),
-        "findings_reconcile_input" => {
-            plan::reconcile_input(&findings(), input.get("plan").cloned(), &records(input), &limits)
+        "findings_config" => {
+            plan::materialize_config(&findings(), &limits).map(|ready| ready.document())
         }
-        "findings_reconcile" => {
-            plan::reconcile_input(&findings(), input.get("plan").cloned(), &records(input), &limits)
-                .and_then(|input| reconcile_document(&input))
-        }
+        "findings_reconcile_input" => plan::reconcile_input(
+            &findings(),
+            input.get("plan").cloned(),
+            &records(input),
+            &limits,
+        ),
+        "findings_reconcile" => plan::reconcile_input(
+            &findings(),
+            input.get("plan").cloned(),
+            &records(input),
+            &limits,
+        )
+        .and_then(|input| reconcile_document(&input)),
         other => return Err(format!("unknown kind {other}")),
     };
     answer.map_err(|error| error.to_string())
@@ -75,7 +102,10 @@ fn reconcile_document(document: &Value) -> Result<Value, plan::Error> {
         Some(plan) => plan.clone(),
         None => plan::plan(input, &plan::Limits::default())?.document(),
     };
-    let records = document.get("records").and_then(Value::as_array).unwrap_or_default();
+    let records = document
+        .get("records")
+        .and_then(Value::as_array)
+        .unwrap_or_default();
     reconcile::reconcile(&config, &plan, records)
 }
 
@@ -89,15 +119,30 @@ fn difference(path: &str, found: &Value, expected: &Value) -> Option<String> {
             .enumerate()
             .find_map(|(at, (a, b))| difference(&format!("{path}[{at}]"), a, b)),
         (Value::Object(a), Value::Object(b)) => {
-            let keys = |object: &Object| object.iter().map(|(key, _)| key.to_string()).collect::<Vec<_>>();
+            let keys = |object: &Object| {
+                object
+                    .iter()
+                    .map(|(key, _)| key.to_string())
+                    .collect::<Vec<_>>()
+            };
             if keys(a) != keys(b) {
-                return Some(format!("{path}: expected keys {:?}, found {:?}", keys(b), keys(a)));
+                return Some(format!(
+                    "{path}: expected keys {:?}, found {:?}",
+                    keys(b),
+                    keys(a)
+                ));
             }
-            a.iter().zip(b.iter()).find_map(|((key, a), (_, b))| difference(&format!("{path}.{key}"), a, b))
+            a.iter()
+                .zip(b.iter())
+                .find_map(|((key, a), (_, b))| difference(&format!("{path}.{key}"), a, b))
         }
         (Value::Number(a), Value::Number(b)) if same_number(a, b) => None,
         (a, b) if a == b => None,
-        (a, b) => Some(format!("{path}: expected {}, found {}", json::compact(b), json::compact(a))),
+        (a, b) => Some(format!(
+            "{path}: expected {}, found {}",
+            json::compact(b),
+            json::compact(a)
+        )),
     }
 }
 

@@ -1,0 +1,100 @@
+//! Documents in files: read with the place of the first error, written whole or not at all.
+
+use std::fs;
+use std::io::{self, Read, Write};
+use std::path::{Path, PathBuf};
+
+use super::Failure;
+use crate::json::{self, Limits, Object, Parsed, Value};
+
+/// Reads a file, or standard input if it is `-`.
+pub(super) fn read(path: &Path) -> Result<Vec<u8>, Failure> {
+    let failed =
+        |error: io::Error| Failure::new(format!("{}: failed to read: {error}", path.display()));
+    if path == Path::new("-") {
+        let mut bytes = Vec::new();
+        io::stdin().lock().read_to_end(&mut bytes).map_err(failed)?;
+        return Ok(bytes);
+    }
+    fs::read(path).map_err(failed)
+}
+
+/// Reads one JSON document.
+pub(super) fn read_document(path: &Path) -> Result<Value, Failure> {
+    json::parse(&read(path)?, Limits::default()).map_err(|error| at(path, &error))
+}
+
+/// Reads a config; anything but an object counts as an empty one.
+pub(super) fn read_config(path: &Path) -> Result<Object, Failure> {
+    let config = read_document(path)?;
+    Ok(config.as_object().cloned().unwrap_or_default())
+}
+
+/// Reads a list, written as one JSON list or as JSON Lines. `null` is no list, and no error.
+pub(super) fn read_list(path: &Path) -> Result<Value, Failure> {
+    match json::parse_lines(&read(path)?, Limits::default()).map_err(|error| at(path, &error))? {
+        Parsed::Lines(values) => Ok(Value::array(values)),
+        Parsed::One(list @ (Value::Array(_) | Value::Null)) => Ok(list),
+        Parsed::One(other) => {
+            let expected = "expected a list, or one JSON object on each line";
+            Err(Failure::new(format!(
+                "{}:1:1: {expected}, found {}",
+                path.display(),
+                other.kind()
+            )))
+        }
+    }
+}
+
+fn at(path: &Path, error: &json::Error) -> Failure {
+    Failure::new(format!("{}:{error}", path.display()))
+}
+
+/// Writes a document, pretty, to a file or to standard output (`-` or nothing). A file is replaced at once, so nobody
+/// ever reads half of it; missing directories are made.
+pub(super) fn write_document(output: Option<&Path>, document: &Value) -> Result<(), Failure> {
+    let text = json::pretty(document);
+    match output {
+        None => write_out(&text),
+        Some(path) if path == Path::new("-") => write_out(&text),
+        Some(path) => write_file(path, &text)
+            .map_err(|error| Failure::new(format!("{}: failed to write: {error}", path.display()))),
+    }
+}
+
+/// Writes to standard output. A reader that has seen enough (`| head`) is no failure.
+pub(super) fn write_out(text: &str) -> Result<(), Failure> {
+    let mut out = io::stdout().lock();
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(Failure::new(format!(
+            "failed to write to standard output: {error}"
+        ))),
+        _ => Ok(()),
+    }
+}
+
+fn write_file(path: &Path, text: &str) -> io::Result<()> {
+    // A link is followed, and what is no regular file (a pipe, a terminal) cannot be replaced.
+    let path = fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
+    if fs::metadata(&path).is_ok_and(|metadata| !metadata.is_file()) {
+        return fs::write(&path, text);
+    }
+    let directory = match path.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent.to_owned(),
+        _ => PathBuf::from("."),
+    };
+    fs::create_dir_all(&directory)?;
+    let mut builder = tempfile::Builder::new();
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::PermissionsExt;
+        // As for any new file: what the umask leaves of this. A file that is replaced keeps its mode.
+        let mode = fs::metadata(&path).map_or(0o666, |metadata| metadata.permissions().mode());
+        builder.permissions(fs::Permissions::from_mode(mode));
+    }
+    let mut file = builder.prefix(".fanout-").tempfile_in(&directory)?;
+    file.write_all(text.as_bytes())?;
+    file.as_file().sync_all()?;
+    file.persist(&path)?;
+    Ok(())
+}

@@ -1,0 +1,213 @@
+//! `get`, `list`, `seal`, `cancel`, `delete`.
+
+use clap::Args;
+
+use super::client::{ServerAddress, connect, explain};
+use super::files::write_out;
+use super::print::{self, json_line, short, table};
+use super::{DONE, Failure, Outcome};
+use crate::proto::{
+    CancelPlanRequest, DeletePlanRequest, GetPlanRequest, ListPlansRequest, Plan, SealPlanRequest,
+};
+
+/// The plan and the form of the answer.
+#[derive(Debug, Args)]
+pub(super) struct Target {
+    /// The plan's id.
+    plan_id: String,
+    #[command(flatten)]
+    server: ServerAddress,
+    /// Print one JSON object instead of a table.
+    #[arg(long)]
+    json: bool,
+}
+
+/// `fanout get`.
+#[derive(Debug, Args)]
+pub(super) struct Get {
+    #[command(flatten)]
+    target: Target,
+}
+
+/// `fanout list`.
+#[derive(Debug, Args)]
+pub(super) struct List {
+    #[command(flatten)]
+    server: ServerAddress,
+    /// Print one JSON object a line instead of a table.
+    #[arg(long)]
+    json: bool,
+    /// Only plans with this label: KEY=VALUE. May be repeated.
+    #[arg(long = "label", value_name = "KEY=VALUE", value_parser = label)]
+    labels: Vec<(String, String)>,
+}
+
+/// `fanout seal`.
+#[derive(Debug, Args)]
+pub(super) struct Seal {
+    #[command(flatten)]
+    target: Target,
+    /// Why, for people.
+    #[arg(long, default_value = "")]
+    reason: String,
+}
+
+/// `fanout cancel`.
+#[derive(Debug, Args)]
+pub(super) struct Cancel {
+    #[command(flatten)]
+    target: Target,
+    /// Why, for people.
+    #[arg(long, default_value = "")]
+    reason: String,
+}
+
+/// `fanout delete`.
+#[derive(Debug, Args)]
+pub(super) struct Delete {
+    #[command(flatten)]
+    target: Target,
+}
+
+pub(super) async fn get(Get { target }: Get) -> Outcome {
+    let mut client = connect(&target.server.server).await?;
+    let request = GetPlanRequest {
+        plan_id: target.plan_id,
+        ..Default::default()
+    };
+    let answer = client
+        .get_plan(request)
+        .await
+        .map_err(|status| explain(&status))?;
+    show(answer.into_inner().plan, target.json)
+}
+
+pub(super) async fn list(command: List) -> Outcome {
+    let mut client = connect(&command.server.server).await?;
+    let mut request = ListPlansRequest {
+        page_size: 1_000,
+        labels: command.labels.into_iter().collect(),
+        ..Default::default()
+    };
+    let mut rows = Vec::new();
+    loop {
+        let answer = client
+            .list_plans(request.clone())
+            .await
+            .map_err(|status| explain(&status))?;
+        let answer = answer.into_inner();
+        for plan in answer.plans {
+            if command.json {
+                write_out(&json_line(print::plan(&plan)))?;
+            } else {
+                rows.push(row(&plan));
+            }
+        }
+        if answer.next_page_token.is_empty() {
+            break;
+        }
+        request.page_token = answer.next_page_token;
+    }
+    if !command.json {
+        write_out(&table(
+            &["PLAN", "STATUS", "RECORDED", "FAILED", "MISSING", "CREATED"],
+            &rows,
+        ))?;
+    }
+    Ok(DONE)
+}
+
+pub(super) async fn seal(Seal { target, reason }: Seal) -> Outcome {
+    let mut client = connect(&target.server.server).await?;
+    let request = SealPlanRequest {
+        plan_id: target.plan_id,
+        reason,
+        ..Default::default()
+    };
+    let answer = client
+        .seal_plan(request)
+        .await
+        .map_err(|status| explain(&status))?;
+    show(answer.into_inner().plan, target.json)
+}
+
+pub(super) async fn cancel(Cancel { target, reason }: Cancel) -> Outcome {
+    let mut client = connect(&target.server.server).await?;
+    let request = CancelPlanRequest {
+        plan_id: target.plan_id,
+        reason,
+        ..Default::default()
+    };
+    let answer = client
+        .cancel_plan(request)
+        .await
+        .map_err(|status| explain(&status))?;
+    show(answer.into_inner().plan, target.json)
+}
+
+pub(super) async fn delete(Delete { target }: Delete) -> Outcome {
+    let mut client = connect(&target.server.server).await?;
+    let request = DeletePlanRequest {
+        plan_id: target.plan_id,
+        ..Default::default()
+    };
+    let answer = client
+        .delete_plan(request)
+        .await
+        .map_err(|status| explain(&status))?;
+    show(answer.into_inner().plan, target.json)
+}
+
+fn show(plan: Option<Plan>, json: bool) -> Outcome {
+    let plan = plan.ok_or_else(|| Failure::new("the server's answer has no plan"))?;
+    if json {
+        write_out(&json_line(print::plan(&plan)))?;
+        return Ok(DONE);
+    }
+    let time = |time: Option<prost_types::Timestamp>| {
+        time.map_or_else(|| "-".to_owned(), |time| time.to_string())
+    };
+    let counts = plan.counts.unwrap_or_default();
+    let mut rows = vec![
+        ("plan", print::printable(&plan.plan_id)),
+        ("status", print::plan_status(plan.status())),
+        ("tasks", print::counts_line(&counts)),
+        ("created", time(plan.create_time)),
+        ("deadline", time(plan.deadline)),
+        ("ended", time(plan.end_time)),
+        ("digest", plan.digest.clone()),
+        ("cursor", plan.cursor.clone()),
+    ];
+    if plan.end_time.is_some() {
+        rows.push(("end reason", print::end_reason(plan.end_reason())));
+        rows.push(("expires", time(plan.expire_time)));
+    }
+    if !plan.end_note.is_empty() {
+        rows.push(("end note", print::printable(&plan.end_note)));
+    }
+    let lines: String = rows
+        .iter()
+        .map(|(name, value)| format!("{name:<11} {value}\n"))
+        .collect();
+    write_out(&lines)?;
+    Ok(DONE)
+}
+
+fn row(plan: &Plan) -> Vec<String> {
+    let counts = plan.counts.unwrap_or_default();
+    vec![
+        short(&plan.plan_id, 60),
+        print::plan_status(plan.status()),
+        format!("{}/{}", counts.recorded, counts.tasks),
+        counts.failed.to_string(),
+        counts.missing.to_string(),
+        plan.create_time
+            .map(|time| time.to_string())
+            .unwrap_or_default(),
+    ]
+}
+
+fn label(text: &str) -> Result<(String, String), String> {
+    let (key, value) = text.split_once('=').ok_or("expected KEY=VALUE")?;
+    Ok((key.to_owned(), value.to_owned()))
+}

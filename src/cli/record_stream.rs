@@ -1,0 +1,146 @@
+//! The sending end of SubmitRecord: batches in, answers out in the same order, across broken connections.
+//!
+//! What has no answer yet is sent again on the next connection. That is safe: a record that was applied before the
+//! connection broke is answered as a DUPLICATE.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Code, Status};
+
+use super::Failure;
+use super::client::{Client, explain};
+use crate::proto::{Record, SubmitRecordRequest, SubmitRecordResponse};
+
+/// Batches that may be without an answer; the next one waits.
+const UNANSWERED_MAX: usize = 16;
+/// Attempts to connect in a row before giving up, and the waits between them.
+const ATTEMPTS_MAX: u32 = 8;
+const BACKOFF: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
+
+/// A batch with its answer.
+pub(super) struct Answered {
+    pub(super) records: Vec<Record>,
+    pub(super) response: SubmitRecordResponse,
+}
+
+/// Where batches go in. Dropping it ends the stream once all are answered.
+pub(super) type Batches = mpsc::Sender<Vec<Record>>;
+/// Where answers come out. Ends after the last one, or with a failure.
+pub(super) type Answers = mpsc::Receiver<Result<Answered, Failure>>;
+
+/// Opens a stream to a plan.
+pub(super) fn open(client: Client, plan_id: &str) -> (Batches, Answers) {
+    let (batches, incoming) = mpsc::channel(UNANSWERED_MAX);
+    let (outgoing, answers) = mpsc::channel(UNANSWERED_MAX);
+    let sender = Sender {
+        client,
+        plan_id: plan_id.to_owned(),
+        unanswered: VecDeque::new(),
+        answers: outgoing,
+    };
+    tokio::spawn(sender.run(incoming));
+    (batches, answers)
+}
+
+struct Sender {
+    client: Client,
+    plan_id: String,
+    unanswered: VecDeque<Vec<Record>>,
+    answers: mpsc::Sender<Result<Answered, Failure>>,
+}
+
+/// How one connection ended.
+enum Ended {
+    AllAnswered,
+    Broken(Status),
+    NobodyListens,
+}
+
+impl Sender {
+    async fn run(mut self, mut batches: mpsc::Receiver<Vec<Record>>) {
+        let mut attempt = 0;
+        loop {
+            let before = self.unanswered.len();
+            let status = match self.connection(&mut batches).await {
+                Ended::AllAnswered | Ended::NobodyListens => return,
+                Ended::Broken(status) => status,
+            };
+            if self.unanswered.len() < before {
+                attempt = 0;
+            }
+            attempt += 1;
+            if !is_passing(&status) || attempt > ATTEMPTS_MAX {
+                // Nobody is left to tell if the other end is gone.
+                let _ = self.answers.send(Err(explain(&status))).await;
+                return;
+            }
+            let wait = (BACKOFF.0 * 2u32.saturating_pow(attempt - 1)).min(BACKOFF.1);
+            eprintln!(
+                "connection lost ({}); trying again in {} ms",
+                status.message(),
+                wait.as_millis()
+            );
+            tokio::time::sleep(wait).await;
+        }
+    }
+
+    async fn connection(&mut self, batches: &mut mpsc::Receiver<Vec<Record>>) -> Ended {
+        let (requests, stream) = mpsc::channel(UNANSWERED_MAX + 1);
+        for records in &self.unanswered {
+            // The channel has room for all of them.
+            let _ = requests.try_send(self.request(records.clone()));
+        }
+        let mut responses = match self.client.submit_record(ReceiverStream::new(stream)).await {
+            Ok(responses) => responses.into_inner(),
+            Err(status) => return Ended::Broken(status),
+        };
+        let mut requests = Some(requests);
+        loop {
+            let room = self.unanswered.len() < UNANSWERED_MAX;
+            tokio::select! {
+                batch = batches.recv(), if requests.is_some() && room => match batch {
+                    Some(records) => {
+                        let request = self.request(records.clone());
+                        self.unanswered.push_back(records);
+                        if let Some(requests) = &requests {
+                            // A connection that is gone shows at its other end, too.
+                            let _ = requests.try_send(request);
+                        }
+                    }
+                    None => requests = None,
+                },
+                response = responses.message() => match response {
+                    Ok(Some(response)) => {
+                        let Some(records) = self.unanswered.pop_front() else {
+                            return Ended::Broken(Status::internal("an answer without a question"));
+                        };
+                        if self.answers.send(Ok(Answered { records, response })).await.is_err() {
+                            return Ended::NobodyListens;
+                        }
+                    }
+                    Ok(None) if self.unanswered.is_empty() && requests.is_none() => return Ended::AllAnswered,
+                    Ok(None) => return Ended::Broken(Status::unavailable("the stream ended early")),
+                    Err(status) => return Ended::Broken(status),
+                },
+            }
+        }
+    }
+
+    fn request(&self, records: Vec<Record>) -> SubmitRecordRequest {
+        SubmitRecordRequest {
+            plan_id: self.plan_id.clone(),
+            records,
+        }
+    }
+}
+
+/// Whether the same call may succeed later: the server drains or is away, or the connection broke.
+pub(super) fn is_passing(status: &Status) -> bool {
+    matches!(
+        status.code(),
+        Code::Unavailable | Code::Cancelled | Code::Unknown
+    )
+}

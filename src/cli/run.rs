@@ -1,0 +1,633 @@
+//! `run`: the whole product in one command. Plans, runs a command once for each task, streams every record through a
+//! real coordinator (its own on loopback, or another), shows progress, writes the result document.
+
+use std::collections::{HashMap, VecDeque};
+use std::ffi::{OsStr, OsString};
+use std::io::IsTerminal;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use clap::{ArgAction, Args};
+use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
+use tokio::net::TcpListener;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+use super::client::{Client, connect, explain};
+use super::executor::{Executor, Ran, refused_record};
+use super::files::{read_config, read_document, read_list, write_document};
+use super::print::{self, printable, short};
+use super::record_stream::{self, Answered, Answers, Batches};
+use super::{DONE, Failure, INTERRUPTED, NOT_COMPLETED, Outcome};
+use crate::config::{Config, duration};
+use crate::json::{self, Object, Value};
+use crate::proto::plan_request::Source;
+use crate::proto::{
+    Counts, Disposition, FindingPackets, GetPlanRequest, PlanRequest, PlanStatus, Receipt,
+    ReconcileRequest, Record, SealPlanRequest, TaskRequest, TaskStatus, View,
+};
+use crate::server;
+
+/// `fanout run`.
+#[derive(Debug, Args)]
+#[command(after_long_help = "\
+The command gets its task request (one line of JSON) on standard input and prints its record (one JSON object) on
+standard output. FANOUT_PLAN_ID, FANOUT_TASK_ID, FANOUT_GROUP_KEY and FANOUT_SERVER are in its environment. A crash, a
+signal, a timeout or an unreadable record becomes a failed record that says so.
+
+  fanout run --config config.json --items items.json -- sh -c 'jq \"{status: \\\"completed\\\", outcome: .item_ids}\"'")]
+pub(super) struct Run {
+    /// The config: a JSON object.
+    #[arg(long, value_name = "FILE")]
+    config: PathBuf,
+    /// Items: a JSON list or JSON Lines; `-` is standard input. Without it: the config's.
+    #[arg(long, value_name = "FILE", conflicts_with = "packets")]
+    items: Option<PathBuf>,
+    /// Finding packets instead of items: a JSON list or JSON Lines.
+    #[arg(long, value_name = "FILE")]
+    packets: Option<PathBuf>,
+    /// How packets and findings are named and grouped: a JSON object.
+    #[arg(long, value_name = "FILE", requires = "packets")]
+    policy: Option<PathBuf>,
+    /// Tasks that run at the same time. Default: the config's `concurrency`, else 3.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    concurrency: Option<u32>,
+    /// The most that --concurrency or the config may ask for.
+    #[arg(long, value_name = "N", default_value_t = 16, value_parser = clap::value_parser!(u32).range(1..))]
+    max_concurrency: u32,
+    /// How long one task may take: for example 90s, 15m. Default: as long as it wants.
+    #[arg(long, value_name = "TIME", value_parser = duration)]
+    timeout: Option<Duration>,
+    /// Where to write the result document; `-` or nothing is standard output.
+    #[arg(long, value_name = "FILE")]
+    output: Option<PathBuf>,
+    /// Coordinator to use: host:port, or an http:// URL. Default: an own one, for as long as the run takes.
+    #[arg(long, env = "FANOUT_SERVER", value_name = "ADDRESS")]
+    server: Option<String>,
+    /// Exit with 2 if the result is not `completed`.
+    #[arg(long)]
+    fail_on_failure: bool,
+    /// Show no progress.
+    #[arg(long, short, action = ArgAction::SetTrue)]
+    quiet: bool,
+    /// The command to run for each task, with its arguments.
+    #[arg(last = true, required = true, value_name = "CMD")]
+    command: Vec<OsString>,
+}
+
+const CONCURRENCY_DEFAULT: u32 = 3;
+const PAGE_SIZE: i32 = 1_000;
+/// A record this small is refused for what it says, not for its size; another one in its place would not be taken.
+const REPLACEMENT_BYTES_MAX: usize = 1 << 10;
+
+pub(super) async fn run(command: Run) -> Outcome {
+    let config = read_config(&command.config)?;
+    let concurrency = concurrency(&command, &config)?;
+    let request = plan_request(&command, &config)?;
+    let coordinator = Coordinator::reach(command.server.as_deref()).await?;
+    let outcome = with_coordinator(command, concurrency, request, &coordinator).await;
+    coordinator.leave().await;
+    outcome
+}
+
+async fn with_coordinator(
+    command: Run,
+    concurrency: usize,
+    request: PlanRequest,
+    coordinator: &Coordinator,
+) -> Outcome {
+    let mut client = connect(&coordinator.address).await?;
+    let (plan_id, tasks) = plan(&mut client, request).await?;
+    let interrupt = interrupt_on_signal()?;
+    let display = Display::new(tasks.len() as u64, command.quiet);
+    let executor = Executor {
+        command: command.command,
+        timeout: command.timeout,
+        interrupt: interrupt.clone(),
+    };
+    let session = Session::open(
+        client.clone(),
+        &plan_id,
+        &coordinator.address,
+        executor,
+        display.clone(),
+    );
+    let ran = session.run(tasks, concurrency).await;
+    display.finish();
+    let counts = ran?;
+
+    let interrupted = interrupt.is_cancelled();
+    if interrupted {
+        let reason = "interrupted".to_owned();
+        let request = SealPlanRequest {
+            plan_id: plan_id.clone(),
+            reason,
+            ..Default::default()
+        };
+        client
+            .seal_plan(request)
+            .await
+            .map_err(|status| explain(&status))?;
+    }
+    let (status, document) = result(&mut client, &plan_id).await?;
+    write_document(command.output.as_deref(), &document)?;
+    let counts = counts.unwrap_or_default();
+    if !command.quiet || status != PlanStatus::Completed {
+        let interrupted = if interrupted { " (interrupted)" } else { "" };
+        eprintln!(
+            "{}{interrupted}: {}",
+            print::plan_status(status),
+            print::counts_line(&counts)
+        );
+    }
+    Ok(match status {
+        _ if interrupted => INTERRUPTED,
+        PlanStatus::Completed => DONE,
+        _ if command.fail_on_failure => NOT_COMPLETED,
+        _ => DONE,
+    })
+}
+
+/// The coordinator of this run.
+struct Coordinator {
+    address: String,
+    own: Option<(CancellationToken, tokio::task::JoinHandle<()>)>,
+}
+
+impl Coordinator {
+    async fn reach(server: Option<&str>) -> Result<Self, Failure> {
+        if let Some(server) = server {
+            return Ok(Self {
+                address: server.to_owned(),
+                own: None,
+            });
+        }
+        let listener = TcpListener::bind(("127.0.0.1", 0)).await?;
+        let address = listener.local_addr()?.to_string();
+        let stop = CancellationToken::new();
+        let stopped = stop.clone();
+        let served = tokio::spawn(async move {
+            let ended = server::run(listener, Config::default(), stopped.cancelled_owned()).await;
+            if let Err(error) = ended {
+                eprintln!("error: the run's own coordinator: {error}");
+            }
+        });
+        Ok(Self {
+            address,
+            own: Some((stop, served)),
+        })
+    }
+
+    async fn leave(self) {
+        if let Some((stop, served)) = self.own {
+            stop.cancel();
+            // The process ends after this; what is still open ends with it.
+            let _ = tokio::time::timeout(Duration::from_secs(1), served).await;
+        }
+    }
+}
+
+fn concurrency(command: &Run, config: &Object) -> Result<usize, Failure> {
+    let most = command.max_concurrency;
+    if let Some(asked) = command.concurrency {
+        if asked > most {
+            let problem = format!(
+                "--concurrency {asked} is above the limit of {most}; raise it with --max-concurrency"
+            );
+            return Err(Failure::new(problem));
+        }
+        return Ok(asked as usize);
+    }
+    let configured = match config
+        .get("concurrency")
+        .filter(|value| **value != Value::Null)
+    {
+        None => CONCURRENCY_DEFAULT,
+        Some(value) => value
+            .text()
+            .parse()
+            .ok()
+            .filter(|asked| *asked >= 1)
+            .ok_or_else(|| {
+                let found = json::compact(value);
+                Failure::new(format!(
+                    "config.concurrency: expected a whole number from 1, found {found}"
+                ))
+            })?,
+    };
+    Ok(configured.min(most) as usize)
+}
+
+fn plan_request(command: &Run, config: &Object) -> Result<PlanRequest, Failure> {
+    let compact = |value: &Value| json::compact(value).into();
+    let source = match (&command.items, &command.packets) {
+        (Some(items), _) => {
+            let items = read_list(items)?;
+            items
+                .as_array()
+                .is_some()
+                .then(|| Source::Items(compact(&items)))
+        }
+        (None, Some(packets)) => {
+            let policy = command.policy.as_deref().map(read_document).transpose()?;
+            Some(Source::FindingPackets(FindingPackets {
+                packets: compact(&read_list(packets)?),
+                policy: policy.as_ref().map(compact).unwrap_or_default(),
+            }))
+        }
+        (None, None) => None,
+    };
+    let config = compact(&config.clone().into());
+    Ok(PlanRequest {
+        config,
+        source,
+        page_size: PAGE_SIZE,
+        ..Default::default()
+    })
+}
+
+/// Registers the plan and answers the tasks that have no record yet: all of them, unless an earlier run of the same plan
+/// was cut short.
+async fn plan(
+    client: &mut Client,
+    request: PlanRequest,
+) -> Result<(String, Vec<TaskRequest>), Failure> {
+    let planned = client
+        .plan(request)
+        .await
+        .map_err(|status| explain(&status))?
+        .into_inner();
+    let plan = planned.plan.unwrap_or_default();
+    let mut tasks = planned.task_requests;
+    let mut page_token = planned.next_page_token;
+    while !page_token.is_empty() {
+        let request = GetPlanRequest {
+            plan_id: plan.plan_id.clone(),
+            view: View::Full.into(),
+            page_size: PAGE_SIZE,
+            page_token,
+        };
+        let page = client
+            .get_plan(request)
+            .await
+            .map_err(|status| explain(&status))?
+            .into_inner();
+        tasks.extend(page.task_requests);
+        page_token = page.next_page_token;
+    }
+    let recorded = plan.counts.unwrap_or_default().recorded;
+    if !planned.created && recorded > 0 {
+        eprintln!(
+            "plan {} is there already, with {recorded} of {} tasks recorded; running the rest",
+            printable(&plan.plan_id),
+            tasks.len()
+        );
+        let (_, document) = result(client, &plan.plan_id).await?;
+        let records = document
+            .get("records")
+            .and_then(Value::as_array)
+            .unwrap_or_default();
+        let missing = |record: Option<&Value>| {
+            let status = record
+                .and_then(|record| record.get("status"))
+                .and_then(Value::as_str);
+            status == Some("missing_record")
+        };
+        let mut position = 0..;
+        tasks.retain(|_| missing(position.next().and_then(|at| records.get(at))));
+    }
+    Ok((plan.plan_id, tasks))
+}
+
+/// Ends the run at the first Ctrl-C or SIGTERM; the second one ends the program.
+fn interrupt_on_signal() -> Result<CancellationToken, Failure> {
+    let interrupt = CancellationToken::new();
+    let mut signals = (
+        signal(SignalKind::interrupt())?,
+        signal(SignalKind::terminate())?,
+    );
+    let token = interrupt.clone();
+    tokio::spawn(async move {
+        for time in 0..2 {
+            tokio::select! {
+                _ = signals.0.recv() => {}
+                _ = signals.1.recv() => {}
+            }
+            if time == 0 {
+                eprintln!("interrupted: ending the executors (once more to leave at once)");
+                token.cancel();
+            }
+        }
+        std::process::exit(INTERRUPTED.into());
+    });
+    Ok(interrupt)
+}
+
+/// Runs tasks, hands their records on, and takes the receipts.
+struct Session {
+    executor: Arc<Executor>,
+    plan_id: Arc<str>,
+    server: Arc<str>,
+    display: Display,
+    batches: Batches,
+    answers: Answers,
+    running: JoinSet<(TaskRequest, Ran)>,
+    /// Records on their way to the stream.
+    outbox: VecDeque<Record>,
+    /// Records in the stream that have no receipt yet.
+    unanswered: usize,
+    counts: Option<Counts>,
+}
+
+impl Session {
+    fn open(
+        client: Client,
+        plan_id: &str,
+        server: &str,
+        executor: Executor,
+        display: Display,
+    ) -> Self {
+        let (batches, answers) = record_stream::open(client, plan_id);
+        Self {
+            executor: Arc::new(executor),
+            plan_id: plan_id.into(),
+            server: server.into(),
+            display,
+            batches,
+            answers,
+            running: JoinSet::new(),
+            outbox: VecDeque::new(),
+            unanswered: 0,
+            counts: None,
+        }
+    }
+
+    /// Runs every task, so many at a time, until each has its receipt; answers the plan's counts after the last one.
+    async fn run(
+        mut self,
+        tasks: Vec<TaskRequest>,
+        concurrency: usize,
+    ) -> Result<Option<Counts>, Failure> {
+        let interrupt = self.executor.interrupt.clone();
+        let batches = self.batches.clone();
+        let mut waiting = tasks.into_iter();
+        loop {
+            while self.running.len() < concurrency && !interrupt.is_cancelled() {
+                let Some(task) = waiting.next() else { break };
+                self.start(task);
+            }
+            if self.running.is_empty() && self.outbox.is_empty() && self.unanswered == 0 {
+                return Ok(self.counts);
+            }
+            tokio::select! {
+                Some(ended) = self.running.join_next() => {
+                    let (task, ran) = ended.map_err(|panic| Failure::new(format!("internal error: {panic}")))?;
+                    self.ended(&task, ran);
+                }
+                Ok(place) = batches.reserve(), if !self.outbox.is_empty() => {
+                    let records: Vec<Record> = self.outbox.pop_front().into_iter().collect();
+                    self.unanswered += records.len();
+                    place.send(records);
+                }
+                answered = self.answers.recv() => match answered {
+                    Some(Ok(answered)) => self.take_receipts(&answered),
+                    Some(Err(failure)) => return Err(self.give_up(failure).await),
+                    None => return Err(self.give_up(Failure::new("the record stream ended early")).await),
+                },
+            }
+        }
+    }
+
+    fn start(&mut self, task: TaskRequest) {
+        let executor = Arc::clone(&self.executor);
+        let (plan_id, server) = (Arc::clone(&self.plan_id), Arc::clone(&self.server));
+        self.display.start(&task.task_id);
+        self.running.spawn(async move {
+            let environment = [
+                ("FANOUT_PLAN_ID", OsStr::new(&*plan_id)),
+                ("FANOUT_TASK_ID", OsStr::new(&task.task_id)),
+                ("FANOUT_GROUP_KEY", OsStr::new(&task.group_key)),
+                ("FANOUT_SERVER", OsStr::new(&*server)),
+            ];
+            let ran = executor.run(&task.document, &environment).await;
+            (task, ran)
+        });
+    }
+
+    fn ended(&mut self, task: &TaskRequest, ran: Ran) {
+        self.display.stop(&task.task_id);
+        if let Ran::Record(record) = ran {
+            self.outbox.push_back(record_of(&task.task_id, record));
+        }
+    }
+
+    /// Shows what became of each record. One that the coordinator refuses is replaced by one that says so, so that its
+    /// task is not left without any.
+    fn take_receipts(&mut self, answered: &Answered) {
+        for (record, receipt) in answered.records.iter().zip(&answered.response.receipts) {
+            self.unanswered = self.unanswered.saturating_sub(1);
+            self.display.receipt(&record.task_id, receipt);
+            let replaced = record.body.len() < REPLACEMENT_BYTES_MAX;
+            if let Some(violation) = receipt.violation.as_ref().filter(|_| !replaced) {
+                self.outbox.push_back(record_of(
+                    &record.task_id,
+                    refused_record(&violation.description),
+                ));
+            }
+        }
+        self.counts = answered.response.counts;
+    }
+
+    /// Ends the executors: what they would bring cannot be delivered.
+    async fn give_up(&mut self, failure: Failure) -> Failure {
+        self.executor.interrupt.cancel();
+        while self.running.join_next().await.is_some() {}
+        failure
+    }
+}
+
+fn record_of(task_id: &str, record: Object) -> Record {
+    Record {
+        task_id: task_id.to_owned(),
+        body: json::compact(&record.into()).into(),
+        ..Default::default()
+    }
+}
+
+/// Fetches the result page by page, and puts the pages together.
+async fn result(client: &mut Client, plan_id: &str) -> Result<(PlanStatus, Value), Failure> {
+    const LISTS: [&str; 2] = ["records", "outcomes"];
+    let mut whole: Option<Object> = None;
+    let mut lists: [Vec<Value>; 2] = Default::default();
+    let mut failed_task_ids = Vec::new();
+    let mut page_token = String::new();
+    loop {
+        let request = ReconcileRequest {
+            plan_id: plan_id.to_owned(),
+            page_size: PAGE_SIZE,
+            page_token: page_token.clone(),
+            ..Default::default()
+        };
+        let page = client
+            .reconcile(request)
+            .await
+            .map_err(|status| explain(&status))?
+            .into_inner();
+        let document = print::document(&page.document);
+        let items =
+            |value: Option<&Value>| value.and_then(Value::as_array).unwrap_or_default().to_vec();
+        for (list, name) in lists.iter_mut().zip(LISTS) {
+            list.extend(items(document.get(name)));
+        }
+        let reconciliation = document.get("reconciliation");
+        failed_task_ids.extend(items(
+            reconciliation.and_then(|counts| counts.get("failed_task_ids")),
+        ));
+        if let Value::Object(page) = document {
+            whole.get_or_insert_with(|| Arc::unwrap_or_clone(page));
+        }
+        if page.next_page_token.is_empty() {
+            let mut whole = whole.unwrap_or_default();
+            for (list, name) in lists.into_iter().zip(LISTS) {
+                whole.set(name, Value::array(list));
+            }
+            let mut counts = whole
+                .get("reconciliation")
+                .and_then(Value::as_object)
+                .cloned()
+                .unwrap_or_default();
+            counts.set("failed_task_ids", Value::array(failed_task_ids));
+            whole.set("reconciliation", Value::from(counts));
+            return Ok((page.status(), whole.into()));
+        }
+        page_token = page.next_page_token;
+    }
+}
+
+/// Progress: bars on a terminal, lines elsewhere, nothing if asked for nothing.
+#[derive(Clone)]
+struct Display {
+    kind: DisplayKind,
+    /// The tasks that run, or wait for their receipt.
+    shown: Arc<Mutex<HashMap<String, Shown>>>,
+}
+
+#[derive(Clone)]
+enum DisplayKind {
+    Bars(MultiProgress, ProgressBar),
+    Lines,
+    Nothing,
+}
+
+struct Shown {
+    since: Instant,
+    bar: Option<ProgressBar>,
+}
+
+impl Display {
+    fn new(tasks: u64, quiet: bool) -> Self {
+        let kind = if quiet {
+            DisplayKind::Nothing
+        } else if std::io::stderr().is_terminal() {
+            let bars = MultiProgress::new();
+            let total = bars.add(ProgressBar::new(tasks));
+            let style =
+                ProgressStyle::with_template("[{elapsed_precise}] {bar:32} {pos}/{len} tasks");
+            if let Ok(style) = style {
+                total.set_style(style);
+            }
+            total.enable_steady_tick(Duration::from_millis(200));
+            DisplayKind::Bars(bars, total)
+        } else {
+            DisplayKind::Lines
+        };
+        Self {
+            kind,
+            shown: Arc::default(),
+        }
+    }
+
+    fn shown(&self) -> MutexGuard<'_, HashMap<String, Shown>> {
+        self.shown.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn start(&self, task_id: &str) {
+        let bar = match &self.kind {
+            DisplayKind::Bars(bars, _) => {
+                let bar = bars.add(ProgressBar::new_spinner());
+                bar.set_message(short(task_id, 60));
+                bar.enable_steady_tick(Duration::from_millis(120));
+                Some(bar)
+            }
+            DisplayKind::Lines | DisplayKind::Nothing => None,
+        };
+        self.shown().insert(
+            task_id.to_owned(),
+            Shown {
+                since: Instant::now(),
+                bar,
+            },
+        );
+    }
+
+    fn stop(&self, task_id: &str) {
+        let bar = self
+            .shown()
+            .get_mut(task_id)
+            .and_then(|shown| shown.bar.take());
+        if let (DisplayKind::Bars(bars, _), Some(bar)) = (&self.kind, bar) {
+            bar.finish_and_clear();
+            bars.remove(&bar);
+        }
+    }
+
+    fn receipt(&self, task_id: &str, receipt: &Receipt) {
+        let seconds = self
+            .shown()
+            .remove(task_id)
+            .map_or(0.0, |shown| shown.since.elapsed().as_secs_f64());
+        let word = match receipt.disposition() {
+            Disposition::Accepted | Disposition::SupersededPrevious | Disposition::Duplicate => {
+                print::task_status(receipt.status())
+            }
+            refused => print::word(refused.as_str_name(), "DISPOSITION_"),
+        };
+        let line = format!(
+            "{word:<12} {}  {seconds:.1} s{}",
+            short(task_id, 80),
+            trouble(receipt)
+        );
+        match &self.kind {
+            DisplayKind::Bars(bars, total) => {
+                // A terminal that is gone shows nothing; the run goes on.
+                let _ = bars.println(line);
+                total.inc(1);
+            }
+            DisplayKind::Lines => eprintln!("{line}"),
+            DisplayKind::Nothing => {}
+        }
+    }
+
+    fn finish(&self) {
+        if let DisplayKind::Bars(_, total) = &self.kind {
+            total.finish_and_clear();
+        }
+    }
+}
+
+/// Why a record failed, in a few words.
+fn trouble(receipt: &Receipt) -> String {
+    if receipt.status() != TaskStatus::Failed {
+        return String::new();
+    }
+    let record = print::document(&receipt.record);
+    let message = record
+        .get("executor_error")
+        .and_then(|error| error.get("message"))
+        .and_then(Value::as_str);
+    message
+        .map(|message| format!("  ({})", short(message, 100)))
+        .unwrap_or_default()
+}

@@ -1,0 +1,98 @@
+//! `serve` and `health`.
+
+use clap::Args;
+use tokio::net::TcpListener;
+use tokio::signal::unix::{SignalKind, signal};
+use tonic_health::pb::HealthCheckRequest;
+use tonic_health::pb::health_check_response::ServingStatus;
+use tonic_health::pb::health_client::HealthClient;
+
+use super::client::{ServerAddress, channel, explain};
+use super::{DONE, FAILED, Failure, Outcome};
+use crate::config::Config;
+use crate::server::{self, Ended, READINESS};
+use crate::telemetry::{self, LogFormat};
+
+/// `fanout serve`.
+#[derive(Debug, Args)]
+pub(super) struct Serve {
+    #[command(flatten)]
+    config: Config,
+    /// Form of log lines, on standard error. FANOUT_LOG says which (default: info).
+    #[arg(long, env = "FANOUT_LOG_FORMAT", value_enum, default_value = "human")]
+    log_format: LogFormat,
+}
+
+/// `fanout health`.
+#[derive(Debug, Args)]
+pub(super) struct Health {
+    #[command(flatten)]
+    server: ServerAddress,
+    /// The health service's name to ask for: empty, fanout.v1.FanoutService, or readiness.
+    #[arg(long, default_value = READINESS)]
+    service: String,
+}
+
+pub(super) async fn serve(command: Serve) -> Outcome {
+    telemetry::start(command.log_format);
+    let config = command.config;
+    let listener = TcpListener::bind(config.listen).await.map_err(|error| {
+        Failure::new(format!(
+            "--listen {}: failed to bind: {error}",
+            config.listen
+        ))
+    })?;
+    let address = listener.local_addr()?;
+    if !address.ip().is_loopback() {
+        tracing::warn!(%address, "anybody who reaches this address can read and change every plan: there is no \
+            authentication yet");
+    }
+    tracing::info!(%address, version = env!("CARGO_PKG_VERSION"), journal = "memory", limits = ?config.limits, "serving");
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let shutdown = async move {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+        tokio::spawn(async move {
+            tokio::select! {
+                _ = terminate.recv() => {}
+                _ = interrupt.recv() => {}
+            }
+            tracing::warn!("second signal; exiting at once");
+            std::process::exit(FAILED.into());
+        });
+    };
+    match server::run(listener, config, shutdown).await? {
+        Ended::Drained => tracing::info!("drained; bye"),
+        Ended::Cut => tracing::warn!("some calls were cut; bye"),
+    }
+    Ok(DONE)
+}
+
+pub(super) async fn health(command: Health) -> Outcome {
+    let Health {
+        server: ServerAddress { server },
+        service,
+    } = command;
+    let mut client = HealthClient::new(channel(&server).await?);
+    let answer = client
+        .check(HealthCheckRequest {
+            service: service.clone(),
+        })
+        .await;
+    let status = answer
+        .map_err(|status| explain(&status))?
+        .into_inner()
+        .status();
+    if status == ServingStatus::Serving {
+        println!("{server} is serving");
+        return Ok(DONE);
+    }
+    Err(Failure::new(format!(
+        "{server} is not serving: {} is {}",
+        service,
+        status.as_str_name()
+    )))
+}

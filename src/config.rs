@@ -1,0 +1,231 @@
+//! Settings of the server: every limit and every wait, with unit, default and where it can be set.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+/// Limits of the service. Each is a flag of `fanout serve` and an environment variable.
+#[derive(Clone, Copy, Debug, clap::Args)]
+#[command(next_help_heading = "Limits")]
+pub struct Limits {
+    /// Largest message in and out, in bytes.
+    #[arg(long, env = "FANOUT_MESSAGE_BYTES_MAX", default_value_t = 16 << 20, value_name = "BYTES")]
+    pub message_bytes_max: usize,
+    /// Largest body of a record, in bytes.
+    #[arg(long, env = "FANOUT_RECORD_BODY_BYTES_MAX", default_value_t = 1 << 20, value_name = "BYTES")]
+    pub record_body_bytes_max: usize,
+    /// Most records in one message.
+    #[arg(
+        long,
+        env = "FANOUT_RECORDS_PER_MESSAGE_MAX",
+        default_value_t = 1_000,
+        value_name = "N"
+    )]
+    pub records_per_message_max: usize,
+    /// Most items in one plan.
+    #[arg(
+        long,
+        env = "FANOUT_ITEMS_PER_PLAN_MAX",
+        default_value_t = 1_000_000,
+        value_name = "N"
+    )]
+    pub items_per_plan_max: usize,
+    /// Most tasks in one plan.
+    #[arg(
+        long,
+        env = "FANOUT_TASKS_PER_PLAN_MAX",
+        default_value_t = 1_000_000,
+        value_name = "N"
+    )]
+    pub tasks_per_plan_max: usize,
+    /// Most live plans, ended ones included until their retention is over.
+    #[arg(
+        long,
+        env = "FANOUT_PLANS_MAX",
+        default_value_t = 10_000,
+        value_name = "N"
+    )]
+    pub plans_max: usize,
+    /// Most bytes of rendered task requests in one plan.
+    #[arg(long, env = "FANOUT_TASK_REQUEST_BYTES_MAX", default_value_t = 512 << 20, value_name = "BYTES")]
+    pub task_request_bytes_max: usize,
+    /// Deepest nesting of a JSON document.
+    #[arg(long, env = "FANOUT_JSON_DEPTH_MAX", default_value_t = 512, value_name = "LEVELS", value_parser = json_depth)]
+    pub json_depth_max: usize,
+    /// Longest plan id, request id or record key, in bytes.
+    #[arg(
+        long,
+        env = "FANOUT_KEY_BYTES_MAX",
+        default_value_t = 1_024,
+        value_name = "BYTES"
+    )]
+    pub key_bytes_max: usize,
+    /// Most records in quarantine of one plan.
+    #[arg(
+        long,
+        env = "FANOUT_QUARANTINED_RECORDS_MAX",
+        default_value_t = 100_000,
+        value_name = "N"
+    )]
+    pub quarantined_records_max: u64,
+    /// Most bytes of record documents in one plan's history.
+    #[arg(long, env = "FANOUT_PLAN_DOCUMENT_BYTES_MAX", default_value_t = 8 << 30, value_name = "BYTES")]
+    pub plan_document_bytes_max: u64,
+    /// Most watchers of one plan.
+    #[arg(
+        long,
+        env = "FANOUT_WATCHERS_PER_PLAN_MAX",
+        default_value_t = 1_000,
+        value_name = "N"
+    )]
+    pub watchers_per_plan_max: usize,
+    /// Most request ids remembered; each for 24 hours.
+    #[arg(
+        long,
+        env = "FANOUT_REQUEST_IDS_MAX",
+        default_value_t = 100_000,
+        value_name = "N"
+    )]
+    pub request_ids_max: usize,
+    /// Most streams on one connection.
+    #[arg(
+        long,
+        env = "FANOUT_STREAMS_PER_CONNECTION_MAX",
+        default_value_t = 1_024,
+        value_name = "N"
+    )]
+    pub streams_per_connection_max: u32,
+    /// Most answers waiting on one SubmitRecord stream whose peer does not read them.
+    #[arg(long, env = "FANOUT_RESPONSES_IN_FLIGHT_MAX", default_value_t = 4, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
+    pub responses_in_flight_max: u16,
+}
+
+/// The parser recurses; deeper than this it would need more stack than a worker thread has.
+fn json_depth(text: &str) -> Result<usize, String> {
+    let depth: usize = text
+        .parse()
+        .map_err(|_| "expected a whole number".to_owned())?;
+    if (1..=1024).contains(&depth) {
+        Ok(depth)
+    } else {
+        Err("expected 1 to 1024".into())
+    }
+}
+
+/// Waits of the service.
+#[derive(Clone, Copy, Debug, clap::Args)]
+#[command(next_help_heading = "Times")]
+pub struct Times {
+    /// How long an ended plan can be read, unless it says otherwise: for example 90s, 15m, 24h.
+    #[arg(long, env = "FANOUT_RETENTION", default_value = "24h", value_parser = duration, value_name = "TIME")]
+    pub retention: Duration,
+    /// Time between heartbeats on a quiet watch, unless the watcher says otherwise.
+    #[arg(long, env = "FANOUT_HEARTBEAT_INTERVAL", default_value = "15s", value_parser = duration, value_name = "TIME")]
+    pub heartbeat_interval: Duration,
+    /// How long open calls may take to finish after SIGTERM before they are cut.
+    #[arg(long, env = "FANOUT_DRAIN_GRACE", default_value = "30s", value_parser = duration, value_name = "TIME")]
+    pub drain_grace: Duration,
+    /// How long a quiet connection waits before it is asked for a sign of life.
+    #[arg(long, env = "FANOUT_KEEPALIVE_INTERVAL", default_value = "45s", value_parser = duration, value_name = "TIME")]
+    pub keepalive_interval: Duration,
+    /// How long that sign of life may take.
+    #[arg(long, env = "FANOUT_KEEPALIVE_TIMEOUT", default_value = "20s", value_parser = duration, value_name = "TIME")]
+    pub keepalive_timeout: Duration,
+}
+
+/// Longest deadline and retention that a plan can ask for.
+pub const PLAN_TIME_MAX: Duration = Duration::from_secs(30 * 24 * 3600);
+/// How long a request id is remembered.
+pub const REQUEST_ID_LIFE: Duration = Duration::from_secs(24 * 3600);
+/// Longest long poll of Reconcile.
+pub const RECONCILE_WAIT_MAX: Duration = Duration::from_secs(300);
+/// Shortest and longest heartbeat interval that a watcher can ask for.
+pub const HEARTBEAT_RANGE: (Duration, Duration) =
+    (Duration::from_millis(100), Duration::from_secs(300));
+/// Page size when none is asked for, and the largest.
+pub const PAGE_SIZE: (usize, usize) = (100, 1_000);
+/// Largest plan document that PlanResponse carries whole.
+pub const WHOLE_DOCUMENT_BYTES_MAX: usize = 4 << 20;
+/// Most labels, and the longest key or value of one, in bytes.
+pub const LABELS: (usize, usize) = (64, 256);
+/// Longest reason given with SealPlan or CancelPlan, in bytes.
+pub const REASON_BYTES_MAX: usize = 1_024;
+
+/// Settings of the server.
+#[derive(Clone, Copy, Debug, clap::Args)]
+pub struct Config {
+    /// Address to listen on. The default is reached from this machine only: there is no authentication yet.
+    #[arg(
+        long,
+        env = "FANOUT_LISTEN",
+        default_value = "127.0.0.1:7117",
+        value_name = "ADDRESS:PORT"
+    )]
+    pub listen: SocketAddr,
+    /// What may not be exceeded.
+    #[command(flatten)]
+    pub limits: Limits,
+    /// How long things may take.
+    #[command(flatten)]
+    pub times: Times,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        /// The defaults stand with the flags, once.
+        #[derive(clap::Parser)]
+        struct Defaults {
+            #[command(flatten)]
+            config: Config,
+        }
+        <Defaults as clap::Parser>::parse_from(["fanout"]).config
+    }
+}
+
+/// Reads a duration: a number with `ms`, `s`, `m`, `h` or `d`; seconds without.
+///
+/// # Errors
+/// It is none.
+pub fn duration(text: &str) -> Result<Duration, String> {
+    let split = text
+        .find(|c: char| c != '.' && !c.is_ascii_digit())
+        .unwrap_or(text.len());
+    let (number, unit) = text.split_at(split);
+    let seconds_per_unit = match unit.trim() {
+        "ms" => 0.001,
+        "" | "s" => 1.0,
+        "m" => 60.0,
+        "h" => 3_600.0,
+        "d" => 86_400.0,
+        _ => return Err(format!("unknown unit {unit:?}; expected ms, s, m, h or d")),
+    };
+    let number: f64 = number
+        .parse()
+        .map_err(|_| "expected a time such as 90s, 15m or 24h".to_owned())?;
+    Duration::try_from_secs_f64(number * seconds_per_unit)
+        .map_err(|_| "time is too long".to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::duration;
+    use std::time::Duration;
+
+    #[test]
+    fn durations_are_read_with_their_unit_and_refused_without_a_number() {
+        assert_eq!(duration("1.5h"), Ok(Duration::from_secs(5_400)));
+        assert_eq!(duration("250ms"), Ok(Duration::from_millis(250)));
+        assert_eq!(duration("7"), Ok(Duration::from_secs(7)));
+        assert_eq!(
+            duration("2w"),
+            Err("unknown unit \"w\"; expected ms, s, m, h or d".into())
+        );
+        assert_eq!(
+            duration("soon"),
+            Err("unknown unit \"soon\"; expected ms, s, m, h or d".into())
+        );
+        assert_eq!(
+            duration("s"),
+            Err("expected a time such as 90s, 15m or 24h".into())
+        );
+    }
+}

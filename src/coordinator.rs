@@ -1,0 +1,373 @@
+//! The use cases, without gRPC. The only place where effects are ordered: decide, append to the journal, apply, answer.
+//!
+//! Whoever changes a plan holds its turn from the decision to the end of apply, so that no decision is stale when it
+//! becomes durable. Methods that change a plan must not be dropped half-way: callers run them on a task of their own and
+//! wait for that, because a gRPC handler's future is dropped when its client goes away.
+
+mod clock;
+mod register;
+mod request_ids;
+mod result;
+mod timers;
+mod watch;
+
+pub use clock::Clock;
+pub use register::{Deadline, PlanCommand, Registered, Source};
+pub use result::{Page, ResultPage};
+pub use watch::{Next, Watch};
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::engine::{
+    self, Command, Counts, End, EndReason, Entry, PlanStatus, Receipt, Spec, State, Timestamp,
+};
+use crate::journal::{self, Journal};
+use crate::plan;
+use crate::registry::{LivePlan, Poisoned, Registry};
+use request_ids::RequestIds;
+use timers::Timers;
+
+/// What the coordinator holds its callers to.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// Of planning.
+    pub plan: plan::Limits,
+    /// Of a plan's state.
+    pub engine: engine::Limits,
+    /// Bytes of rendered task requests in one plan.
+    pub task_request_bytes: usize,
+    /// Live plans.
+    pub plans: usize,
+    /// Watchers of one plan.
+    pub watchers_per_plan: usize,
+    /// Request ids remembered.
+    pub request_ids: usize,
+    /// How long a request id is remembered.
+    pub request_id_life: Duration,
+    /// How long an ended plan can be read, unless it says otherwise.
+    pub retention: Duration,
+}
+
+/// Why something was not done.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// A field of the request is wrong.
+    #[error("{field}: {problem}")]
+    Invalid {
+        /// The field.
+        field: String,
+        /// What is wrong with it.
+        problem: String,
+        /// UPPER_SNAKE.
+        reason: &'static str,
+        /// The limit that was passed, if one was.
+        limit: Option<u64>,
+    },
+    /// There is no such plan.
+    #[error("there is no plan {plan_id:?}")]
+    PlanNotFound {
+        /// Its name.
+        plan_id: String,
+    },
+    /// The name is taken by a plan of other content.
+    #[error(
+        "plan {plan_id:?} exists with other content: its digest is {existing}, this one's {requested}"
+    )]
+    PlanExists {
+        /// Its name.
+        plan_id: String,
+        /// Digest of the plan that has the name.
+        existing: String,
+        /// Digest of the plan that was to get it.
+        requested: String,
+    },
+    /// The request id was used for something else.
+    #[error("request id {request_id:?} was used for another request")]
+    RequestIdReused {
+        /// The id.
+        request_id: String,
+    },
+    /// As many as there may be are there.
+    #[error("there are {limit} {what} already, the limit ({setting})")]
+    QuotaExceeded {
+        /// What there are too many of.
+        what: &'static str,
+        /// The setting that says so.
+        setting: &'static str,
+        /// Its value.
+        limit: u64,
+    },
+    /// The cursor points behind the plan's last event.
+    #[error("cursor is at sequence {cursor}, the plan at {sequence}")]
+    CursorAhead {
+        /// Where the cursor is.
+        cursor: u64,
+        /// Where the plan is.
+        sequence: u64,
+    },
+    /// A panic left the plan in an unknown state.
+    #[error("plan {plan_id:?} is unusable after an internal error")]
+    PlanPoisoned {
+        /// Its name.
+        plan_id: String,
+    },
+    /// The journal did not take it.
+    #[error("failed to append to the journal: {0}")]
+    Journal(#[from] journal::Error),
+}
+
+impl From<plan::Error> for Error {
+    fn from(error: plan::Error) -> Self {
+        Self::Invalid {
+            reason: if error.limit.is_some() {
+                "LIMIT_EXCEEDED"
+            } else {
+                "INVALID_DOCUMENT"
+            },
+            field: error.field,
+            problem: error.problem,
+            limit: error.limit.map(|limit| limit as u64),
+        }
+    }
+}
+
+/// A plan as it stands: everything small about it.
+#[derive(Clone, Debug)]
+pub struct PlanView {
+    /// What it is.
+    pub spec: Arc<Spec>,
+    /// Where it stands.
+    pub standing: Standing,
+}
+
+/// Where a plan stands.
+#[derive(Clone, Debug)]
+pub struct Standing {
+    /// Its counts.
+    pub counts: Counts,
+    /// Its status.
+    pub status: PlanStatus,
+    /// Number of its last event.
+    pub sequence: u64,
+    /// Its end, if it has ended.
+    pub end: Option<End>,
+}
+
+impl Standing {
+    fn of(state: &State) -> Self {
+        Self {
+            counts: state.counts(),
+            status: state.status(),
+            sequence: state.sequence(),
+            end: state.end().cloned(),
+        }
+    }
+}
+
+impl PlanView {
+    fn of(state: &State) -> Self {
+        Self {
+            spec: Arc::clone(state.spec()),
+            standing: Standing::of(state),
+        }
+    }
+
+    /// Position after a sequence of this plan; another plan of the same name has other cursors.
+    #[must_use]
+    pub fn cursor(&self, sequence: u64) -> String {
+        watch::cursor(&self.spec, sequence)
+    }
+
+    /// When the ended plan is forgotten.
+    #[must_use]
+    pub fn expires_at(&self) -> Option<Timestamp> {
+        expires_at(&self.spec, self.standing.end.as_ref())
+    }
+}
+
+fn expires_at(spec: &Spec, end: Option<&End>) -> Option<Timestamp> {
+    end.map(|end| end.at.plus(spec.retention))
+}
+
+/// Owns the plans.
+pub struct Coordinator {
+    registry: Registry,
+    journal: Arc<dyn Journal>,
+    clock: Clock,
+    limits: Limits,
+    /// Held while a plan is registered or a request id is used, so that two equal requests make one plan.
+    request_ids: tokio::sync::Mutex<RequestIds>,
+    timers: Timers,
+}
+
+impl Coordinator {
+    /// A coordinator without plans.
+    #[must_use]
+    pub fn new(journal: Arc<dyn Journal>, clock: Clock, limits: Limits) -> Self {
+        Self {
+            registry: Registry::new(limits.plans),
+            journal,
+            clock,
+            limits,
+            request_ids: tokio::sync::Mutex::new(RequestIds::new(
+                limits.request_ids,
+                limits.request_id_life,
+            )),
+            timers: Timers::default(),
+        }
+    }
+
+    /// The plan's spec, which says how its records are to be read.
+    ///
+    /// # Errors
+    /// There is no such plan.
+    pub fn plan(&self, plan_id: &str) -> Result<Arc<LivePlan>, Error> {
+        let plan = self.registry.get(plan_id);
+        plan.ok_or_else(|| Error::PlanNotFound {
+            plan_id: plan_id.to_owned(),
+        })
+    }
+
+    /// The plan as it stands.
+    ///
+    /// # Errors
+    /// There is no such plan.
+    pub fn view(&self, plan_id: &str) -> Result<PlanView, Error> {
+        view(&*self.plan(plan_id)?)
+    }
+
+    /// All plans as they stand, oldest first. Plans that an internal error made unusable are left out.
+    #[must_use]
+    pub fn views(&self) -> Vec<PlanView> {
+        let mut views: Vec<_> = self
+            .registry
+            .all()
+            .iter()
+            .filter_map(|plan| view(plan).ok())
+            .collect();
+        views.sort_by(|a, b| {
+            let key = |view: &PlanView| (view.spec.created_at, Arc::clone(&view.spec.plan_id));
+            key(a).cmp(&key(b))
+        });
+        views
+    }
+
+    /// Takes records. See the module: must not be dropped half-way.
+    ///
+    /// # Errors
+    /// The plan is unusable, or the journal did not take the records. What is wrong with a record is in its receipt.
+    pub async fn submit(
+        &self,
+        plan: &LivePlan,
+        submissions: &[engine::Submission<'_>],
+    ) -> Result<(Vec<Receipt>, Standing), Error> {
+        self.execute(plan, &Command::Submit(submissions)).await
+    }
+
+    /// Ends a plan; an ended one stays as it is. See the module: must not be dropped half-way.
+    ///
+    /// # Errors
+    /// There is no such plan, or the request id was used for something else.
+    pub async fn end(
+        &self,
+        plan_id: &str,
+        request_id: &str,
+        reason: EndReason,
+        note: &str,
+    ) -> Result<PlanView, Error> {
+        let plan = self.plan(plan_id)?;
+        if !request_id.is_empty() {
+            let fingerprint = request_ids::fingerprint(&format!("{reason:?}"), plan_id);
+            let mut request_ids = self.request_ids.lock().await;
+            request_ids.claim(request_id, fingerprint, plan_id, None, self.clock.now())?;
+        }
+        self.execute(
+            &plan,
+            &Command::End {
+                reason,
+                note: note.into(),
+            },
+        )
+        .await?;
+        view(&plan)
+    }
+
+    /// Forgets a plan and answers how it stood. Repeated with its request id, it answers the same.
+    ///
+    /// # Errors
+    /// There is no such plan, or the request id was used for something else.
+    pub async fn delete(&self, plan_id: &str, request_id: &str) -> Result<PlanView, Error> {
+        let fingerprint = request_ids::fingerprint("delete", plan_id);
+        let mut request_ids = self.request_ids.lock().await;
+        if let Some(known) = request_ids.known(request_id, fingerprint, self.clock.now())?
+            && let Some(deleted) = &known.deleted
+        {
+            return Ok(PlanView::clone(deleted));
+        }
+        let plan = self.plan(plan_id)?;
+        let _turn = plan.turn().await;
+        let deleted = view(&plan)?;
+        if !request_id.is_empty() {
+            let answer = Some(Arc::new(deleted.clone()));
+            request_ids.claim(request_id, fingerprint, plan_id, answer, self.clock.now())?;
+        }
+        self.journal.delete(plan_id).await?;
+        self.registry.remove(plan_id);
+        tracing::info!(plan.id = plan_id, "plan deleted");
+        Ok(deleted)
+    }
+
+    /// Waits until the plan has ended or is gone, at most so long.
+    pub async fn wait_for_end(&self, plan: &LivePlan, at_most: Duration) {
+        let mut head = plan.follow();
+        let ended = head.wait_for(|head| head.ended || head.removed);
+        // Out of time is an answer, too: the caller looks at the plan either way.
+        let _ = tokio::time::timeout(at_most, ended).await;
+    }
+
+    /// Decides, appends, applies.
+    async fn execute(
+        &self,
+        plan: &LivePlan,
+        command: &Command<'_>,
+    ) -> Result<(Vec<Receipt>, Standing), Error> {
+        let poisoned = |_: Poisoned| Error::PlanPoisoned {
+            plan_id: plan.plan_id().to_string(),
+        };
+        let _turn = plan.turn().await;
+        let (decision, after) = {
+            let live = plan.read().map_err(poisoned)?;
+            let decision =
+                engine::decide(&live.state, command, self.clock.now(), &self.limits.engine);
+            (decision, live.state.sequence())
+        };
+        if !decision.entries.is_empty() {
+            let entries: Vec<Arc<Entry>> = decision.entries.into_iter().map(Arc::new).collect();
+            self.journal.append(plan.plan_id(), after, &entries).await?;
+            plan.apply(entries).map_err(poisoned)?;
+        }
+        let live = plan.read().map_err(poisoned)?;
+        let standing = Standing::of(&live.state);
+        if let Some(end) = standing.end.as_ref().filter(|end| end.sequence > after) {
+            tracing::info!(
+                plan.id = &**plan.plan_id(),
+                plan.status = standing.status.name(),
+                plan.end_reason = ?end.reason,
+                "plan ended"
+            );
+            self.timers
+                .add(end.at.plus(live.state.spec().retention), plan.plan_id());
+        }
+        Ok((decision.receipts, standing))
+    }
+}
+
+fn view(plan: &LivePlan) -> Result<PlanView, Error> {
+    match plan.read() {
+        Ok(live) => Ok(PlanView::of(&live.state)),
+        Err(Poisoned) => Err(Error::PlanPoisoned {
+            plan_id: plan.plan_id().to_string(),
+        }),
+    }
+}

@@ -1,0 +1,308 @@
+//! Registering plans: name, digest, idempotence.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+
+use super::{Coordinator, Error, PlanView, view};
+use crate::engine::{Command, Entry, Event, SealRule, Spec, State, Terms, Timestamp};
+use crate::json::{self, Object, Value};
+use crate::plan::{self, FindingsInput, Input, Plan, first_present};
+use crate::registry::{LivePlan, Refusal};
+
+/// What is to be planned.
+#[derive(Clone, Debug)]
+pub struct PlanCommand {
+    /// Makes the request idempotent; empty if not wanted.
+    pub request_id: String,
+    /// Name of the plan; empty: made from the config, or a UUIDv7.
+    pub plan_id: String,
+    /// The config.
+    pub config: Object,
+    /// What is cut into groups.
+    pub source: Source,
+    /// What seals the plan.
+    pub seal_rule: SealRule,
+    /// When it is sealed whatever is missing.
+    pub deadline: Option<Deadline>,
+    /// How long it can be read after its end; `None`: the default.
+    pub retention: Option<Duration>,
+    /// The caller's labels.
+    pub labels: BTreeMap<String, String>,
+    /// Check only.
+    pub validate_only: bool,
+    /// Longest plan document that is wanted back.
+    pub document_bytes_max: usize,
+}
+
+/// What is cut into groups.
+#[derive(Clone, Debug)]
+pub enum Source {
+    /// Whatever the config has: groups, items or packets.
+    Config,
+    /// These items.
+    Items(Value),
+    /// These groups.
+    Groups(Value),
+    /// The findings of these packets.
+    Packets {
+        /// List of packets.
+        packets: Value,
+        /// How they are named and grouped.
+        policy: Option<Value>,
+    },
+}
+
+/// A deadline.
+#[derive(Clone, Copy, Debug)]
+pub enum Deadline {
+    /// At this time.
+    At(Timestamp),
+    /// So long from now.
+    After(Duration),
+}
+
+/// A plan that is registered, or would be.
+#[derive(Clone, Debug)]
+pub struct Registered {
+    /// The plan as it stands.
+    pub view: PlanView,
+    /// The plan document as compact JSON, if it is not longer than was asked for.
+    pub document: Option<Bytes>,
+    /// Whether this request made it.
+    pub created: bool,
+}
+
+impl Coordinator {
+    /// Plans and registers. See the module: must not be dropped half-way.
+    ///
+    /// # Errors
+    /// The documents cannot be planned, the name or request id is taken by something else, or there are too many plans.
+    pub async fn register(&self, command: PlanCommand) -> Result<Registered, Error> {
+        let request_id = command.request_id.clone();
+        let validate_only = command.validate_only;
+        let requested_id = command.plan_id.clone();
+        let (now, limits) = (self.clock.now(), self.limits);
+        // Planning a million items takes a while, and no other call may wait for it.
+        let planned = tokio::task::spawn_blocking(move || prepare(command, now, &limits)).await;
+        let (spec, document) =
+            planned.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()))?;
+        let fingerprint =
+            super::request_ids::fingerprint("plan", &format!("{requested_id}\0{}", spec.digest));
+        if validate_only {
+            let view = PlanView::of(&State::created(spec));
+            return Ok(Registered {
+                view,
+                document,
+                created: false,
+            });
+        }
+
+        let mut request_ids = self.request_ids.lock().await;
+        if let Some(known) = request_ids.known(&request_id, fingerprint, now)? {
+            let view = self.view(&known.plan_id)?;
+            return Ok(Registered {
+                view,
+                document,
+                created: false,
+            });
+        }
+        match self.registry.room_for(&spec.plan_id) {
+            Ok(()) => {}
+            Err(Refusal::Taken(plan)) if plan.spec().digest == spec.digest => {
+                return Ok(Registered {
+                    view: view(&plan)?,
+                    document,
+                    created: false,
+                });
+            }
+            Err(Refusal::Taken(plan)) => {
+                return Err(Error::PlanExists {
+                    plan_id: spec.plan_id.to_string(),
+                    existing: plan.spec().digest.clone(),
+                    requested: spec.digest.clone(),
+                });
+            }
+            Err(Refusal::Full) => {
+                let limit = self.registry.plans_max() as u64;
+                return Err(Error::QuotaExceeded {
+                    what: "live plans",
+                    setting: "plans_max",
+                    limit,
+                });
+            }
+        }
+        if !request_id.is_empty() {
+            request_ids.claim(&request_id, fingerprint, &spec.plan_id, None, now)?;
+        }
+        let created = Entry {
+            sequence: 1,
+            at: spec.created_at,
+            event: Event::PlanCreated(Arc::clone(&spec)),
+        };
+        let created = Arc::new(created);
+        self.journal
+            .append(&spec.plan_id, 0, std::slice::from_ref(&created))
+            .await?;
+        let plan = Arc::new(LivePlan::new(Arc::clone(&spec), created));
+        self.registry.insert(Arc::clone(&plan));
+        drop(request_ids);
+
+        tracing::info!(
+            plan.id = &*spec.plan_id,
+            plan.tasks = spec.tasks.len(),
+            "plan registered"
+        );
+        if let Some(deadline) = spec.deadline {
+            self.timers.add(deadline, &spec.plan_id);
+        }
+        // A plan without tasks is complete at once.
+        self.execute(&plan, &Command::Tick).await?;
+        Ok(Registered {
+            view: view(&plan)?,
+            document,
+            created: true,
+        })
+    }
+}
+
+fn prepare(
+    command: PlanCommand,
+    now: Timestamp,
+    limits: &super::Limits,
+) -> Result<(Arc<Spec>, Option<Bytes>), Error> {
+    let deadline = match command.deadline {
+        Some(Deadline::At(at)) if at <= now => {
+            return Err(Error::Invalid {
+                field: "deadline".into(),
+                problem: "is not in the future".into(),
+                reason: "DEADLINE_PASSED",
+                limit: None,
+            });
+        }
+        Some(Deadline::At(at)) => Some(at),
+        Some(Deadline::After(after)) => Some(now.plus(after)),
+        None => None,
+    };
+    let digest = digest(&command);
+    let plan = make(&command.config, command.source, &limits.plan)?;
+    let terms = Terms {
+        plan_id: plan_id(command.plan_id, &command.config)?,
+        digest,
+        labels: command.labels,
+        seal_rule: command.seal_rule,
+        deadline,
+        retention: command.retention.unwrap_or(limits.retention),
+        created_at: now,
+    };
+    let spec = Spec::new(terms, &command.config, &plan, limits.task_request_bytes)?;
+    let mut document = String::new();
+    let whole =
+        json::write_compact_within(&mut document, &plan.document(), command.document_bytes_max);
+    Ok((Arc::new(spec), whole.then(|| document.into())))
+}
+
+fn make(config: &Object, source: Source, limits: &plan::Limits) -> Result<Plan, plan::Error> {
+    let config = config.clone();
+    match source {
+        Source::Items(items) => plan::plan(
+            Input {
+                config,
+                items: Some(items),
+                groups: None,
+            },
+            limits,
+        ),
+        Source::Groups(groups) => plan::plan(
+            Input {
+                config,
+                items: None,
+                groups: Some(groups),
+            },
+            limits,
+        ),
+        Source::Packets { packets, policy } => {
+            plan::plan_findings(&FindingsInput::new(Some(packets), policy, config), limits)
+        }
+        Source::Config => {
+            let has = |fields: &[&str]| first_present(&config, fields).is_some();
+            if has(&["packets", "finding_packets"]) && !has(&["items", "groups"]) {
+                return plan::plan_findings(&FindingsInput::new(None, None, config), limits);
+            }
+            plan::plan(
+                Input {
+                    config,
+                    items: None,
+                    groups: None,
+                },
+                limits,
+            )
+        }
+    }
+}
+
+/// Hash of what is planned. Deadline, retention and labels are terms of the registration, not content.
+fn digest(command: &PlanCommand) -> String {
+    let mut hasher = blake3::Hasher::new();
+    let mut add = |tag: &str, value: Option<&Value>| {
+        let text = value.map(json::compact).unwrap_or_default();
+        hasher.update(tag.as_bytes());
+        hasher.update(&(text.len() as u64).to_le_bytes());
+        hasher.update(text.as_bytes());
+    };
+    add("config", Some(&command.config.clone().into()));
+    match &command.source {
+        Source::Config => add("source", None),
+        Source::Items(items) => add("items", Some(items)),
+        Source::Groups(groups) => add("groups", Some(groups)),
+        Source::Packets { packets, policy } => {
+            add("packets", Some(packets));
+            add("policy", policy.as_ref());
+        }
+    }
+    add(
+        if command.seal_rule == SealRule::Explicit {
+            "explicit"
+        } else {
+            "when_all_recorded"
+        },
+        None,
+    );
+    hasher.finalize().to_string()
+}
+
+/// The name asked for, else that of the config's orchestrator, else a new one.
+fn plan_id(requested: String, config: &Object) -> Result<Arc<str>, Error> {
+    if !requested.is_empty() {
+        return Ok(requested.into());
+    }
+    let text = |field| {
+        let value = config
+            .get("orchestrator")
+            .and_then(|orchestrator| orchestrator.get(field));
+        value
+            .map(Value::shared_text)
+            .filter(|text| !text.is_empty())
+    };
+    match (text("run_id"), text("plan_id")) {
+        (Some(run_id), Some(plan_id)) => {
+            let id = format!("{run_id}:{plan_id}");
+            let usable = id.len() <= 1_024 && !id.contains('\0');
+            if usable {
+                Ok(id.into())
+            } else {
+                Err(Error::Invalid {
+                    field: "config.orchestrator".into(),
+                    problem:
+                        "run_id and plan_id make a plan id of more than 1024 bytes or with a NUL"
+                            .into(),
+                    reason: "INVALID_PLAN_ID",
+                    limit: None,
+                })
+            }
+        }
+        _ => Ok(uuid::Uuid::now_v7().to_string().into()),
+    }
+}

@@ -1,0 +1,33 @@
+//! The plan's state machine: what a command does to a plan, as events; what an event does to its state. Pure.
+//!
+//! [`decide`] reads the state and answers with events and receipts; [`State::apply`] folds an event into the state.
+//! Neither reads a clock: `now` comes in with the command and goes into the event. Folding the events of a plan from the
+//! first one gives its state, whatever wrote them down in between.
+
+mod decide;
+mod event;
+mod spec;
+mod state;
+
+pub use decide::{
+    Command, Decision, Disposition, Limits, Receipt, RecordKind, Submission, Violation, Warning,
+    decide,
+};
+pub use event::{Entry, Event, Held, QuarantineReason, Quarantined, SignOfLife};
+pub use spec::{SealRule, Spec, TaskSpec, Terms};
+pub use state::{Counts, End, EndReason, PlanStatus, State};
+
+/// Milliseconds since 1970-01-01T00:00:00Z.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Timestamp(pub u64);
+
+impl Timestamp {
+    /// The time this much later.
+    #[must_use]
+    pub fn plus(self, later: std::time::Duration) -> Self {
+        Self(
+            self.0
+                .saturating_add(u64::try_from(later.as_millis()).unwrap_or(u64::MAX)),
+        )
+    }
+}

@@ -1,0 +1,538 @@
+//! Decisions: what a command does to a plan. Reads the state, changes nothing.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use super::Timestamp;
+use super::event::{Entry, Event, Held, QuarantineReason, Quarantined, SignOfLife};
+use super::spec::SealRule;
+use super::state::{self, End, EndReason, State, Store, Task, Totals};
+use crate::reconcile::record::ReadRecord;
+use crate::reconcile::{Candidates, MatchedBy, Resolution, Sessions, Status};
+
+/// How many tasks an ambiguous record's receipt lists.
+const CANDIDATES_LISTED: usize = 16;
+
+/// A session that works on more tasks than this names none of them; learning more would change nothing.
+const TASKS_PER_SESSION: usize = 64;
+
+/// What a plan may not exceed.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// Records in quarantine.
+    pub quarantined_records: u64,
+    /// STARTED and PROGRESS records, together, for each task on average.
+    pub signs_of_life_per_task: u64,
+    /// Sessions learnt, for each task on average.
+    pub sessions_per_task: u64,
+    /// Bytes of record documents in the plan's history, superseded ones included.
+    pub document_bytes: u64,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            quarantined_records: 100_000,
+            signs_of_life_per_task: 64,
+            sessions_per_task: 4,
+            document_bytes: 8 << 30,
+        }
+    }
+}
+
+/// What a record reports.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RecordKind {
+    /// The task's result.
+    Result,
+    /// The task has begun.
+    Started,
+    /// The task is under way.
+    Progress,
+}
+
+/// A record on its way in.
+#[derive(Debug)]
+pub struct Submission<'r> {
+    /// What it reports.
+    pub kind: RecordKind,
+    /// The record as read, or why it is none.
+    pub record: Result<ReadRecord<'r>, Violation>,
+}
+
+/// What is asked of a plan.
+#[derive(Debug)]
+pub enum Command<'c> {
+    /// Take these records.
+    Submit(&'c [Submission<'c>]),
+    /// Take no more records.
+    End {
+        /// Why.
+        reason: EndReason,
+        /// Somebody's words for it, or empty.
+        note: Arc<str>,
+    },
+    /// See whether the time has come for something.
+    Tick,
+}
+
+/// What follows from a command.
+#[derive(Debug, Default)]
+pub struct Decision {
+    /// What happened, in order; empty if nothing did.
+    pub entries: Vec<Entry>,
+    /// One receipt for each submitted record, in order.
+    pub receipts: Vec<Receipt>,
+}
+
+/// What became of a record.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Disposition {
+    /// Matched and applied.
+    Accepted,
+    /// Nothing changed: the same again, or a sign of life of a task that has its result.
+    Duplicate,
+    /// Applied in place of an earlier record.
+    SupersededPrevious,
+    /// Quarantined: no key names a task.
+    Unmatched,
+    /// Quarantined: a key names several tasks.
+    Ambiguous,
+    /// Quarantined: the plan has ended.
+    Late,
+    /// Not a record.
+    Invalid,
+    /// Over a limit.
+    TooLarge,
+}
+
+/// Something about an accepted record that its sender should look at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Warning {
+    /// A later key names another task.
+    KeysDisagree,
+    /// A typed field and the body's differ.
+    FieldInBodyIgnored,
+    /// The plan knows as many sessions as it may.
+    SessionNotLearnt,
+}
+
+/// What is wrong with a record.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Violation {
+    /// Field of the record: `body`, `task_id`.
+    pub field: &'static str,
+    /// What is wrong and what was expected.
+    pub description: String,
+    /// UPPER_SNAKE.
+    pub reason: &'static str,
+    /// The limit that was passed, 0 if none.
+    pub limit: u64,
+    /// Whether a quota of the plan was passed, not a limit of the record itself.
+    pub quota: bool,
+}
+
+/// What became of one record.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Receipt {
+    /// What became of it.
+    pub disposition: Disposition,
+    /// Its task.
+    pub task: Option<u32>,
+    /// The key that matched.
+    pub matched_by: Option<MatchedBy>,
+    /// The record that the task has now.
+    pub held: Option<Arc<Held>>,
+    /// The event that applied it, or its original; 0 if none did.
+    pub sequence: u64,
+    /// What to look at.
+    pub warnings: Vec<Warning>,
+    /// The first tasks an ambiguous key names.
+    pub candidates: Vec<u32>,
+    /// What is wrong with it.
+    pub violation: Option<Violation>,
+    /// Its number in quarantine, 0 if it is not there.
+    pub quarantine_id: u64,
+}
+
+/// Decides.
+#[must_use]
+pub fn decide(state: &State, command: &Command<'_>, now: Timestamp, limits: &Limits) -> Decision {
+    let mut draft = Draft::over(state, now, limits);
+    let mut receipts = Vec::new();
+    match command {
+        Command::Submit(submissions) => {
+            receipts.reserve(submissions.len());
+            draft.end_if_due();
+            for submission in *submissions {
+                receipts.push(draft.submit(submission));
+                draft.end_if_all_recorded();
+            }
+        }
+        Command::End { reason, note } if draft.end.is_none() => {
+            draft.happen(Event::PlanEnded {
+                reason: *reason,
+                note: Arc::clone(note),
+            });
+        }
+        Command::End { .. } => {}
+        Command::Tick => {
+            draft.end_if_all_recorded();
+            draft.end_if_due();
+        }
+    }
+    Decision {
+        entries: draft.entries,
+        receipts,
+    }
+}
+
+/// A state as it will be: the real one, and over it what the records of this command have changed so far.
+struct Draft<'s> {
+    state: &'s State,
+    now: Timestamp,
+    limits: &'s Limits,
+    sequence: u64,
+    tasks: HashMap<u32, Task>,
+    sessions: HashMap<Arc<str>, Candidates>,
+    totals: Totals,
+    end: Option<End>,
+    entries: Vec<Entry>,
+}
+
+impl<'s> Draft<'s> {
+    fn over(state: &'s State, now: Timestamp, limits: &'s Limits) -> Self {
+        Self {
+            state,
+            now,
+            limits,
+            sequence: state.sequence,
+            tasks: HashMap::new(),
+            sessions: HashMap::new(),
+            totals: state.totals,
+            end: state.end.clone(),
+            entries: Vec::new(),
+        }
+    }
+
+    fn happen(&mut self, event: Event) {
+        let entry = Entry {
+            sequence: self.sequence + 1,
+            at: self.now,
+            event,
+        };
+        state::apply(self, &entry);
+        self.entries.push(entry);
+    }
+
+    fn now_held(&self, task: u32) -> &Task {
+        self.tasks
+            .get(&task)
+            .unwrap_or(&self.state.tasks[task as usize])
+    }
+
+    fn end_if_all_recorded(&mut self) {
+        let all = self.totals.recorded == self.state.tasks.len() as u64;
+        if all && self.end.is_none() && self.state.spec.seal_rule == SealRule::WhenAllRecorded {
+            self.happen(Event::PlanEnded {
+                reason: EndReason::AllRecorded,
+                note: "".into(),
+            });
+        }
+    }
+
+    fn end_if_due(&mut self) {
+        let due = self
+            .state
+            .spec
+            .deadline
+            .is_some_and(|deadline| deadline <= self.now);
+        if due && self.end.is_none() {
+            self.happen(Event::PlanEnded {
+                reason: EndReason::Deadline,
+                note: "".into(),
+            });
+        }
+    }
+
+    fn submit(&mut self, submission: &Submission<'_>) -> Receipt {
+        let record = match &submission.record {
+            Ok(record) => record,
+            Err(violation) => return refused(violation.clone()),
+        };
+        let document_bytes = self.totals.document_bytes + record.document.len() as u64;
+        if document_bytes > self.limits.document_bytes {
+            return over_quota(
+                "body",
+                "bytes of records in one plan",
+                self.limits.document_bytes,
+            );
+        }
+        match self.state.spec.index.resolve(&record.keys, self) {
+            Resolution::Unmatched => {
+                self.quarantine(submission.kind, record, QuarantineReason::Unmatched, &[])
+            }
+            Resolution::Ambiguous(tasks) => {
+                self.quarantine(submission.kind, record, QuarantineReason::Ambiguous, &tasks)
+            }
+            Resolution::Matched {
+                task,
+                by,
+                keys_disagree,
+            } => {
+                let mut receipt = match submission.kind {
+                    RecordKind::Result => self.result(record, task, by),
+                    RecordKind::Started | RecordKind::Progress => {
+                        self.sign_of_life(submission.kind, record, task)
+                    }
+                };
+                receipt.task = Some(task);
+                receipt.matched_by = Some(by);
+                if keys_disagree {
+                    receipt.warnings.push(Warning::KeysDisagree);
+                }
+                if record.body_field_ignored {
+                    receipt.warnings.push(Warning::FieldInBodyIgnored);
+                }
+                receipt
+            }
+        }
+    }
+
+    fn result(&mut self, record: &ReadRecord<'_>, task: u32, by: MatchedBy) -> Receipt {
+        let previous = self.now_held(task).held.clone();
+        if let Some(previous) = &previous
+            && *previous.document == *record.document.as_bytes()
+        {
+            let warnings = self.learn_session(record, task, by);
+            return Receipt {
+                sequence: previous.sequence,
+                held: Some(Arc::clone(previous)),
+                warnings,
+                ..Receipt::of(Disposition::Duplicate)
+            };
+        }
+        if self.end.is_some() {
+            return self.quarantine(RecordKind::Result, record, QuarantineReason::Late, &[task]);
+        }
+        let held = Arc::new(Held {
+            task,
+            revision: previous
+                .as_ref()
+                .map_or(0, |previous| previous.revision)
+                .saturating_add(1),
+            sequence: self.sequence + 1,
+            at: self.now,
+            verdict: record.verdict,
+            has_outcome: record.has_outcome,
+            matched_by: by,
+            document: Bytes::copy_from_slice(record.document.as_bytes()),
+        });
+        self.happen(Event::RecordAccepted(Arc::clone(&held)));
+        let warnings = self.learn_session(record, task, by);
+        Receipt {
+            sequence: held.sequence,
+            held: Some(held),
+            warnings,
+            ..Receipt::of(match previous {
+                None => Disposition::Accepted,
+                Some(_) => Disposition::SupersededPrevious,
+            })
+        }
+    }
+
+    fn sign_of_life(&mut self, kind: RecordKind, record: &ReadRecord<'_>, task: u32) -> Receipt {
+        let slot = self.now_held(task);
+        let known = slot.alive.as_ref().is_some_and(|alive| match kind {
+            RecordKind::Started => true,
+            _ => alive.kind == kind && *alive.document == *record.document.as_bytes(),
+        });
+        if known || slot.held.is_some() || self.end.is_some() {
+            let sequence = slot.alive.as_ref().map_or(0, |alive| alive.sequence);
+            let held = slot.held.clone();
+            let warnings = self.learn_session(record, task, MatchedBy::TaskId);
+            return Receipt {
+                held,
+                sequence,
+                warnings,
+                ..Receipt::of(Disposition::Duplicate)
+            };
+        }
+        let most = self
+            .limits
+            .signs_of_life_per_task
+            .saturating_mul(self.state.tasks.len() as u64);
+        if self.totals.signs_of_life >= most {
+            return over_quota("kind", "STARTED and PROGRESS records in one plan", most);
+        }
+        let sign = SignOfLife {
+            task,
+            sequence: self.sequence + 1,
+            kind,
+            session: record.keys.sandbox_session_id.as_ref().into(),
+            document: Bytes::copy_from_slice(record.document.as_bytes()),
+        };
+        let sequence = sign.sequence;
+        self.happen(Event::TaskProgressed(Arc::new(sign)));
+        let warnings = self.learn_session(record, task, MatchedBy::TaskId);
+        Receipt {
+            sequence,
+            warnings,
+            ..Receipt::of(Disposition::Accepted)
+        }
+    }
+
+    /// Learns the session of a record that was matched by another key. An ended plan learns nothing.
+    fn learn_session(&mut self, record: &ReadRecord<'_>, task: u32, by: MatchedBy) -> Vec<Warning> {
+        let session = &*record.keys.sandbox_session_id;
+        if session.is_empty() || by == MatchedBy::SandboxSessionId || self.end.is_some() {
+            return Vec::new();
+        }
+        let known = self.tasks_of(session);
+        if known.is_some_and(|tasks| {
+            tasks.contains(task) || tasks.as_slice().len() >= TASKS_PER_SESSION
+        }) {
+            return Vec::new();
+        }
+        let most = self
+            .limits
+            .sessions_per_task
+            .saturating_mul(self.state.tasks.len() as u64);
+        if self.totals.sessions >= most {
+            return vec![Warning::SessionNotLearnt];
+        }
+        self.happen(Event::SessionLearnt {
+            session: session.into(),
+            task,
+        });
+        Vec::new()
+    }
+
+    fn quarantine(
+        &mut self,
+        kind: RecordKind,
+        record: &ReadRecord<'_>,
+        reason: QuarantineReason,
+        tasks: &[u32],
+    ) -> Receipt {
+        if self.totals.quarantined >= self.limits.quarantined_records {
+            return over_quota(
+                "body",
+                "records in quarantine",
+                self.limits.quarantined_records,
+            );
+        }
+        let id = self.totals.quarantined + 1;
+        let candidates: Vec<u32> = tasks.iter().copied().take(CANDIDATES_LISTED).collect();
+        self.happen(Event::RecordQuarantined(Arc::new(Quarantined {
+            id,
+            reason,
+            candidates: candidates.clone(),
+            kind,
+            document: Bytes::copy_from_slice(record.document.as_bytes()),
+        })));
+        let (disposition, candidates) = match reason {
+            QuarantineReason::Unmatched => (Disposition::Unmatched, Vec::new()),
+            QuarantineReason::Ambiguous => (Disposition::Ambiguous, candidates),
+            QuarantineReason::Late => (Disposition::Late, Vec::new()),
+        };
+        let held = match reason {
+            QuarantineReason::Late => self.now_held(tasks[0]).held.clone(),
+            _ => None,
+        };
+        let sequence = self.sequence;
+        Receipt {
+            held,
+            sequence,
+            candidates,
+            quarantine_id: id,
+            ..Receipt::of(disposition)
+        }
+    }
+}
+
+impl Store for Draft<'_> {
+    fn totals(&mut self) -> &mut Totals {
+        &mut self.totals
+    }
+
+    fn task(&mut self, task: u32) -> &mut Task {
+        let state = self.state;
+        self.tasks
+            .entry(task)
+            .or_insert_with(|| state.tasks[task as usize].clone())
+    }
+
+    fn learn(&mut self, session: &Arc<str>, task: u32) {
+        let known = self.state.sessions.get(session);
+        self.sessions
+            .entry(Arc::clone(session))
+            .or_insert_with(|| known.cloned().unwrap_or(Candidates::One(task)))
+            .add(task);
+    }
+
+    fn set_aside(&mut self, _: &Arc<Quarantined>) {}
+
+    fn end(&mut self, end: End) {
+        self.end = Some(end);
+    }
+
+    fn advance(&mut self, sequence: u64) {
+        self.sequence = sequence;
+    }
+}
+
+impl Sessions for Draft<'_> {
+    fn tasks_of(&self, session: &str) -> Option<&Candidates> {
+        self.sessions
+            .get(session)
+            .or_else(|| self.state.sessions.get(session))
+    }
+}
+
+impl Receipt {
+    fn of(disposition: Disposition) -> Self {
+        Self {
+            disposition,
+            task: None,
+            matched_by: None,
+            held: None,
+            sequence: 0,
+            warnings: Vec::new(),
+            candidates: Vec::new(),
+            violation: None,
+            quarantine_id: 0,
+        }
+    }
+
+    /// Status of the task now, if it has a record.
+    #[must_use]
+    pub fn status(&self) -> Option<Status> {
+        self.held.as_ref().map(|held| held.verdict.status)
+    }
+}
+
+fn refused(violation: Violation) -> Receipt {
+    let over = violation.limit > 0;
+    let disposition = if over {
+        Disposition::TooLarge
+    } else {
+        Disposition::Invalid
+    };
+    Receipt {
+        violation: Some(violation),
+        ..Receipt::of(disposition)
+    }
+}
+
+fn over_quota(field: &'static str, what: &str, limit: u64) -> Receipt {
+    refused(Violation {
+        field,
+        description: format!("the plan already has {limit} {what}"),
+        reason: "PLAN_QUOTA_EXCEEDED",
+        limit,
+        quota: true,
+    })
+}

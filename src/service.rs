@@ -1,0 +1,283 @@
+//! gRPC: each method converts in, calls the coordinator, converts out.
+//!
+//! A handler's future is dropped when its client goes away, so whatever changes a plan runs on a task of its own.
+
+mod convert;
+mod reconcile_request;
+mod status;
+mod submit_record;
+mod watch_plan;
+
+use std::future::Future;
+use std::sync::Arc;
+
+use tokio_stream::wrappers::ReceiverStream;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tonic::{Request, Response, Status, Streaming};
+
+use crate::config::{Config, PAGE_SIZE, REASON_BYTES_MAX};
+use crate::coordinator::{Coordinator, Error, Registered};
+use crate::engine::EndReason;
+use crate::proto::fanout_service_server::FanoutService;
+use crate::proto::{
+    CancelPlanRequest, CancelPlanResponse, DeletePlanRequest, DeletePlanResponse, GetPlanRequest,
+    GetPlanResponse, ListPlansRequest, ListPlansResponse, PlanRequest, PlanResponse,
+    ReconcileRequest, ReconcileResponse, SealPlanRequest, SealPlanResponse, SubmitRecordRequest,
+    SubmitRecordResponse, SubmitRecordsRequest, SubmitRecordsResponse, View, WatchPlanRequest,
+    WatchPlanResponse,
+};
+
+/// The service.
+#[derive(Clone)]
+pub struct Fanout {
+    coordinator: Arc<Coordinator>,
+    config: Config,
+    /// Cancelled when the server begins to drain: streams end then, and say so.
+    draining: CancellationToken,
+    /// The streams' tasks, so that the server can wait for them.
+    streams: TaskTracker,
+}
+
+impl Fanout {
+    /// The service over a coordinator.
+    #[must_use]
+    pub fn new(
+        coordinator: Arc<Coordinator>,
+        config: Config,
+        draining: CancellationToken,
+        streams: TaskTracker,
+    ) -> Self {
+        Self {
+            coordinator,
+            config,
+            draining,
+            streams,
+        }
+    }
+}
+
+/// Runs a call on a task of its own, so that it finishes also if nobody waits for it.
+async fn detached<T: Send + 'static>(
+    call: impl Future<Output = Result<T, Error>> + Send + 'static,
+) -> Result<T, Status> {
+    match tokio::spawn(call).await {
+        Ok(answer) => answer.map_err(|error| status::of(&error)),
+        Err(failure) => Err(status::internal(&failure.to_string())),
+    }
+}
+
+#[tonic::async_trait]
+impl FanoutService for Fanout {
+    async fn plan(&self, request: Request<PlanRequest>) -> Result<Response<PlanResponse>, Status> {
+        let request = request.into_inner();
+        let limits = self.config.limits;
+        let page_size = convert::page_size(request.page_size, PAGE_SIZE.0)?;
+        let command = blocking(move || convert::plan_command(request, &limits)).await?;
+        let coordinator = Arc::clone(&self.coordinator);
+        let validate_only = command.validate_only;
+        let Registered {
+            view,
+            document,
+            created,
+        } = detached(async move { coordinator.register(command).await }).await?;
+        let (task_requests, next_page_token) = convert::task_requests(&view, 0, page_size, &limits);
+        let mut plan = convert::plan(&view);
+        if validate_only {
+            (plan.cursor, plan.create_time) = (String::new(), None);
+        }
+        Ok(Response::new(PlanResponse {
+            plan: Some(plan),
+            created,
+            document: document.unwrap_or_default(),
+            task_requests,
+            next_page_token,
+        }))
+    }
+
+    type SubmitRecordStream = ReceiverStream<Result<SubmitRecordResponse, Status>>;
+
+    async fn submit_record(
+        &self,
+        request: Request<Streaming<SubmitRecordRequest>>,
+    ) -> Result<Response<Self::SubmitRecordStream>, Status> {
+        Ok(Response::new(submit_record::serve(
+            self,
+            request.into_inner(),
+        )))
+    }
+
+    async fn submit_records(
+        &self,
+        request: Request<SubmitRecordsRequest>,
+    ) -> Result<Response<SubmitRecordsResponse>, Status> {
+        let SubmitRecordsRequest { plan_id, records } = request.into_inner();
+        let fanout = self.clone();
+        let request = SubmitRecordRequest { plan_id, records };
+        let submitted = tokio::spawn(async move {
+            let plan = fanout.coordinator.plan(convert::required_plan_id(
+                &request.plan_id,
+                &fanout.config.limits,
+            )?);
+            let plan = plan.map_err(|error| status::of(&error))?;
+            submit_record::submit(&fanout, &plan, &request).await
+        });
+        let response = submitted
+            .await
+            .unwrap_or_else(|failure| Err(status::internal(&failure.to_string())))?;
+        let SubmitRecordResponse {
+            receipts,
+            counts,
+            status,
+            sequence,
+        } = response;
+        Ok(Response::new(SubmitRecordsResponse {
+            receipts,
+            counts,
+            status,
+            sequence,
+        }))
+    }
+
+    async fn reconcile(
+        &self,
+        request: Request<ReconcileRequest>,
+    ) -> Result<Response<ReconcileResponse>, Status> {
+        reconcile_request::serve(self, request.into_inner())
+            .await
+            .map(Response::new)
+    }
+
+    type WatchPlanStream = ReceiverStream<Result<WatchPlanResponse, Status>>;
+
+    async fn watch_plan(
+        &self,
+        request: Request<WatchPlanRequest>,
+    ) -> Result<Response<Self::WatchPlanStream>, Status> {
+        watch_plan::serve(self, &request.into_inner()).map(Response::new)
+    }
+
+    async fn get_plan(
+        &self,
+        request: Request<GetPlanRequest>,
+    ) -> Result<Response<GetPlanResponse>, Status> {
+        let request = request.into_inner();
+        let limits = &self.config.limits;
+        let plan_id = convert::required_plan_id(&request.plan_id, limits)?;
+        let page_size = convert::page_size(request.page_size, PAGE_SIZE.0)?;
+        let start = convert::task_page_start(&request.page_token)?;
+        let view = self
+            .coordinator
+            .view(plan_id)
+            .map_err(|error| status::of(&error))?;
+        let mut response = GetPlanResponse {
+            plan: Some(convert::plan(&view)),
+            ..Default::default()
+        };
+        if request.view() == View::Full {
+            (response.task_requests, response.next_page_token) =
+                convert::task_requests(&view, start, page_size, limits);
+            if start == 0 {
+                response.document = view.spec.head.clone();
+            }
+        }
+        Ok(Response::new(response))
+    }
+
+    async fn list_plans(
+        &self,
+        request: Request<ListPlansRequest>,
+    ) -> Result<Response<ListPlansResponse>, Status> {
+        let request = request.into_inner();
+        let page_size = convert::page_size(request.page_size, PAGE_SIZE.0)?;
+        let wanted = convert::PlanFilter::read(&request)?;
+        let views = self.coordinator.views();
+        let mut matching = views.iter().filter(|view| wanted.admits(view));
+        let plans: Vec<_> = matching.by_ref().take(page_size).collect();
+        let next_page_token = match (plans.last(), matching.next()) {
+            (Some(last), Some(_)) => convert::plan_page_token(last),
+            _ => String::new(),
+        };
+        let plans = plans.into_iter().map(convert::plan).collect();
+        Ok(Response::new(ListPlansResponse {
+            plans,
+            next_page_token,
+        }))
+    }
+
+    async fn seal_plan(
+        &self,
+        request: Request<SealPlanRequest>,
+    ) -> Result<Response<SealPlanResponse>, Status> {
+        let SealPlanRequest {
+            plan_id,
+            request_id,
+            reason,
+        } = request.into_inner();
+        let plan = self
+            .end(plan_id, request_id, EndReason::Sealed, reason)
+            .await?;
+        Ok(Response::new(SealPlanResponse { plan: Some(plan) }))
+    }
+
+    async fn cancel_plan(
+        &self,
+        request: Request<CancelPlanRequest>,
+    ) -> Result<Response<CancelPlanResponse>, Status> {
+        let CancelPlanRequest {
+            plan_id,
+            request_id,
+            reason,
+        } = request.into_inner();
+        let plan = self
+            .end(plan_id, request_id, EndReason::Cancelled, reason)
+            .await?;
+        Ok(Response::new(CancelPlanResponse { plan: Some(plan) }))
+    }
+
+    async fn delete_plan(
+        &self,
+        request: Request<DeletePlanRequest>,
+    ) -> Result<Response<DeletePlanResponse>, Status> {
+        let DeletePlanRequest {
+            plan_id,
+            request_id,
+        } = request.into_inner();
+        convert::required_plan_id(&plan_id, &self.config.limits)?;
+        convert::text("request_id", &request_id, self.config.limits.key_bytes_max)?;
+        let coordinator = Arc::clone(&self.coordinator);
+        let view = detached(async move { coordinator.delete(&plan_id, &request_id).await }).await?;
+        Ok(Response::new(DeletePlanResponse {
+            plan: Some(convert::plan(&view)),
+        }))
+    }
+}
+
+impl Fanout {
+    async fn end(
+        &self,
+        plan_id: String,
+        request_id: String,
+        end_reason: EndReason,
+        note: String,
+    ) -> Result<crate::proto::Plan, Status> {
+        convert::required_plan_id(&plan_id, &self.config.limits)?;
+        convert::text("request_id", &request_id, self.config.limits.key_bytes_max)?;
+        convert::text("reason", &note, REASON_BYTES_MAX)?;
+        let coordinator = Arc::clone(&self.coordinator);
+        let ended = async move {
+            coordinator
+                .end(&plan_id, &request_id, end_reason, &note)
+                .await
+        };
+        detached(ended).await.map(|view| convert::plan(&view))
+    }
+}
+
+/// Runs something that takes the processor for a while where it holds up nobody.
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, Status> + Send + 'static,
+) -> Result<T, Status> {
+    let done = tokio::task::spawn_blocking(work).await;
+    done.unwrap_or_else(|failure| Err(status::internal(&failure.to_string())))
+}

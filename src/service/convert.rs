@@ -1,0 +1,426 @@
+//! Requests into commands, and what the coordinator answers into messages. Optional fields and enum numbers stop here.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+use std::time::Duration;
+
+use tonic::Status;
+
+use super::status::{invalid, over_limit};
+use crate::config::{LABELS, Limits, PAGE_SIZE, PLAN_TIME_MAX, WHOLE_DOCUMENT_BYTES_MAX};
+use crate::coordinator::{Deadline, PlanCommand, PlanView, Source};
+use crate::engine::{self, EndReason, PlanStatus, SealRule, Timestamp};
+use crate::json::{self, Object, Value};
+use crate::proto;
+use crate::reconcile;
+
+/// Text that must not be longer than `most` bytes and must not hold a NUL.
+pub(super) fn text<'t>(field: &str, text: &'t str, most: usize) -> Result<&'t str, Status> {
+    if text.len() > most {
+        let problem = format!("is {} bytes long, at most {most} are allowed", text.len());
+        return Err(over_limit(field, &problem, "TEXT_TOO_LONG", most));
+    }
+    if text.contains('\0') {
+        return Err(invalid(field, "contains a NUL character", "INVALID_TEXT"));
+    }
+    Ok(text)
+}
+
+pub(super) fn required_plan_id<'t>(plan_id: &'t str, limits: &Limits) -> Result<&'t str, Status> {
+    if plan_id.is_empty() {
+        return Err(invalid("plan_id", "is required", "FIELD_REQUIRED"));
+    }
+    text("plan_id", plan_id, limits.key_bytes_max)
+}
+
+pub(super) fn page_size(page_size: i32, default: usize) -> Result<usize, Status> {
+    match usize::try_from(page_size) {
+        Ok(0) => Ok(default),
+        Ok(size) if size <= PAGE_SIZE.1 => Ok(size),
+        _ => {
+            let problem = format!("is {page_size}, expected 0 to {}", PAGE_SIZE.1);
+            Err(over_limit(
+                "page_size",
+                &problem,
+                "INVALID_PAGE_SIZE",
+                PAGE_SIZE.1,
+            ))
+        }
+    }
+}
+
+/// The task that a page begins with. Tokens of task pages are `t.` and that number.
+pub(super) fn task_page_start(page_token: &str) -> Result<usize, Status> {
+    if page_token.is_empty() {
+        return Ok(0);
+    }
+    let start = page_token
+        .strip_prefix("t.")
+        .and_then(|start| start.parse().ok());
+    start.ok_or_else(|| {
+        invalid(
+            "page_token",
+            "is not a token of this call",
+            "INVALID_PAGE_TOKEN",
+        )
+    })
+}
+
+pub(super) fn task_page_token(start: Option<usize>) -> String {
+    start.map(|start| format!("t.{start}")).unwrap_or_default()
+}
+
+pub(super) fn duration(
+    field: &str,
+    value: &prost_types::Duration,
+    range: (Duration, Duration),
+) -> Result<Duration, Status> {
+    let duration = Duration::try_from(*value)
+        .ok()
+        .filter(|time| range.0 <= *time && *time <= range.1);
+    duration.ok_or_else(|| {
+        let problem = format!("is {value}, expected {:?} to {:?}", range.0, range.1);
+        invalid(field, &problem, "INVALID_DURATION")
+    })
+}
+
+pub(super) fn timestamp(at: Timestamp) -> prost_types::Timestamp {
+    let seconds = i64::try_from(at.0 / 1_000).unwrap_or(i64::MAX);
+    let nanos = i32::try_from(at.0 % 1_000).unwrap_or_default() * 1_000_000;
+    prost_types::Timestamp { seconds, nanos }
+}
+
+/// A JSON document; `None` if there are no bytes.
+pub(super) fn document(
+    field: &str,
+    bytes: &[u8],
+    limits: &Limits,
+) -> Result<Option<Value>, Status> {
+    if bytes.is_empty() {
+        return Ok(None);
+    }
+    let limits = json_limits(limits);
+    json::parse(bytes, limits).map(Some).map_err(|error| {
+        let problem = error.to_string();
+        if error.over_limit {
+            over_limit(field, &problem, "JSON_LIMIT_EXCEEDED", limits.depth)
+        } else {
+            invalid(field, &problem, "INVALID_JSON")
+        }
+    })
+}
+
+pub(super) fn json_limits(limits: &Limits) -> json::Limits {
+    json::Limits {
+        depth: limits.json_depth_max,
+        ..json::Limits::default()
+    }
+}
+
+/// A config: an object. The existing documents let anything else count as `{}`; a caller of an API made a mistake.
+pub(super) fn config(field: &str, bytes: &[u8], limits: &Limits) -> Result<Object, Status> {
+    match document(field, bytes, limits)? {
+        None => Ok(Object::default()),
+        Some(Value::Object(config)) => Ok(Arc::unwrap_or_clone(config)),
+        Some(other) => Err(expected(field, "an object", &other)),
+    }
+}
+
+/// A list of what a request brings.
+pub(super) fn list(field: &str, bytes: &[u8], limits: &Limits) -> Result<Option<Value>, Status> {
+    match document(field, bytes, limits)? {
+        Some(other) if other.as_array().is_none() => Err(expected(field, "a list", &other)),
+        list => Ok(list),
+    }
+}
+
+fn expected(field: &str, what: &str, found: &Value) -> Status {
+    invalid(
+        field,
+        &format!("expected {what}, found {}", found.kind()),
+        "INVALID_DOCUMENT",
+    )
+}
+
+pub(super) fn plan_command(
+    request: proto::PlanRequest,
+    limits: &Limits,
+) -> Result<PlanCommand, Status> {
+    use proto::plan_request::Source as Given;
+    text("request_id", &request.request_id, limits.key_bytes_max)?;
+    text("plan_id", &request.plan_id, limits.key_bytes_max)?;
+    let seal_rule = request
+        .completion_policy
+        .as_ref()
+        .map(|policy| policy.seal_rule);
+    let seal_rule = match seal_rule.map(proto::SealRule::try_from) {
+        None | Some(Ok(proto::SealRule::Unspecified | proto::SealRule::WhenAllRecorded)) => {
+            SealRule::WhenAllRecorded
+        }
+        Some(Ok(proto::SealRule::Explicit)) => SealRule::Explicit,
+        Some(Err(_)) => {
+            let field = "completion_policy.seal_rule";
+            return Err(invalid(
+                field,
+                "is not a rule that this server knows",
+                "UNKNOWN_ENUM_VALUE",
+            ));
+        }
+    };
+    let zero_to_most = (Duration::ZERO, PLAN_TIME_MAX);
+    let deadline = match (&request.deadline, &request.timeout) {
+        (Some(_), Some(_)) => {
+            return Err(invalid(
+                "timeout",
+                "give either deadline or timeout",
+                "FIELDS_EXCLUDE_EACH_OTHER",
+            ));
+        }
+        (Some(deadline), None) => Some(Deadline::At(read_timestamp("deadline", deadline)?)),
+        (None, Some(timeout)) => {
+            let range = (Duration::from_millis(1), PLAN_TIME_MAX);
+            Some(Deadline::After(duration("timeout", timeout, range)?))
+        }
+        (None, None) => None,
+    };
+    let retention = request
+        .retention
+        .map(|retention| duration("retention", &retention, zero_to_most));
+    let source = match &request.source {
+        None => Source::Config,
+        Some(Given::Items(items)) => {
+            let items = list("items", items, limits)?;
+            Source::Items(items.unwrap_or_else(|| Value::array(Vec::new())))
+        }
+        Some(Given::Groups(groups)) => {
+            let groups = list("groups", groups, limits)?;
+            Source::Groups(groups.unwrap_or_else(|| Value::array(Vec::new())))
+        }
+        Some(Given::FindingPackets(given)) => {
+            let packets = list("finding_packets.packets", &given.packets, limits)?;
+            let policy = config("finding_packets.policy", &given.policy, limits)?;
+            let policy = (!policy.is_empty()).then(|| policy.into());
+            let packets = packets.unwrap_or_else(|| Value::array(Vec::new()));
+            Source::Packets { packets, policy }
+        }
+    };
+    Ok(PlanCommand {
+        config: config("config", &request.config, limits)?,
+        source,
+        seal_rule,
+        deadline,
+        retention: retention.transpose()?,
+        labels: labels(request.labels)?,
+        validate_only: request.validate_only,
+        document_bytes_max: WHOLE_DOCUMENT_BYTES_MAX,
+        request_id: request.request_id,
+        plan_id: request.plan_id,
+    })
+}
+
+fn read_timestamp(field: &str, value: &prost_types::Timestamp) -> Result<Timestamp, Status> {
+    let seconds = u64::try_from(value.seconds).ok();
+    let nanos = u64::try_from(value.nanos)
+        .ok()
+        .filter(|nanos| *nanos < 1_000_000_000);
+    let at = seconds
+        .zip(nanos)
+        .and_then(|(seconds, nanos)| seconds.checked_mul(1_000)?.checked_add(nanos / 1_000_000));
+    at.map(Timestamp)
+        .ok_or_else(|| invalid(field, "is not a time after 1970", "INVALID_TIMESTAMP"))
+}
+
+fn labels(labels: HashMap<String, String>) -> Result<BTreeMap<String, String>, Status> {
+    let (most, bytes) = LABELS;
+    if labels.len() > most {
+        let problem = format!("{} labels, at most {most} are allowed", labels.len());
+        return Err(over_limit("labels", &problem, "TOO_MANY_LABELS", most));
+    }
+    for side in labels.iter().flat_map(|(key, value)| [key, value]) {
+        text("labels", side, bytes)?;
+    }
+    Ok(labels.into_iter().collect())
+}
+
+/// Which plans a list is to show.
+pub(super) struct PlanFilter<'r> {
+    after: Option<(Timestamp, &'r str)>,
+    status: Option<PlanStatus>,
+    labels: &'r HashMap<String, String>,
+}
+
+impl<'r> PlanFilter<'r> {
+    pub(super) fn read(request: &'r proto::ListPlansRequest) -> Result<Self, Status> {
+        let after = match request.page_token.as_str() {
+            "" => None,
+            token => {
+                let read = || {
+                    let (created_at, plan_id) = token.strip_prefix("p.")?.split_once('.')?;
+                    Some((Timestamp(created_at.parse().ok()?), plan_id))
+                };
+                let bad = || {
+                    invalid(
+                        "page_token",
+                        "is not a token of this call",
+                        "INVALID_PAGE_TOKEN",
+                    )
+                };
+                Some(read().ok_or_else(bad)?)
+            }
+        };
+        let status = match proto::PlanStatus::try_from(request.status) {
+            Ok(proto::PlanStatus::Unspecified) => None,
+            Ok(proto::PlanStatus::Incomplete) => Some(PlanStatus::Incomplete),
+            Ok(proto::PlanStatus::Completed) => Some(PlanStatus::Completed),
+            Ok(proto::PlanStatus::Failed) => Some(PlanStatus::Failed),
+            Err(_) => {
+                return Err(invalid(
+                    "status",
+                    "is not a status that this server knows",
+                    "UNKNOWN_ENUM_VALUE",
+                ));
+            }
+        };
+        Ok(Self {
+            after,
+            status,
+            labels: &request.labels,
+        })
+    }
+
+    pub(super) fn admits(&self, view: &PlanView) -> bool {
+        let place = (view.spec.created_at, &*view.spec.plan_id);
+        self.after.is_none_or(|after| place > after)
+            && self
+                .status
+                .is_none_or(|status| status == view.standing.status)
+            && self
+                .labels
+                .iter()
+                .all(|(key, value)| view.spec.labels.get(key) == Some(value))
+    }
+}
+
+pub(super) fn plan_page_token(last: &PlanView) -> String {
+    format!("p.{}.{}", last.spec.created_at.0, last.spec.plan_id)
+}
+
+pub(super) fn plan(view: &PlanView) -> proto::Plan {
+    let (spec, standing) = (&view.spec, &view.standing);
+    proto::Plan {
+        plan_id: spec.plan_id.to_string(),
+        status: plan_status(standing.status).into(),
+        end_reason: end_reason(standing.end.as_ref()).into(),
+        counts: Some(counts(&standing.counts)),
+        sequence: standing.sequence,
+        cursor: view.cursor(standing.sequence),
+        digest: spec.digest.clone(),
+        labels: spec.labels.clone().into_iter().collect(),
+        create_time: Some(timestamp(spec.created_at)),
+        deadline: spec.deadline.map(timestamp),
+        end_time: standing.end.as_ref().map(|end| timestamp(end.at)),
+        expire_time: view.expires_at().map(timestamp),
+        completion_policy: Some(proto::CompletionPolicy {
+            seal_rule: match spec.seal_rule {
+                SealRule::WhenAllRecorded => proto::SealRule::WhenAllRecorded,
+                SealRule::Explicit => proto::SealRule::Explicit,
+            }
+            .into(),
+        }),
+        end_note: standing
+            .end
+            .as_ref()
+            .map(|end| end.note.to_string())
+            .unwrap_or_default(),
+    }
+}
+
+pub(super) fn plan_status(status: PlanStatus) -> proto::PlanStatus {
+    match status {
+        PlanStatus::Incomplete => proto::PlanStatus::Incomplete,
+        PlanStatus::Completed => proto::PlanStatus::Completed,
+        PlanStatus::Failed => proto::PlanStatus::Failed,
+    }
+}
+
+pub(super) fn end_reason(end: Option<&engine::End>) -> proto::EndReason {
+    match end.map(|end| end.reason) {
+        None => proto::EndReason::Unspecified,
+        Some(EndReason::AllRecorded) => proto::EndReason::AllRecorded,
+        Some(EndReason::Sealed) => proto::EndReason::Sealed,
+        Some(EndReason::Deadline) => proto::EndReason::Deadline,
+        Some(EndReason::Cancelled) => proto::EndReason::Cancelled,
+    }
+}
+
+pub(super) fn task_status(status: Option<reconcile::Status>) -> proto::TaskStatus {
+    match status {
+        None => proto::TaskStatus::Unspecified,
+        Some(reconcile::Status::Completed) => proto::TaskStatus::Completed,
+        Some(reconcile::Status::Failed) => proto::TaskStatus::Failed,
+        Some(reconcile::Status::MissingRecord) => proto::TaskStatus::MissingRecord,
+    }
+}
+
+pub(super) fn matched_by(by: Option<reconcile::MatchedBy>) -> proto::MatchedBy {
+    match by {
+        None => proto::MatchedBy::Unspecified,
+        Some(reconcile::MatchedBy::Id) => proto::MatchedBy::Id,
+        Some(reconcile::MatchedBy::TaskId) => proto::MatchedBy::TaskId,
+        Some(reconcile::MatchedBy::SandboxSessionId) => proto::MatchedBy::SandboxSessionId,
+        Some(reconcile::MatchedBy::GroupKey) => proto::MatchedBy::GroupKey,
+    }
+}
+
+pub(super) fn counts(counts: &engine::Counts) -> proto::Counts {
+    let engine::Counts {
+        items,
+        groups,
+        tasks,
+        recorded,
+        successful,
+        failed,
+        missing,
+        running,
+        outcomes,
+        quarantined,
+    } = *counts;
+    proto::Counts {
+        items,
+        groups,
+        tasks,
+        recorded,
+        successful,
+        failed,
+        missing,
+        running,
+        outcomes,
+        quarantined,
+    }
+}
+
+/// A page of task requests, and the token of the next. A page ends early where the message would grow too large.
+pub(super) fn task_requests(
+    view: &PlanView,
+    start: usize,
+    page_size: usize,
+    limits: &Limits,
+) -> (Vec<proto::TaskRequest>, String) {
+    let tasks = view.spec.tasks.get(start..).unwrap_or_default();
+    let mut left = limits.message_bytes_max / 2;
+    let mut page = Vec::new();
+    for task in tasks.iter().take(page_size) {
+        if !page.is_empty() && task.request.len() > left {
+            break;
+        }
+        left = left.saturating_sub(task.request.len());
+        page.push(proto::TaskRequest {
+            task_id: task.id.to_string(),
+            group_key: task.group_key.text().into_owned(),
+            document: task.request.clone(),
+        });
+    }
+    let next = start + page.len();
+    let token = task_page_token((next < view.spec.tasks.len()).then_some(next));
+    (page, token)
+}

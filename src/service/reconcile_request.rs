@@ -1,0 +1,190 @@
+//! Reconcile: of a registered plan, or of documents that come with the call.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tonic::Status;
+
+use super::{Fanout, blocking, convert, detached, status};
+use crate::config::{Limits, RECONCILE_WAIT_MAX};
+use crate::coordinator::{Page, ResultPage};
+use crate::engine::EndReason;
+use crate::json::{self, Value};
+use crate::plan::{self, Input};
+use crate::proto::{self, ReconcileDocuments, ReconcileRequest, ReconcileResponse, View};
+use crate::reconcile;
+
+pub(super) async fn serve(
+    fanout: &Fanout,
+    request: ReconcileRequest,
+) -> Result<ReconcileResponse, Status> {
+    match request.documents {
+        Some(_) if !request.plan_id.is_empty() => {
+            let problem = "give either plan_id or documents";
+            Err(status::invalid(
+                "documents",
+                problem,
+                "FIELDS_EXCLUDE_EACH_OTHER",
+            ))
+        }
+        Some(documents) => {
+            let limits = fanout.config.limits;
+            let view = request.view;
+            let mut response = blocking(move || of_documents(&documents, &limits)).await?;
+            if view == i32::from(View::Basic) {
+                response.document.clear();
+            }
+            Ok(response)
+        }
+        None => of_registered(fanout, request).await,
+    }
+}
+
+async fn of_registered(
+    fanout: &Fanout,
+    request: ReconcileRequest,
+) -> Result<ReconcileResponse, Status> {
+    let limits = &fanout.config.limits;
+    let plan_id = convert::required_plan_id(&request.plan_id, limits)?;
+    let wait = request
+        .wait
+        .map(|wait| convert::duration("wait", &wait, (Duration::ZERO, RECONCILE_WAIT_MAX)));
+    let wait = wait.transpose()?.unwrap_or_default();
+    let page_size = convert::page_size(request.page_size, 0)?;
+    let start = convert::task_page_start(&request.page_token)?;
+    let page = match (request.view(), page_size) {
+        (View::Basic, _) => Page::None,
+        (_, 0) if start > 0 => {
+            let problem = "a page token needs the page size it was made with";
+            return Err(status::invalid("page_size", problem, "FIELD_REQUIRED"));
+        }
+        (_, 0) => Page::Whole,
+        (_, size) => Page::From(start, size),
+    };
+    if request.seal {
+        let (coordinator, plan_id) = (Arc::clone(&fanout.coordinator), plan_id.to_owned());
+        detached(async move { coordinator.end(&plan_id, "", EndReason::Sealed, "").await }).await?;
+    }
+    let plan = fanout
+        .coordinator
+        .plan(plan_id)
+        .map_err(|error| status::of(&error))?;
+    tokio::select! {
+        biased;
+        () = fanout.draining.cancelled(), if !wait.is_zero() => return Err(status::draining()),
+        () = fanout.coordinator.wait_for_end(&plan, wait) => {}
+    }
+    let result = fanout.coordinator.result(plan, page).await;
+    let ResultPage {
+        view,
+        document,
+        next,
+    } = result.map_err(|error| status::of(&error))?;
+    let document = document.unwrap_or_default();
+    check_size(&document, limits)?;
+    let standing = &view.standing;
+    Ok(ReconcileResponse {
+        status: convert::plan_status(standing.status).into(),
+        end_reason: convert::end_reason(standing.end.as_ref()).into(),
+        counts: Some(convert::counts(&standing.counts)),
+        document: document.into(),
+        next_page_token: convert::task_page_token(next),
+        sequence: standing.sequence,
+        cursor: view.cursor(standing.sequence),
+    })
+}
+
+fn of_documents(
+    documents: &ReconcileDocuments,
+    limits: &Limits,
+) -> Result<ReconcileResponse, Status> {
+    let refused = |error: plan::Error| status::of(&error.into());
+    let config = convert::config("documents.config", &documents.config, limits)?;
+    let records = convert::list("documents.records", &documents.records, limits)?;
+    let plan = match convert::document("documents.plan", &documents.plan, limits)? {
+        Some(plan) => plan,
+        None => {
+            let items = convert::list("documents.items", &documents.items, limits)?;
+            let groups = convert::list("documents.groups", &documents.groups, limits)?;
+            let plan_limits = plan_limits(limits);
+            let input = Input {
+                config: config.clone(),
+                items,
+                groups,
+            };
+            plan::plan(input, &plan_limits).map_err(refused)?.document()
+        }
+    };
+    let records = records
+        .as_ref()
+        .and_then(Value::as_array)
+        .unwrap_or_default();
+    let result = reconcile::reconcile(&config, &plan, records).map_err(refused)?;
+    let mut document = String::new();
+    if !json::write_compact_within(&mut document, &result, limits.message_bytes_max) {
+        check_size(&document, limits)?;
+    }
+    let count = |field| {
+        let count = result
+            .get("reconciliation")
+            .and_then(|reconciliation| reconciliation.get(field));
+        count
+            .and_then(|count| count.text().parse().ok())
+            .unwrap_or(0)
+    };
+    let missing = result
+        .get("records")
+        .and_then(Value::as_array)
+        .unwrap_or_default();
+    let missing = missing.iter().filter(|record| {
+        record.get("status").and_then(Value::as_str)
+            == Some(reconcile::Status::MissingRecord.name())
+    });
+    let missing = missing.count() as u64;
+    let completed = count("failure_count") == 0;
+    let counts = proto::Counts {
+        groups: count("group_count"),
+        tasks: count("task_count"),
+        recorded: count("task_count") - missing,
+        successful: count("success_count"),
+        failed: count("failure_count").saturating_sub(missing),
+        missing,
+        outcomes: count("outcome_count"),
+        ..Default::default()
+    };
+    let status = if completed {
+        proto::PlanStatus::Completed
+    } else {
+        proto::PlanStatus::Failed
+    };
+    Ok(ReconcileResponse {
+        status: status.into(),
+        counts: Some(counts),
+        document: document.into(),
+        ..Default::default()
+    })
+}
+
+/// What planning is held to by the server's settings.
+pub(super) fn plan_limits(limits: &Limits) -> plan::Limits {
+    plan::Limits {
+        items: limits.items_per_plan_max,
+        tasks: limits.tasks_per_plan_max,
+        template_text_bytes: limits.task_request_bytes_max,
+    }
+}
+
+fn check_size(document: &str, limits: &Limits) -> Result<(), Status> {
+    // Room for the fields beside the document.
+    let most = limits.message_bytes_max.saturating_sub(64 << 10);
+    if document.len() <= most {
+        return Ok(());
+    }
+    let problem = format!("the document is larger than {most} bytes; ask for pages");
+    Err(status::over_limit(
+        "page_size",
+        &problem,
+        "DOCUMENT_TOO_LARGE",
+        most,
+    ))
+}

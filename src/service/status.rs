@@ -1,0 +1,180 @@
+//! Errors as gRPC statuses: the only place that chooses a code.
+//!
+//! Every status carries an `ErrorInfo` of domain `fanout.v1`. What the caller sent is echoed escaped and cut, so that
+//! neither a terminal nor a trailer suffers.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use tonic::{Code, Status};
+use tonic_types::{ErrorDetails, StatusExt};
+
+use crate::coordinator::Error;
+use crate::journal;
+
+const DOMAIN: &str = "fanout.v1";
+/// Longest text in a status, in bytes: trailers have to stay small.
+const TEXT_BYTES_MAX: usize = 1_024;
+/// When to try again after a passing failure.
+const RETRY_AFTER: Duration = Duration::from_secs(1);
+
+/// The status of an error.
+pub(super) fn of(error: &Error) -> Status {
+    let message = error.to_string();
+    match error {
+        Error::Invalid {
+            field,
+            problem,
+            reason,
+            limit,
+        } => invalid_with(field, problem, reason, limit.map(|limit| limit.to_string())),
+        Error::PlanNotFound { plan_id } => {
+            let mut details = info("PLAN_NOT_FOUND", []);
+            details.set_resource_info(
+                "fanout.v1.Plan",
+                clean(plan_id),
+                "",
+                "there is no such plan",
+            );
+            with(Code::NotFound, &message, details)
+        }
+        Error::PlanExists {
+            plan_id,
+            existing,
+            requested,
+        } => {
+            let metadata = [
+                ("existing_digest", existing.clone()),
+                ("requested_digest", requested.clone()),
+            ];
+            let mut details = info("PLAN_EXISTS", metadata);
+            details.set_resource_info(
+                "fanout.v1.Plan",
+                clean(plan_id),
+                "",
+                "exists with other content",
+            );
+            with(Code::AlreadyExists, &message, details)
+        }
+        Error::RequestIdReused { request_id } => {
+            let mut details = info("REQUEST_ID_REUSED", []);
+            details.set_resource_info(
+                "request_id",
+                clean(request_id),
+                "",
+                "was used for another request",
+            );
+            with(Code::AlreadyExists, &message, details)
+        }
+        Error::QuotaExceeded {
+            what,
+            setting,
+            limit,
+        } => {
+            let metadata = [
+                ("limit", (*setting).to_owned()),
+                ("value", limit.to_string()),
+            ];
+            let mut details = info("QUOTA_EXCEEDED", metadata);
+            details.add_quota_failure_violation(*setting, format!("{limit} {what}"));
+            with(Code::ResourceExhausted, &message, details)
+        }
+        Error::CursorAhead { sequence, .. } => {
+            let mut details = info("CURSOR_AHEAD", [("sequence", sequence.to_string())]);
+            details.add_bad_request_violation("after", clean(&message));
+            with(Code::OutOfRange, &message, details)
+        }
+        Error::PlanPoisoned { .. } => with(Code::Internal, &message, info("PLAN_POISONED", [])),
+        Error::Journal(journal::Error::Conflict { .. }) => {
+            let mut details = info("CONTENTION", []);
+            details.set_retry_info(Some(RETRY_AFTER));
+            with(Code::Aborted, &message, details)
+        }
+        Error::Journal(journal::Error::NotFound) => {
+            with(Code::Internal, &message, info("JOURNAL_FAILED", []))
+        }
+    }
+}
+
+/// A field of a request is wrong.
+pub(super) fn invalid(field: &str, problem: &str, reason: &str) -> Status {
+    invalid_with(field, problem, reason, None)
+}
+
+/// A field of a request is over a limit. Not retryable, so not RESOURCE_EXHAUSTED.
+pub(super) fn over_limit(field: &str, problem: &str, reason: &str, limit: usize) -> Status {
+    invalid_with(field, problem, reason, Some(limit.to_string()))
+}
+
+fn invalid_with(field: &str, problem: &str, reason: &str, limit: Option<String>) -> Status {
+    let mut details = info(reason, limit.map(|limit| ("limit", limit)));
+    details.add_bad_request_violation(clean(field), clean(problem));
+    with(
+        Code::InvalidArgument,
+        &format!("{field}: {problem}"),
+        details,
+    )
+}
+
+/// The server is going away; the same call may be made elsewhere, or here a little later.
+pub(super) fn draining() -> Status {
+    let mut details = info("DRAINING", []);
+    details.set_retry_info(Some(RETRY_AFTER));
+    with(
+        Code::Unavailable,
+        "the server is shutting down; reconnect and go on",
+        details,
+    )
+}
+
+/// The plan that was watched is gone.
+pub(super) fn plan_removed(plan_id: &str) -> Status {
+    let mut details = info("PLAN_REMOVED", []);
+    details.set_resource_info(
+        "fanout.v1.Plan",
+        clean(plan_id),
+        "",
+        "was deleted or has expired",
+    );
+    with(
+        Code::NotFound,
+        &format!("plan {plan_id:?} was deleted or has expired"),
+        details,
+    )
+}
+
+/// A defect of this program. What it was is in the log, not in the answer.
+pub(super) fn internal(failure: &str) -> Status {
+    tracing::error!(failure, "a call failed");
+    with(Code::Internal, "internal error", info("INTERNAL", []))
+}
+
+fn info(reason: &str, metadata: impl IntoIterator<Item = (&'static str, String)>) -> ErrorDetails {
+    let metadata: HashMap<String, String> = metadata
+        .into_iter()
+        .map(|(key, value)| (key.to_owned(), value))
+        .collect();
+    ErrorDetails::with_error_info(reason, DOMAIN, metadata)
+}
+
+fn with(code: Code, message: &str, details: ErrorDetails) -> Status {
+    Status::with_error_details(code, clean(message), details)
+}
+
+/// Control and direction characters escaped, and not too long.
+fn clean(text: &str) -> String {
+    let mut clean = String::with_capacity(text.len().min(TEXT_BYTES_MAX));
+    for c in text.chars() {
+        if clean.len() >= TEXT_BYTES_MAX - 16 {
+            clean.push_str("...");
+            break;
+        }
+        let direction = matches!(c, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
+        if c.is_control() || direction {
+            clean.extend(c.escape_unicode());
+        } else {
+            clean.push(c);
+        }
+    }
+    clean
+}
