@@ -94,9 +94,6 @@ pub struct Limits {
         value_name = "N"
     )]
     pub streams_per_connection_max: u32,
-    /// Most answers waiting on one SubmitRecord stream whose peer does not read them.
-    #[arg(long, env = "FANOUT_RESPONSES_IN_FLIGHT_MAX", default_value_t = 4, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
-    pub responses_in_flight_max: u16,
 }
 
 /// The parser recurses; deeper than this it would need more stack than a worker thread has.

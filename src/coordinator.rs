@@ -1,8 +1,8 @@
 //! The use cases, without gRPC. The only place where effects are ordered: decide, append to the journal, apply, answer.
 //!
 //! Whoever changes a plan holds its turn from the decision to the end of apply, so that no decision is stale when it
-//! becomes durable. Methods that change a plan must not be dropped half-way: callers run them on a task of their own and
-//! wait for that, because a gRPC handler's future is dropped when its client goes away.
+//! becomes durable. A gRPC handler's future is dropped when its client goes away; a change that was begun is finished all
+//! the same: a journal that takes a while is waited for by a task of its own, which then applies.
 
 mod clock;
 mod register;
@@ -11,6 +11,7 @@ mod result;
 mod timers;
 mod watch;
 
+pub use crate::journal::Error as JournalError;
 pub use clock::Clock;
 pub use register::{Deadline, PlanCommand, Registered, Source};
 pub use result::{Page, ResultPage};
@@ -22,7 +23,7 @@ use std::time::Duration;
 use crate::engine::{
     self, Command, Counts, End, EndReason, Entry, PlanStatus, Receipt, Spec, State, Timestamp,
 };
-use crate::journal::{self, Journal};
+use crate::journal::{self, Answer, Journal};
 use crate::plan;
 use crate::registry::{LivePlan, Poisoned, Registry};
 use request_ids::RequestIds;
@@ -253,19 +254,19 @@ impl Coordinator {
         views
     }
 
-    /// Takes records. See the module: must not be dropped half-way.
+    /// Takes records.
     ///
     /// # Errors
     /// The plan is unusable, or the journal did not take the records. What is wrong with a record is in its receipt.
     pub async fn submit(
         &self,
-        plan: &LivePlan,
+        plan: &Arc<LivePlan>,
         submissions: &[engine::Submission<'_>],
     ) -> Result<(Vec<Receipt>, Standing), Error> {
         self.execute(plan, &Command::Submit(submissions)).await
     }
 
-    /// Ends a plan; an ended one stays as it is. See the module: must not be dropped half-way.
+    /// Ends a plan; an ended one stays as it is.
     ///
     /// # Errors
     /// There is no such plan, or the request id was used for something else.
@@ -312,7 +313,7 @@ impl Coordinator {
             let answer = Some(Arc::new(deleted.clone()));
             request_ids.claim(request_id, fingerprint, plan_id, answer, self.clock.now())?;
         }
-        self.journal.delete(plan_id).await?;
+        self.journal.delete(plan_id).wait().await?;
         self.registry.remove(plan_id);
         tracing::info!(plan.id = plan_id, "plan deleted");
         Ok(deleted)
@@ -329,27 +330,39 @@ impl Coordinator {
     /// Decides, appends, applies.
     async fn execute(
         &self,
-        plan: &LivePlan,
+        plan: &Arc<LivePlan>,
         command: &Command<'_>,
     ) -> Result<(Vec<Receipt>, Standing), Error> {
-        let poisoned = |_: Poisoned| Error::PlanPoisoned {
-            plan_id: plan.plan_id().to_string(),
-        };
-        let _turn = plan.turn().await;
-        let (decision, after) = {
-            let live = plan.read().map_err(poisoned)?;
+        let turn = plan.turn().await;
+        let (decision, before) = {
+            let live = plan.read().map_err(|Poisoned| poisoned(plan))?;
             let decision =
                 engine::decide(&live.state, command, self.clock.now(), &self.limits.engine);
-            (decision, live.state.sequence())
+            (decision, Standing::of(&live.state))
         };
-        if !decision.entries.is_empty() {
-            let entries: Vec<Arc<Entry>> = decision.entries.into_iter().map(Arc::new).collect();
-            self.journal.append(plan.plan_id(), after, &entries).await?;
-            plan.apply(entries).map_err(poisoned)?;
+        if decision.entries.is_empty() {
+            return Ok((decision.receipts, before));
         }
-        let live = plan.read().map_err(poisoned)?;
-        let standing = Standing::of(&live.state);
-        if let Some(end) = standing.end.as_ref().filter(|end| end.sequence > after) {
+        let entries: Vec<Arc<Entry>> = decision.entries.into_iter().map(Arc::new).collect();
+        let standing = match plan.journal().append(before.sequence, &entries) {
+            Answer::Ready(appended) => {
+                appended?;
+                plan.apply(entries, Standing::of)
+                    .map_err(|Poisoned| poisoned(plan))?
+            }
+            Answer::Pending(appended) => {
+                let finisher = Arc::clone(plan);
+                let finished = tokio::spawn(async move {
+                    let _turn = turn;
+                    appended.await?;
+                    finisher
+                        .apply(entries, Standing::of)
+                        .map_err(|Poisoned| poisoned(&finisher))
+                });
+                finished.await.unwrap_or_else(|_| Err(poisoned(plan)))?
+            }
+        };
+        if let Some(end) = standing.end.as_ref().filter(|_| before.end.is_none()) {
             tracing::info!(
                 plan.id = &**plan.plan_id(),
                 plan.status = standing.status.name(),
@@ -357,9 +370,15 @@ impl Coordinator {
                 "plan ended"
             );
             self.timers
-                .add(end.at.plus(live.state.spec().retention), plan.plan_id());
+                .add(end.at.plus(plan.spec().retention), plan.plan_id());
         }
         Ok((decision.receipts, standing))
+    }
+}
+
+fn poisoned(plan: &LivePlan) -> Error {
+    Error::PlanPoisoned {
+        plan_id: plan.plan_id().to_string(),
     }
 }
 

@@ -1,12 +1,12 @@
 //! Where plans' histories are kept.
 //!
-//! The contract, which every implementation keeps and [`contract`](../tests/spec/journal.rs) tests by name:
-//! - **Acknowledged is kept**: once [`Journal::append`] answers `Ok`, the entries come back from [`Journal::replay`] for
-//!   as long as this journal's promise holds (memory: the life of the process).
+//! The contract, which every implementation keeps and `tests/spec/journal.rs` tests by name:
+//! - **Acknowledged is kept**: once an append is done, its entries come back from [`History::replay`] for as long as this
+//!   journal's promise holds (memory: the life of the process).
 //! - **Order**: entries come back in the order of their sequences, without gaps.
 //! - **Compare and append**: an append names the sequence it follows. If the history is at another one, nothing is
 //!   appended and [`Error::Conflict`] says where it is; of two appends at the same place exactly one succeeds.
-//! - **Deleted is gone**: after [`Journal::delete`] a plan is not listed and has no history.
+//! - **Deleted is gone**: after [`Journal::delete`] a plan is not listed and cannot be opened.
 
 mod memory;
 
@@ -18,9 +18,6 @@ use std::sync::Arc;
 
 use crate::engine::Entry;
 
-/// An answer that may take a while.
-pub type Answer<'a, T> = Pin<Box<dyn Future<Output = Result<T, Error>> + Send + 'a>>;
-
 /// Why a journal did not do what was asked.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 pub enum Error {
@@ -30,32 +27,55 @@ pub enum Error {
         /// Where the history is.
         at: u64,
     },
-    /// There is no such plan.
-    #[error("no such plan")]
+    /// There is a history of this name already.
+    #[error("there is a history of this name already")]
+    Exists,
+    /// There is no such history.
+    #[error("there is no history of this name")]
     NotFound,
+}
+
+/// An answer that is there, or takes a while and must then be waited for by somebody who is not going away.
+pub enum Answer<T> {
+    /// Here it is.
+    Ready(Result<T, Error>),
+    /// Dropping this leaves open whether the work was done.
+    Pending(Pin<Box<dyn Future<Output = Result<T, Error>> + Send>>),
+}
+
+impl<T> Answer<T> {
+    /// Waits for it.
+    ///
+    /// # Errors
+    /// As whatever was asked for.
+    pub async fn wait(self) -> Result<T, Error> {
+        match self {
+            Self::Ready(answer) => answer,
+            Self::Pending(answer) => answer.await,
+        }
+    }
 }
 
 /// Keeps histories; see the module for what that promises.
 pub trait Journal: Send + Sync {
-    /// Appends entries right after sequence `after`; 0 begins a history.
-    fn append<'a>(
-        &'a self,
-        plan_id: &'a str,
-        after: u64,
-        entries: &'a [Arc<Entry>],
-    ) -> Answer<'a, ()>;
+    /// Begins a history.
+    fn create(&self, plan_id: &str) -> Answer<Arc<dyn History>>;
 
-    /// At most `limit` entries after sequence `after`, in order.
-    fn replay<'a>(
-        &'a self,
-        plan_id: &'a str,
-        after: u64,
-        limit: usize,
-    ) -> Answer<'a, Vec<Arc<Entry>>>;
+    /// The history of a plan.
+    fn open(&self, plan_id: &str) -> Answer<Arc<dyn History>>;
 
     /// The plans that have a history, in the order of their names.
-    fn plans(&self) -> Answer<'_, Vec<Arc<str>>>;
+    fn plans(&self) -> Answer<Vec<Arc<str>>>;
 
     /// Forgets a plan. Forgetting one that is not there is no error.
-    fn delete<'a>(&'a self, plan_id: &'a str) -> Answer<'a, ()>;
+    fn delete(&self, plan_id: &str) -> Answer<()>;
+}
+
+/// The history of one plan.
+pub trait History: Send + Sync {
+    /// Appends entries right after sequence `after`; 0 is the beginning.
+    fn append(&self, after: u64, entries: &[Arc<Entry>]) -> Answer<()>;
+
+    /// At most `limit` entries after sequence `after`, in order.
+    fn replay(&self, after: u64, limit: usize) -> Answer<Vec<Arc<Entry>>>;
 }

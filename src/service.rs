@@ -95,14 +95,14 @@ impl FanoutService for Fanout {
         }))
     }
 
-    type SubmitRecordStream = ReceiverStream<Result<SubmitRecordResponse, Status>>;
+    type SubmitRecordStream = submit_record::Responses;
 
     async fn submit_record(
         &self,
         request: Request<Streaming<SubmitRecordRequest>>,
     ) -> Result<Response<Self::SubmitRecordStream>, Status> {
         Ok(Response::new(submit_record::serve(
-            self,
+            self.clone(),
             request.into_inner(),
         )))
     }

@@ -76,7 +76,7 @@ pub struct Registered {
 }
 
 impl Coordinator {
-    /// Plans and registers. See the module: must not be dropped half-way.
+    /// Plans and registers. Not to be dropped half-way: run it on a task of its own.
     ///
     /// # Errors
     /// The documents cannot be planned, the name or request id is taken by something else, or there are too many plans.
@@ -143,10 +143,12 @@ impl Coordinator {
             event: Event::PlanCreated(Arc::clone(&spec)),
         };
         let created = Arc::new(created);
-        self.journal
-            .append(&spec.plan_id, 0, std::slice::from_ref(&created))
+        let history = self.journal.create(&spec.plan_id).wait().await?;
+        history
+            .append(0, std::slice::from_ref(&created))
+            .wait()
             .await?;
-        let plan = Arc::new(LivePlan::new(Arc::clone(&spec), created));
+        let plan = Arc::new(LivePlan::new(Arc::clone(&spec), history, created));
         self.registry.insert(Arc::clone(&plan));
         drop(request_ids);
 

@@ -49,9 +49,7 @@ impl Coordinator {
     /// The plan is unusable.
     pub async fn result(&self, plan: Arc<LivePlan>, page: Page) -> Result<ResultPage, Error> {
         let made = tokio::task::spawn_blocking(move || {
-            let taken = take(&plan, page).map_err(|Poisoned| Error::PlanPoisoned {
-                plan_id: plan.plan_id().to_string(),
-            })?;
+            let taken = take(&plan, page).map_err(|Poisoned| super::poisoned(&plan))?;
             let next = (taken.range.end < taken.view.spec.tasks.len()).then_some(taken.range.end);
             if matches!(page, Page::None) {
                 return Ok(ResultPage {

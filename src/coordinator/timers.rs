@@ -61,7 +61,7 @@ impl Coordinator {
         });
         if expired {
             let _turn = plan.turn().await;
-            match self.journal.delete(plan_id).await {
+            match self.journal.delete(plan_id).wait().await {
                 Ok(()) => {
                     self.registry.remove(plan_id);
                     tracing::info!(plan.id = plan_id, "plan expired");

@@ -105,7 +105,9 @@ impl Watch {
     /// The plan is unusable.
     pub fn snapshot(&mut self) -> Result<(PlanView, Vec<Arc<Held>>), Error> {
         let plan = Arc::clone(&self.plan);
-        let live = plan.read().map_err(|Poisoned| self.poisoned())?;
+        let live = plan
+            .read()
+            .map_err(|Poisoned| super::poisoned(&self.plan))?;
         let view = PlanView::of(&live.state);
         let tasks = 0..view.spec.tasks.len();
         let held = tasks
@@ -133,7 +135,10 @@ impl Watch {
                 Ok(Ok(())) => {}
                 Ok(Err(_)) => return Ok(Next::Removed),
                 Err(_) => {
-                    let live = self.plan.read().map_err(|Poisoned| self.poisoned())?;
+                    let live = self
+                        .plan
+                        .read()
+                        .map_err(|Poisoned| super::poisoned(&self.plan))?;
                     return Ok(Next::Quiet(Standing::of(&live.state)));
                 }
             }
@@ -143,7 +148,9 @@ impl Watch {
     /// What is there already.
     fn read(&mut self) -> Result<Option<Next>, Error> {
         let plan = Arc::clone(&self.plan);
-        let live = plan.read().map_err(|Poisoned| self.poisoned())?;
+        let live = plan
+            .read()
+            .map_err(|Poisoned| super::poisoned(&self.plan))?;
         let end = live.state.end().map(|end| end.sequence);
         if end.is_some_and(|end| end <= self.after) {
             return Ok(Some(Next::Ended(Standing::of(&live.state))));
@@ -159,11 +166,5 @@ impl Watch {
             .to_vec();
         self.after += entries.len() as u64;
         Ok((!entries.is_empty()).then_some(Next::Entries(entries)))
-    }
-
-    fn poisoned(&self) -> Error {
-        Error::PlanPoisoned {
-            plan_id: self.plan.plan_id().to_string(),
-        }
     }
 }

@@ -3,8 +3,6 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use bytes::Bytes;
-
 use super::Timestamp;
 use super::event::{Entry, Event, Held, QuarantineReason, Quarantined, SignOfLife};
 use super::spec::SealRule;
@@ -304,7 +302,7 @@ impl<'s> Draft<'s> {
     fn result(&mut self, record: &ReadRecord<'_>, task: u32, by: MatchedBy) -> Receipt {
         let previous = self.now_held(task).held.clone();
         if let Some(previous) = &previous
-            && *previous.document == *record.document.as_bytes()
+            && previous.document == record.document
         {
             let warnings = self.learn_session(record, task, by);
             return Receipt {
@@ -328,7 +326,7 @@ impl<'s> Draft<'s> {
             verdict: record.verdict,
             has_outcome: record.has_outcome,
             matched_by: by,
-            document: Bytes::copy_from_slice(record.document.as_bytes()),
+            document: record.document.clone(),
         });
         self.happen(Event::RecordAccepted(Arc::clone(&held)));
         let warnings = self.learn_session(record, task, by);
@@ -347,7 +345,7 @@ impl<'s> Draft<'s> {
         let slot = self.now_held(task);
         let known = slot.alive.as_ref().is_some_and(|alive| match kind {
             RecordKind::Started => true,
-            _ => alive.kind == kind && *alive.document == *record.document.as_bytes(),
+            _ => alive.kind == kind && alive.document == record.document,
         });
         if known || slot.held.is_some() || self.end.is_some() {
             let sequence = slot.alive.as_ref().map_or(0, |alive| alive.sequence);
@@ -372,7 +370,7 @@ impl<'s> Draft<'s> {
             sequence: self.sequence + 1,
             kind,
             session: record.keys.sandbox_session_id.as_ref().into(),
-            document: Bytes::copy_from_slice(record.document.as_bytes()),
+            document: record.document.clone(),
         };
         let sequence = sign.sequence;
         self.happen(Event::TaskProgressed(Arc::new(sign)));
@@ -431,7 +429,7 @@ impl<'s> Draft<'s> {
             reason,
             candidates: candidates.clone(),
             kind,
-            document: Bytes::copy_from_slice(record.document.as_bytes()),
+            document: record.document.clone(),
         })));
         let (disposition, candidates) = match reason {
             QuarantineReason::Unmatched => (Disposition::Unmatched, Vec::new()),

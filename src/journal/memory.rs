@@ -3,70 +3,73 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use super::{Answer, Error, Journal};
+use super::{Answer, Error, History, Journal};
 use crate::engine::Entry;
 
 /// Histories in memory. They share their entries with the live plans, so keeping them costs a pointer each.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub struct Memory {
-    histories: Mutex<BTreeMap<Arc<str>, Vec<Arc<Entry>>>>,
+    histories: Mutex<BTreeMap<Arc<str>, Arc<MemoryHistory>>>,
 }
 
-impl Memory {
-    /// No step of this journal can fail half-way, so a lock that a panic left behind guards a sound map.
-    fn histories(&self) -> MutexGuard<'_, BTreeMap<Arc<str>, Vec<Arc<Entry>>>> {
-        self.histories
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-    }
+#[derive(Default)]
+struct MemoryHistory {
+    entries: Mutex<Vec<Arc<Entry>>>,
+}
+
+/// No step of this journal can fail half-way, so what a panic left locked is sound.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Journal for Memory {
-    fn append<'a>(
-        &'a self,
-        plan_id: &'a str,
-        after: u64,
-        entries: &'a [Arc<Entry>],
-    ) -> Answer<'a, ()> {
-        let appended = {
-            let mut histories = self.histories();
-            let at = histories
-                .get(plan_id)
-                .map_or(0, |history| history.len() as u64);
-            if at == after {
-                match histories.get_mut(plan_id) {
-                    Some(history) => history.extend_from_slice(entries),
-                    None => drop(histories.insert(plan_id.into(), entries.to_vec())),
-                }
-                Ok(())
-            } else {
-                Err(Error::Conflict { at })
-            }
-        };
-        Box::pin(std::future::ready(appended))
+    fn create(&self, plan_id: &str) -> Answer<Arc<dyn History>> {
+        let mut histories = lock(&self.histories);
+        if histories.contains_key(plan_id) {
+            return Answer::Ready(Err(Error::Exists));
+        }
+        let history = Arc::new(MemoryHistory::default());
+        histories.insert(plan_id.into(), Arc::clone(&history));
+        Answer::Ready(Ok(history))
     }
 
-    fn replay<'a>(
-        &'a self,
-        plan_id: &'a str,
-        after: u64,
-        limit: usize,
-    ) -> Answer<'a, Vec<Arc<Entry>>> {
-        let histories = self.histories();
-        let entries = histories.get(plan_id).map(|history| {
-            let skipped = usize::try_from(after).unwrap_or(usize::MAX);
-            history.iter().skip(skipped).take(limit).cloned().collect()
-        });
-        Box::pin(std::future::ready(entries.ok_or(Error::NotFound)))
+    fn open(&self, plan_id: &str) -> Answer<Arc<dyn History>> {
+        let history = lock(&self.histories).get(plan_id).cloned();
+        Answer::Ready(
+            history
+                .map(|history| history as Arc<dyn History>)
+                .ok_or(Error::NotFound),
+        )
     }
 
-    fn plans(&self) -> Answer<'_, Vec<Arc<str>>> {
-        let plans = self.histories().keys().cloned().collect();
-        Box::pin(std::future::ready(Ok(plans)))
+    fn plans(&self) -> Answer<Vec<Arc<str>>> {
+        Answer::Ready(Ok(lock(&self.histories).keys().cloned().collect()))
     }
 
-    fn delete<'a>(&'a self, plan_id: &'a str) -> Answer<'a, ()> {
-        self.histories().remove(plan_id);
-        Box::pin(std::future::ready(Ok(())))
+    fn delete(&self, plan_id: &str) -> Answer<()> {
+        lock(&self.histories).remove(plan_id);
+        Answer::Ready(Ok(()))
+    }
+}
+
+impl History for MemoryHistory {
+    fn append(&self, after: u64, new: &[Arc<Entry>]) -> Answer<()> {
+        let mut entries = lock(&self.entries);
+        let at = entries.len() as u64;
+        if at != after {
+            return Answer::Ready(Err(Error::Conflict { at }));
+        }
+        entries.extend_from_slice(new);
+        Answer::Ready(Ok(()))
+    }
+
+    fn replay(&self, after: u64, limit: usize) -> Answer<Vec<Arc<Entry>>> {
+        let skipped = usize::try_from(after).unwrap_or(usize::MAX);
+        Answer::Ready(Ok(lock(&self.entries)
+            .iter()
+            .skip(skipped)
+            .take(limit)
+            .cloned()
+            .collect()))
     }
 }

@@ -158,7 +158,8 @@ impl Index {
             Some((task, by)) => {
                 let disagrees = |other: MatchedBy| {
                     // A key that names several tasks is no evidence against any of them.
-                    matches!(self.named_by(other, keys, sessions), [named] if *named != task)
+                    other != by
+                        && matches!(self.named_by(other, keys, sessions), [named] if *named != task)
                 };
                 let keys_disagree = MatchedBy::ORDER.into_iter().any(disagrees);
                 Resolution::Matched {

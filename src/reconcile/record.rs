@@ -6,6 +6,8 @@
 
 use std::borrow::Cow;
 
+use bytes::Bytes;
+
 use super::Settings;
 use super::status::{Facts, Status, Verdict, classify, decides_alone};
 use crate::json::{self, Object, Value, scan};
@@ -37,6 +39,26 @@ pub enum Rewrite {
     AsSubmitted,
 }
 
+impl TypedFields<'_> {
+    /// Room for these fields in a document.
+    fn bytes(&self) -> usize {
+        let texts = [
+            self.id,
+            self.task_id,
+            self.sandbox_session_id,
+            self.group_key,
+        ];
+        let texts = texts
+            .iter()
+            .filter(|text| !text.is_empty())
+            .map(|text| text.len() + 24);
+        texts.sum::<usize>() + if self.success.is_some() { 16 } else { 0 }
+    }
+}
+
+/// Room for a status: `,"status":"completed"`.
+const STATUS_MEMBER_BYTES: usize = 21;
+
 /// A record as read.
 #[derive(Clone, Debug)]
 pub struct ReadRecord<'r> {
@@ -47,7 +69,7 @@ pub struct ReadRecord<'r> {
     /// Whether it has an outcome.
     pub has_outcome: bool,
     /// The reconciled record: a JSON object.
-    pub document: String,
+    pub document: Bytes,
     /// Whether a typed field and the body's differ.
     pub body_field_ignored: bool,
 }
@@ -138,7 +160,7 @@ pub fn read<'r>(
         keys,
         verdict,
         has_outcome,
-        document,
+        document: document.into(),
         body_field_ignored,
     })
 }
@@ -300,7 +322,8 @@ impl<'r> Scanned<'r> {
 
     /// The body with the typed fields it lacks put in front, and the status in place or at the end.
     fn splice(&self, typed: TypedFields<'_>, status: Status) -> String {
-        let mut document = String::with_capacity(self.body.len() + 96);
+        let mut document =
+            String::with_capacity(self.body.len() + typed.bytes() + STATUS_MEMBER_BYTES);
         document.push('{');
         for (key, value) in typed_members(typed) {
             let field = FIELDS.iter().position(|field| *field == key);

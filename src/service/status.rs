@@ -9,8 +9,7 @@ use std::time::Duration;
 use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, StatusExt};
 
-use crate::coordinator::Error;
-use crate::journal;
+use crate::coordinator::{Error, JournalError};
 
 const DOMAIN: &str = "fanout.v1";
 /// Longest text in a status, in bytes: trailers have to stay small.
@@ -85,12 +84,12 @@ pub(super) fn of(error: &Error) -> Status {
             with(Code::OutOfRange, &message, details)
         }
         Error::PlanPoisoned { .. } => with(Code::Internal, &message, info("PLAN_POISONED", [])),
-        Error::Journal(journal::Error::Conflict { .. }) => {
+        Error::Journal(JournalError::Conflict { .. }) => {
             let mut details = info("CONTENTION", []);
             details.set_retry_info(Some(RETRY_AFTER));
             with(Code::Aborted, &message, details)
         }
-        Error::Journal(journal::Error::NotFound) => {
+        Error::Journal(JournalError::NotFound | JournalError::Exists) => {
             with(Code::Internal, &message, info("JOURNAL_FAILED", []))
         }
     }

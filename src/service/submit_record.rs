@@ -1,14 +1,15 @@
-//! The record stream: one task owns it, reads a message, has its records applied, sends the receipts, reads the next.
+//! The record stream: read a message, have its records applied, send the receipts, read the next.
 //!
-//! A peer that does not read its receipts fills the few places for answers, and then is not read itself; it stalls nobody
-//! else. Half-close ends the stream with OK after the last receipts; a peer that vanishes ends it after the message that
-//! is being applied; a server that drains ends it between two messages, so that every receipt sent is true.
+//! There is no task and no queue between the two directions: the next message is read when there is room to send its
+//! receipts, so a peer that does not read them is not read itself, and stalls nobody else. Half-close ends the stream
+//! with OK after the last receipts; a peer that vanishes ends it between two messages, a change that was begun being
+//! finished by the coordinator; a server that drains ends it between two messages, so that every receipt sent is true.
 
 use std::borrow::Cow;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 
-use tokio::sync::mpsc;
-use tokio_stream::wrappers::ReceiverStream;
+use tokio_stream::Stream;
 use tonic::{Code, Status, Streaming};
 
 use super::{Fanout, convert, status};
@@ -18,42 +19,37 @@ use crate::proto::{self, SubmitRecordRequest, SubmitRecordResponse};
 use crate::reconcile::record::{self, ReadRecord, Rewrite, TypedFields};
 use crate::registry::LivePlan;
 
-type Responses = mpsc::Sender<Result<SubmitRecordResponse, Status>>;
+/// The answers of a record stream.
+pub(super) type Responses =
+    Pin<Box<dyn Stream<Item = Result<SubmitRecordResponse, Status>> + Send>>;
 
-pub(super) fn serve(
-    fanout: &Fanout,
-    requests: Streaming<SubmitRecordRequest>,
-) -> ReceiverStream<Result<SubmitRecordResponse, Status>> {
-    let places = fanout.config.limits.responses_in_flight_max;
-    let (responses, stream) = mpsc::channel(places.into());
-    let task = run(fanout.clone(), requests, responses);
-    fanout.streams.spawn(task);
-    ReceiverStream::new(stream)
-}
-
-async fn run(fanout: Fanout, mut requests: Streaming<SubmitRecordRequest>, responses: Responses) {
-    let mut plan: Option<Arc<LivePlan>> = None;
-    loop {
-        // A place for the answer first: without one there is no point in reading on.
-        let Ok(place) = responses.reserve().await else {
-            return;
-        };
-        let request = tokio::select! {
-            biased;
-            () = fanout.draining.cancelled() => return place.send(Err(status::draining())),
-            request = requests.message() => request,
-        };
-        let answer = match request {
-            Ok(None) => return,
-            Ok(Some(request)) => answer(&fanout, &mut plan, &request).await,
-            Err(broken) => Err(broken_message(&broken, &fanout.config.limits)),
-        };
-        let failed = answer.is_err();
-        place.send(answer);
-        if failed {
-            return;
+pub(super) fn serve(fanout: Fanout, mut requests: Streaming<SubmitRecordRequest>) -> Responses {
+    let open = fanout.streams.token();
+    Box::pin(async_stream::stream! {
+        let _open = open;
+        let mut plan: Option<Arc<LivePlan>> = None;
+        let mut draining = pin!(fanout.draining.clone().cancelled_owned());
+        loop {
+            let request = tokio::select! {
+                biased;
+                () = &mut draining => {
+                    yield Err(status::draining());
+                    return;
+                }
+                request = requests.message() => request,
+            };
+            let answer = match request {
+                Ok(None) => return,
+                Ok(Some(request)) => answer(&fanout, &mut plan, &request).await,
+                Err(broken) => Err(broken_message(&broken, &fanout.config.limits)),
+            };
+            let failed = answer.is_err();
+            yield answer;
+            if failed {
+                return;
+            }
         }
-    }
+    })
 }
 
 async fn answer(
@@ -88,7 +84,7 @@ async fn answer(
 /// Applies the records of one message.
 pub(super) async fn submit(
     fanout: &Fanout,
-    plan: &LivePlan,
+    plan: &Arc<LivePlan>,
     request: &SubmitRecordRequest,
 ) -> Result<SubmitRecordResponse, Status> {
     let limits = &fanout.config.limits;
