@@ -1,0 +1,29 @@
+# syntax=docker/dockerfile:1
+
+FROM rust:1.95-slim-bookworm AS build
+ARG TARGETARCH
+WORKDIR /src
+COPY . .
+# Fully static, so that the image needs nothing else. With an explicit --target the flags are for the program alone, not
+# for procedural macros, which cannot be static. The sources are touched because the kept target directory may be newer
+# than they are.
+RUN --mount=type=cache,id=fanout-registry-${TARGETARCH},target=/usr/local/cargo/registry,sharing=locked \
+    --mount=type=cache,id=fanout-target-${TARGETARCH},target=/src/target,sharing=locked \
+    target="$(rustc --print host-tuple)" \
+    && find build.rs proto src -type f -exec touch {} + \
+    && RUSTFLAGS="-C target-feature=+crt-static" cargo build --release --locked --bin fanout --target "$target" \
+    && install -D "target/$target/release/fanout" /out/fanout
+
+FROM scratch
+LABEL org.opencontainers.image.title="fanout" \
+      org.opencontainers.image.licenses="Apache-2.0"
+COPY LICENSE /LICENSE
+COPY --from=build /out/fanout /fanout
+USER 65532:65532
+# There is no authentication yet: publish the port only where everybody who reaches it may read and change every plan.
+ENV FANOUT_LISTEN=0.0.0.0:7117
+EXPOSE 7117
+# Asks 127.0.0.1:7117. With another port in FANOUT_LISTEN, set FANOUT_SERVER too.
+HEALTHCHECK --interval=10s --timeout=6s --start-period=5s --retries=3 CMD ["/fanout", "health"]
+ENTRYPOINT ["/fanout"]
+CMD ["serve"]
