@@ -1,0 +1,266 @@
+//! A server for a test: the real one, in this process, on a free port; and the real program for the others.
+
+use std::ops::{Deref, DerefMut};
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+
+use fanout::config::Config;
+use fanout::json::{self, Value};
+use fanout::proto::fanout_service_client::FanoutServiceClient;
+use fanout::proto::plan_request::Source;
+use fanout::proto::{
+    Plan, PlanRequest, Receipt, Record, SubmitRecordRequest, SubmitRecordResponse,
+    SubmitRecordsRequest,
+};
+use fanout::server::{self, Ended};
+use tokio::net::TcpListener;
+use tokio::sync::{mpsc, oneshot};
+use tokio::task::JoinHandle;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::transport::Channel;
+use tonic::{Code, Status, Streaming};
+use tonic_types::StatusExt;
+
+pub type Client = FanoutServiceClient<Channel>;
+
+/// A running server and a client of it.
+pub struct TestServer {
+    pub address: String,
+    client: Client,
+    stop: Option<oneshot::Sender<()>>,
+    served: JoinHandle<Ended>,
+}
+
+impl TestServer {
+    pub async fn start() -> Self {
+        Self::with(|_| {}).await
+    }
+
+    /// Starts a server with other settings than the defaults.
+    pub async fn with(change: impl FnOnce(&mut Config)) -> Self {
+        let mut config = Config::default();
+        change(&mut config);
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap().to_string();
+        let (stop, stopped) = oneshot::channel();
+        let served = tokio::spawn(async move {
+            let shutdown = async { drop(stopped.await) };
+            server::run(listener, config, shutdown).await.unwrap()
+        });
+        let client = Client::connect(format!("http://{address}")).await.unwrap();
+        let client = client
+            .max_decoding_message_size(64 << 20)
+            .max_encoding_message_size(64 << 20);
+        Self {
+            address,
+            client,
+            stop: Some(stop),
+            served,
+        }
+    }
+
+    /// A client on a connection of its own.
+    pub async fn connect(&self) -> Client {
+        Client::connect(format!("http://{}", self.address))
+            .await
+            .unwrap()
+    }
+
+    /// Plans one task for each group key, `task-<key>`.
+    pub async fn plan(&mut self, plan_id: &str, group_keys: &[&str]) -> Plan {
+        self.plan_with(plan_id, group_keys, |_| {}).await
+    }
+
+    pub async fn plan_with(
+        &mut self,
+        plan_id: &str,
+        group_keys: &[&str],
+        change: impl FnOnce(&mut PlanRequest),
+    ) -> Plan {
+        let mut request = plan_request(plan_id, group_keys);
+        change(&mut request);
+        self.client
+            .plan(request)
+            .await
+            .unwrap()
+            .into_inner()
+            .plan
+            .unwrap()
+    }
+
+    /// Submits records in one call.
+    pub async fn submit(&mut self, plan_id: &str, records: Vec<Record>) -> Vec<Receipt> {
+        let request = SubmitRecordsRequest {
+            plan_id: plan_id.into(),
+            records,
+        };
+        self.client
+            .submit_records(request)
+            .await
+            .unwrap()
+            .into_inner()
+            .receipts
+    }
+
+    /// Opens a record stream.
+    pub async fn open(&mut self) -> RecordStream {
+        let (requests, stream) = mpsc::channel(16);
+        let responses = self
+            .client
+            .submit_record(ReceiverStream::new(stream))
+            .await
+            .unwrap()
+            .into_inner();
+        RecordStream {
+            requests: Some(requests),
+            responses,
+        }
+    }
+
+    /// Asks the server to end; answers how it ended.
+    pub async fn stop(mut self) -> Ended {
+        self.begin_to_stop();
+        self.served.await.unwrap()
+    }
+
+    pub fn begin_to_stop(&mut self) {
+        if let Some(stop) = self.stop.take() {
+            let _ = stop.send(());
+        }
+    }
+
+    pub async fn ended(self) -> Ended {
+        self.served.await.unwrap()
+    }
+}
+
+impl Deref for TestServer {
+    type Target = Client;
+
+    fn deref(&self) -> &Client {
+        &self.client
+    }
+}
+
+impl DerefMut for TestServer {
+    fn deref_mut(&mut self) -> &mut Client {
+        &mut self.client
+    }
+}
+
+/// Both ends of a record stream.
+pub struct RecordStream {
+    pub requests: Option<mpsc::Sender<SubmitRecordRequest>>,
+    pub responses: Streaming<SubmitRecordResponse>,
+}
+
+impl RecordStream {
+    pub async fn send(&self, plan_id: &str, records: Vec<Record>) {
+        let request = SubmitRecordRequest {
+            plan_id: plan_id.into(),
+            records,
+        };
+        self.requests.as_ref().unwrap().send(request).await.unwrap();
+    }
+
+    pub async fn next(&mut self) -> Result<Option<SubmitRecordResponse>, Status> {
+        self.responses.message().await
+    }
+
+    pub fn half_close(&mut self) {
+        self.requests = None;
+    }
+}
+
+pub fn plan_request(plan_id: &str, group_keys: &[&str]) -> PlanRequest {
+    let items: Vec<Value> = group_keys
+        .iter()
+        .map(|key| parse(&format!("{{\"k\":{}}}", json::compact(&(*key).into()))))
+        .collect();
+    let config = r#"{"group_key_path":"k","task_request_template":{"id":"task-{{group.key}}"}}"#;
+    PlanRequest {
+        plan_id: plan_id.into(),
+        config: config.into(),
+        source: Some(Source::Items(json::compact(&Value::array(items)).into())),
+        ..Default::default()
+    }
+}
+
+/// A result record with only a body.
+pub fn record(body: &str) -> Record {
+    Record {
+        body: body.to_owned().into(),
+        ..Default::default()
+    }
+}
+
+pub fn parse(text: &str) -> Value {
+    json::parse(text.as_bytes(), json::Limits::default()).unwrap()
+}
+
+pub fn document(bytes: &[u8]) -> Value {
+    parse(std::str::from_utf8(bytes).unwrap())
+}
+
+/// What a caller reads of a refusal: code, reason, field.
+pub fn refusal(status: &Status) -> (Code, String, String) {
+    let details = status.get_error_details();
+    let info = details
+        .error_info()
+        .unwrap_or_else(|| panic!("no error info: {status:?}"));
+    assert_eq!(info.domain, "fanout.v1", "{status:?}");
+    let violations = details
+        .bad_request()
+        .map(|bad| bad.field_violations.clone())
+        .unwrap_or_default();
+    let field = violations
+        .first()
+        .map(|violation| violation.field.clone())
+        .unwrap_or_default();
+    (status.code(), info.reason.clone(), field)
+}
+
+/// The program, with nothing of this process's environment that it reads.
+pub fn fanout() -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_fanout"));
+    for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("FANOUT_")) {
+        command.env_remove(name);
+    }
+    command
+}
+
+/// What a finished program said.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Said {
+    pub code: i32,
+    pub stdout: String,
+    pub stderr: String,
+}
+
+pub fn finish(child: Child) -> Said {
+    let output = child.wait_with_output().unwrap();
+    Said {
+        code: output.status.code().unwrap_or(-1),
+        stdout: String::from_utf8(output.stdout).unwrap(),
+        stderr: String::from_utf8(output.stderr).unwrap(),
+    }
+}
+
+pub fn piped(command: &mut Command) -> Child {
+    command
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap()
+}
+
+/// Runs the program in a directory.
+pub fn said(directory: &std::path::Path, arguments: &[&str]) -> Said {
+    finish(piped(fanout().current_dir(directory).args(arguments)))
+}
+
+/// A file of the project.
+pub fn project(path: &str) -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join(path)
+}
