@@ -26,26 +26,26 @@ fn main() {
     for tasks in SIZES {
         let items_text = items(tasks);
         let config = config();
-        let items = parse(&items_text);
-        let parse_time = median(|| drop(parse(&items_text)));
-        let planned = || {
+        let parse_time = median(|| (), |()| parse(&items_text));
+        let planned = |items| {
             let input = Input {
                 config: config.clone(),
-                items: Some(items.clone()),
+                items: Some(items),
                 groups: None,
             };
             plan::plan(input, &plan::Limits::default())
                 .expect("the input is sound")
                 .document()
         };
-        let plan_time = median(|| drop(planned()));
-        let document = planned();
+        let plan_time = median(|| parse(&items_text), planned);
+        let document = planned(parse(&items_text));
         let records = parse(&records(tasks));
         let records = records.as_array().expect("a list");
-        let reconcile_time = median(|| {
-            drop(reconcile::reconcile(&config, &document, records).expect("the plan is sound"))
-        });
-        let print_time = median(|| drop(json::pretty(&document)));
+        let reconcile_time = median(
+            || (),
+            |()| reconcile::reconcile(&config, &document, records).expect("the plan is sound"),
+        );
+        let print_time = median(|| (), |()| json::pretty(&document));
         println!(
             "{tasks:>8}  {:>12.1?} {:>12.1?} {:>12.1?} {:>12.1?}",
             parse_time, plan_time, reconcile_time, print_time
@@ -97,15 +97,18 @@ fn parse(text: &str) -> Value {
     json::parse(text.as_bytes(), Limits::default()).expect("valid JSON")
 }
 
-fn median(mut work: impl FnMut()) -> Duration {
-    work();
-    let mut times: Vec<Duration> = (0..RUNS)
-        .map(|_| {
-            let start = Instant::now();
-            work();
-            start.elapsed()
-        })
-        .collect();
+/// Times the work: not what it takes to make its input, nor what it takes to free its result.
+fn median<I, O>(input: impl Fn() -> I, work: impl Fn(I) -> O) -> Duration {
+    let time = |_| {
+        let input = input();
+        let start = Instant::now();
+        let output = work(input);
+        let taken = start.elapsed();
+        drop(output);
+        taken
+    };
+    time(0);
+    let mut times: Vec<Duration> = (0..RUNS).map(time).collect();
     times.sort();
     times[RUNS / 2]
 }

@@ -28,6 +28,10 @@ pub enum Value {
 pub struct Object {
     members: Vec<(Arc<str>, Value)>,
     /// Position of each key, kept once there are more than [`LINEAR_MEMBERS`], so that no object is slow to read.
+    #[expect(
+        clippy::box_collection,
+        reason = "objects are many and most have no index: a pointer, not a map"
+    )]
     index: Option<Box<HashMap<Arc<str>, usize>>>,
 }
 
@@ -232,6 +236,7 @@ impl Object {
 
     /// Sets every member of `other`, in its order.
     pub fn extend(&mut self, other: &Self) {
+        self.members.reserve(other.len());
         for (key, value) in &other.members {
             self.set(Arc::clone(key), value.clone());
         }

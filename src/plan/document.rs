@@ -15,8 +15,8 @@ pub struct Plan {
     schema: Value,
     orchestrator: Value,
     summary: Value,
-    groups: Vec<Value>,
-    task_requests: Vec<Value>,
+    groups: Arc<Vec<Value>>,
+    task_requests: Arc<Vec<Value>>,
     reconciliation: Value,
     item_count: usize,
 }
@@ -49,8 +49,8 @@ impl Plan {
             schema: config.plan_schema.clone(),
             orchestrator: config.orchestrator.clone(),
             summary: summary.into(),
-            groups: groups.iter().enumerate().map(group_entry).collect(),
-            task_requests,
+            groups: Arc::new(groups.iter().enumerate().map(group_entry).collect()),
+            task_requests: Arc::new(task_requests),
             reconciliation: reconciliation.document(config.reconciliation_schema.clone()),
             item_count,
         }
@@ -78,8 +78,11 @@ impl Plan {
     #[must_use]
     pub fn document(&self) -> Value {
         let mut document = self.head();
-        document.set("groups", Value::array(self.groups.clone()));
-        document.set("task_requests", Value::array(self.task_requests.clone()));
+        document.set("groups", Value::Array(Arc::clone(&self.groups)));
+        document.set(
+            "task_requests",
+            Value::Array(Arc::clone(&self.task_requests)),
+        );
         document.set("reconciliation", self.reconciliation.clone());
         document.into()
     }

@@ -211,8 +211,8 @@ impl<'p> GroupKey<'p> {
             Some(template) => {
                 let rendered = template.render(
                     &Scope {
+                        group: None,
                         names: &names,
-                        items: None,
                     },
                     budget,
                 )?;
@@ -300,7 +300,7 @@ impl Materialized {
             let mut entry = Object::with_capacity(3);
             entry.set("key", Arc::clone(&group.key));
             entry.set("index", index);
-            entry.set("items", Value::array(group.items.clone()));
+            entry.set("items", Value::Array(Arc::clone(&group.items)));
             Value::from(entry)
         };
         let mut document = Object::with_capacity(3);

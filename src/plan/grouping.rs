@@ -13,7 +13,7 @@ pub struct Group {
     /// Its key: not empty, not necessarily unique among explicit groups.
     pub key: Arc<str>,
     /// Its normalised items: objects, each with an `index`.
-    pub items: Vec<Value>,
+    pub items: Arc<Vec<Value>>,
 }
 
 pub(super) fn group(
@@ -42,11 +42,7 @@ pub(super) fn group(
     if items.len() > limits.items {
         return Err(Error::over("items", "items", limits.items));
     }
-    let items = items
-        .into_iter()
-        .enumerate()
-        .map(|(index, item)| normalize(item, index));
-    Ok(group_by(items, |item| {
+    Ok(group_by(normalized(items), |item| {
         group_key(item, &config.group_key_path)
     }))
 }
@@ -63,11 +59,12 @@ pub(super) fn group_by(
         let position = *positions.entry(key).or_insert_with_key(|key| {
             groups.push(Group {
                 key: Arc::clone(key),
-                items: Vec::new(),
+                // Most groups of a large plan are small.
+                items: Arc::new(Vec::with_capacity(1)),
             });
             groups.len() - 1
         });
-        groups[position].items.push(item);
+        Arc::make_mut(&mut groups[position].items).push(item);
     }
     groups
 }
@@ -75,8 +72,8 @@ pub(super) fn group_by(
 /// Counts each group's items from 0 again, as explicit groups are.
 pub(super) fn reindex(mut groups: Vec<Group>) -> Vec<Group> {
     for group in &mut groups {
-        let items = std::mem::take(&mut group.items);
-        group.items = normalize_list(items);
+        let items = Arc::unwrap_or_clone(std::mem::take(&mut group.items));
+        group.items = Arc::new(normalized(items).collect());
     }
     groups
 }
@@ -98,32 +95,27 @@ fn explicit_groups(entries: &[Value], limits: &Limits) -> Result<Vec<Group>, Err
         }
         groups.push(Group {
             key,
-            items: normalize_list(items),
+            items: Arc::new(normalized(items).collect()),
         });
     }
     Ok(groups)
 }
 
-fn normalize_list(items: Vec<Value>) -> Vec<Value> {
-    items
-        .into_iter()
-        .enumerate()
-        .map(|(index, item)| normalize(item, index))
-        .collect()
-}
-
-/// An object gets its `index`; anything else becomes `{value, index}`.
-fn normalize(item: Value, index: usize) -> Value {
-    let mut object = match item {
-        Value::Object(object) => Arc::unwrap_or_clone(object),
-        other => {
-            let mut object = Object::with_capacity(2);
-            object.set("value", other);
-            object
-        }
-    };
-    object.set("index", index);
-    object.into()
+/// Items as objects that know their index: an object gets its `index`, anything else becomes `{value, index}`.
+fn normalized(items: Vec<Value>) -> impl Iterator<Item = Value> {
+    let name: Arc<str> = "index".into();
+    items.into_iter().enumerate().map(move |(index, item)| {
+        let mut object = match item {
+            Value::Object(object) => Arc::unwrap_or_clone(object),
+            other => {
+                let mut object = Object::with_capacity(2);
+                object.set("value", other);
+                object
+            }
+        };
+        object.set(Arc::clone(&name), index);
+        object.into()
+    })
 }
 
 /// The text at the path, else of `groupKey`, `kind`, `id`, else `default`.

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::Error;
 use super::config::Config;
 use super::grouping::{Group, first_text};
-use super::template::{Scope, TextBudget};
+use super::template::{GroupScope, Scope, TextBudget};
 use crate::json::{Object, Value};
 
 pub(super) fn render_all(
@@ -30,9 +30,6 @@ struct Names {
     orchestrator: Arc<str>,
     group_index: Arc<str>,
     runtime_execution: Arc<str>,
-    key: Arc<str>,
-    index: Arc<str>,
-    items: Arc<str>,
 }
 
 impl Default for Names {
@@ -43,9 +40,6 @@ impl Default for Names {
             orchestrator: "orchestrator".into(),
             group_index: "group_index".into(),
             runtime_execution: "runtime_execution".into(),
-            key: "key".into(),
-            index: "index".into(),
-            items: "items".into(),
         }
     }
 }
@@ -58,44 +52,32 @@ fn render(
     names: &Names,
     budget: &mut TextBudget,
 ) -> Result<Value, Error> {
-    let mut group_value = Object::with_capacity(3);
-    group_value.set(Arc::clone(&names.key), Arc::clone(&group.key));
-    group_value.set(Arc::clone(&names.index), index);
-    group_value.set(Arc::clone(&names.items), Value::array(group.items.clone()));
-    let group_value = group_value.into();
     let scope = Scope {
+        group: Some(GroupScope { group, index }),
         names: &[
-            ("group", &group_value),
             ("orchestrator", &config.orchestrator),
             ("config", &config.document),
         ],
-        items: Some(&group.items),
     };
-    let rendered = config.task_request_template.render(&scope, budget)?;
-    let Some(Value::Object(rendered)) = rendered else {
-        let found = rendered.as_ref().map_or("nothing", Value::kind);
-        let problem = format!("must render to an object; for group {index} it renders to {found}");
-        return Err(Error::new("config.task_request_template", problem));
-    };
-
-    let mut request = Object::with_capacity(rendered.len() + 4);
+    let template = &config.task_request_template;
+    let mut request = Object::with_capacity(template.member_count() + 4);
     request.set(Arc::clone(&names.id), Value::Null);
     request.set(Arc::clone(&names.group_key), Value::Null);
-    request.extend(&rendered);
-    if rendered.get("id").is_none_or(Value::is_blank) {
-        let task_id = rendered
-            .get("task_id")
-            .filter(|task_id| !task_id.is_blank());
+    if let Err(other) = template.render_into(&mut request, &scope, budget)? {
+        let found = other.as_ref().map_or("nothing", Value::kind);
+        let problem = format!("must render to an object; for group {index} it renders to {found}");
+        return Err(Error::new("config.task_request_template", problem));
+    }
+    if request.get("id").is_none_or(Value::is_blank) {
+        let task_id = request.get("task_id").filter(|task_id| !task_id.is_blank());
         let id = task_id.map_or_else(|| stable_id(prefix, &group.key).into(), Value::shared_text);
         request.set(Arc::clone(&names.id), id);
     }
-    if rendered.get("group_key").is_none_or(Value::is_blank) {
+    if request.get("group_key").is_none_or(Value::is_blank) {
         request.set(Arc::clone(&names.group_key), Arc::clone(&group.key));
     }
-    request.set(
-        Arc::clone(&names.orchestrator),
-        orchestrator(config, &rendered, index, names),
-    );
+    let orchestrator = orchestrator(config, request.get("orchestrator"), index, names);
+    request.set(Arc::clone(&names.orchestrator), orchestrator);
     if let Some(runtime_execution) = &config.runtime_execution {
         match runtime_execution.render(&scope, budget)? {
             Some(value) => request.set(Arc::clone(&names.runtime_execution), value),
@@ -106,10 +88,14 @@ fn render(
 }
 
 /// The config's orchestrator, the group's index, and what the template's own orchestrator adds.
-fn orchestrator(config: &Config, rendered: &Object, index: usize, names: &Names) -> Value {
-    let mut orchestrator = config.orchestrator.as_object().cloned().unwrap_or_default();
+fn orchestrator(config: &Config, own: Option<&Value>, index: usize, names: &Names) -> Value {
+    let given = config.orchestrator.as_object();
+    let mut orchestrator = Object::with_capacity(given.map_or(0, Object::len) + 1);
+    if let Some(given) = given {
+        orchestrator.extend(given);
+    }
     orchestrator.set(Arc::clone(&names.group_index), index);
-    if let Some(own) = rendered.get("orchestrator").and_then(Value::as_object) {
+    if let Some(own) = own.and_then(Value::as_object) {
         orchestrator.extend(own);
     }
     orchestrator.into()

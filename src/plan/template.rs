@@ -7,6 +7,7 @@ use std::collections::HashSet;
 use std::sync::Arc;
 
 use super::Error;
+use super::grouping::Group;
 use crate::json::{self, Object, Value};
 
 /// A compiled template.
@@ -48,21 +49,33 @@ pub(super) enum Computed {
 
 /// What a template can see.
 pub(super) struct Scope<'s> {
-    /// Values by the name that paths begin with.
+    /// The group that is rendered, by the name `group`, if there is one.
+    pub(super) group: Option<GroupScope<'s>>,
+    /// Other values by the name that paths begin with.
     pub(super) names: &'s [(&'s str, &'s Value)],
-    /// The items of the group, if there is one.
-    pub(super) items: Option<&'s [Value]>,
 }
 
-/// How much more text templates may produce.
+/// The group as a template sees it: `{key, index, items}`. The object itself is made only for whoever asks for it whole.
+pub(super) struct GroupScope<'s> {
+    pub(super) group: &'s Group,
+    pub(super) index: usize,
+}
+
+/// Where the text of templates is put together, and how much more of it there may be.
 pub(super) struct TextBudget {
     limit: usize,
     left: usize,
+    /// Kept from one text to the next.
+    buffer: String,
 }
 
 impl TextBudget {
     pub(super) fn new(limit: usize) -> Self {
-        Self { limit, left: limit }
+        Self {
+            limit,
+            left: limit,
+            buffer: String::new(),
+        }
     }
 
     fn spend(&mut self, bytes: usize) -> Result<(), Error> {
@@ -140,7 +153,8 @@ impl Template {
             Self::Constant(value) => Some(value.clone()),
             Self::Exact(expression) => expression.evaluate(scope),
             Self::Text(parts) => {
-                let mut text = String::new();
+                let mut text = std::mem::take(&mut budget.buffer);
+                text.clear();
                 for part in parts {
                     let before = text.len();
                     match part {
@@ -161,7 +175,9 @@ impl Template {
                     }
                     budget.spend(text.len() - before)?;
                 }
-                Some(Value::String(text.into()))
+                let value = Value::string(&text);
+                budget.buffer = text;
+                Some(value)
             }
             Self::Array(parts) => {
                 let mut values = Vec::with_capacity(parts.len());
@@ -172,15 +188,54 @@ impl Template {
             }
             Self::Object(members) => {
                 let mut object = Object::with_capacity(members.len());
-                for (key, member) in members {
-                    if let Some(value) = member.render(scope, budget)? {
-                        object.set(Arc::clone(key), value);
-                    }
-                }
+                render_members(members, scope, budget, &mut object)?;
                 Some(object.into())
             }
         })
     }
+
+    /// Renders into an object that is there already. What does not render to an object is answered as it is.
+    pub(super) fn render_into(
+        &self,
+        object: &mut Object,
+        scope: &Scope<'_>,
+        budget: &mut TextBudget,
+    ) -> Result<Result<(), Option<Value>>, Error> {
+        if let Self::Object(members) = self {
+            render_members(members, scope, budget, object)?;
+            return Ok(Ok(()));
+        }
+        Ok(match self.render(scope, budget)? {
+            Some(Value::Object(rendered)) => {
+                object.extend(&rendered);
+                Ok(())
+            }
+            other => Err(other),
+        })
+    }
+
+    /// How many members the rendered object is likely to have.
+    pub(super) fn member_count(&self) -> usize {
+        match self {
+            Self::Object(members) => members.len(),
+            Self::Constant(Value::Object(object)) => object.len(),
+            _ => 0,
+        }
+    }
+}
+
+fn render_members(
+    members: &[(Arc<str>, Template)],
+    scope: &Scope<'_>,
+    budget: &mut TextBudget,
+    object: &mut Object,
+) -> Result<(), Error> {
+    for (key, member) in members {
+        if let Some(value) = member.render(scope, budget)? {
+            object.set(Arc::clone(key), value);
+        }
+    }
+    Ok(())
 }
 
 /// Splits off the leftmost expression: `{{`, at least one character other than `}`, `}}`.
@@ -219,17 +274,56 @@ impl Expression {
 
     fn evaluate(&self, scope: &Scope<'_>) -> Option<Value> {
         match self {
-            Self::Computed(computed) => scope.items.map(|items| computed.of(items)),
+            Self::Computed(computed) => {
+                let group = scope.group.as_ref()?;
+                Some(computed.of(&group.group.items))
+            }
             Self::Path(root, below) => {
-                let (_, value) = scope.names.iter().find(|(name, _)| name == root)?;
-                match below {
-                    None => Some((*value).clone()),
-                    Some(below) => below.split('.').try_fold((*value).clone(), |value, part| {
-                        Some(value.step(part)?.into_owned())
-                    }),
+                let below = below.as_deref();
+                if let Some(group) = scope.group.as_ref().filter(|_| root == "group") {
+                    return group.at(below);
                 }
+                let (_, value) = scope.names.iter().find(|(name, _)| name == root)?;
+                at(value, below)
             }
         }
+    }
+}
+
+/// The value itself, or what a path below it finds.
+fn at(value: &Value, below: Option<&str>) -> Option<Value> {
+    match below {
+        None => Some(value.clone()),
+        // Unlike a lookup, an empty path is a step here: to the member without a name.
+        Some(below) => below.split('.').try_fold(value.clone(), |value, part| {
+            Some(value.step(part)?.into_owned())
+        }),
+    }
+}
+
+impl GroupScope<'_> {
+    fn at(&self, below: Option<&str>) -> Option<Value> {
+        let Some(below) = below else {
+            let mut group = Object::with_capacity(3);
+            for name in ["key", "index", "items"] {
+                group.set(name, self.member(name)?);
+            }
+            return Some(group.into());
+        };
+        let (name, below) = match below.split_once('.') {
+            Some((name, below)) => (name, Some(below)),
+            None => (below, None),
+        };
+        at(&self.member(name)?, below)
+    }
+
+    fn member(&self, name: &str) -> Option<Value> {
+        Some(match name {
+            "key" => Value::String(Arc::clone(&self.group.key)),
+            "index" => self.index.into(),
+            "items" => Value::Array(Arc::clone(&self.group.items)),
+            _ => return None,
+        })
     }
 }
 
