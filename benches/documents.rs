@@ -1,8 +1,9 @@
 //! Planning and reconciling whole documents at 1,000, 10,000 and 100,000 tasks, with the exponent of their growth.
 //!
-//! `cargo bench --bench documents`. Each figure is the median of five runs in one process, after one that is not
-//! counted. An exponent of 1.0 is linear.
+//! `cargo bench --bench documents`. Each figure is the median of nine runs, each in a process of its own, as the program
+//! does it. An exponent of 1.0 is linear.
 
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use fanout::json::{self, Limits, Object, Value};
@@ -10,55 +11,99 @@ use fanout::plan::{self, Input};
 use fanout::reconcile;
 
 const SIZES: [usize; 3] = [1_000, 10_000, 100_000];
-const RUNS: usize = 5;
+const RUNS: usize = 9;
 
 /// As the program has it.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
+/// What is timed.
+const STEPS: [&str; 4] = ["parse items", "plan", "reconcile", "print plan"];
+
 fn main() {
+    let arguments: Vec<String> = std::env::args().collect();
+    if let [_, step, tasks] = &arguments[..]
+        && let Ok(tasks) = tasks.parse()
+    {
+        println!("{}", once(step, tasks).as_nanos());
+        return;
+    }
     println!(
         "{:>8}  {:>12} {:>12} {:>12} {:>12}",
-        "tasks", "parse items", "plan", "reconcile", "print plan"
+        "tasks", STEPS[0], STEPS[1], STEPS[2], STEPS[3]
     );
-    let mut plans = Vec::new();
-    let mut reconciles = Vec::new();
-    for tasks in SIZES {
-        let items_text = items(tasks);
-        let config = config();
-        let parse_time = median(|| (), |()| parse(&items_text));
-        let planned = |items| {
-            let input = Input {
-                config: config.clone(),
-                items: Some(items),
-                groups: None,
-            };
-            plan::plan(input, &plan::Limits::default())
-                .expect("the input is sound")
-                .document()
-        };
-        let plan_time = median(|| parse(&items_text), planned);
-        let document = planned(parse(&items_text));
-        let records = parse(&records(tasks));
-        let records = records.as_array().expect("a list");
-        let reconcile_time = median(
-            || (),
-            |()| reconcile::reconcile(&config, &document, records).expect("the plan is sound"),
-        );
-        let print_time = median(|| (), |()| json::pretty(&document));
+    let times = SIZES.map(|tasks| {
+        let times = STEPS.map(|step| median(step, tasks));
         println!(
             "{tasks:>8}  {:>12.1?} {:>12.1?} {:>12.1?} {:>12.1?}",
-            parse_time, plan_time, reconcile_time, print_time
+            times[0], times[1], times[2], times[3]
         );
-        plans.push(plan_time);
-        reconciles.push(reconcile_time);
-    }
-    for (name, times) in [("plan", plans), ("reconcile", reconciles)] {
+        times
+    });
+    for (step, name) in STEPS.iter().enumerate() {
+        let ratio = times[2][step].as_secs_f64() / times[1][step].as_secs_f64();
         println!(
             "{name}: exponent {:.2} from 10,000 to 100,000 tasks",
-            exponent(times[1], times[2])
+            ratio.log10()
         );
     }
+}
+
+/// Does one step once. What it takes to make its input or to free its result is not timed.
+fn once(step: &str, tasks: usize) -> Duration {
+    let config = config();
+    let items = items(tasks);
+    let plan = |items| {
+        let input = Input {
+            config: config.clone(),
+            items: Some(items),
+            groups: None,
+        };
+        let plan = plan::plan(input, &plan::Limits::default());
+        plan.expect("the input is sound").document()
+    };
+    match step {
+        "parse items" => timed(|| parse(&items)),
+        "plan" => {
+            let items = parse(&items);
+            timed(|| plan(items))
+        }
+        "reconcile" => {
+            let plan = plan(parse(&items));
+            let records = parse(&records(tasks)).into_list();
+            timed(|| reconcile::reconcile(&config, &plan, records))
+        }
+        "print plan" => {
+            let plan = plan(parse(&items));
+            timed(|| json::pretty(&plan))
+        }
+        other => panic!("there is no step {other:?}; there are {STEPS:?}"),
+    }
+}
+
+fn timed<T>(work: impl FnOnce() -> T) -> Duration {
+    let start = Instant::now();
+    let result = work();
+    let taken = start.elapsed();
+    drop(result);
+    taken
+}
+
+/// Each run is a process of its own, so that every size pays for its memory.
+fn median(step: &str, tasks: usize) -> Duration {
+    let program = std::env::current_exe().expect("this program has a path");
+    let mut times: Vec<u64> = (0..RUNS)
+        .map(|_| {
+            let run = Command::new(&program)
+                .args([step, &tasks.to_string()])
+                .output();
+            let run = run.expect("this program starts again");
+            let printed = String::from_utf8_lossy(&run.stdout);
+            printed.trim().parse().expect("a run prints nanoseconds")
+        })
+        .collect();
+    times.sort_unstable();
+    Duration::from_nanos(times[RUNS / 2])
 }
 
 fn config() -> Object {
@@ -95,24 +140,4 @@ fn records(count: usize) -> String {
 
 fn parse(text: &str) -> Value {
     json::parse(text.as_bytes(), Limits::default()).expect("valid JSON")
-}
-
-/// Times the work: not what it takes to make its input, nor what it takes to free its result.
-fn median<I, O>(input: impl Fn() -> I, work: impl Fn(I) -> O) -> Duration {
-    let time = |_| {
-        let input = input();
-        let start = Instant::now();
-        let output = work(input);
-        let taken = start.elapsed();
-        drop(output);
-        taken
-    };
-    time(0);
-    let mut times: Vec<Duration> = (0..RUNS).map(time).collect();
-    times.sort();
-    times[RUNS / 2]
-}
-
-fn exponent(small: Duration, large: Duration) -> f64 {
-    (large.as_secs_f64() / small.as_secs_f64()).log10()
 }

@@ -13,8 +13,7 @@ mod template;
 
 pub use config::{Config, first_present};
 pub(crate) use config::{path, reconciliation_schema};
-pub(crate) use document::identities;
-pub use document::{Plan, Reconciliation};
+pub use document::{Identities, Plan, Reconciliation};
 pub use findings::{
     FindingsInput, Materialized, materialize_config, normalize_items, reconcile_input,
 };
@@ -66,7 +65,7 @@ impl Error {
         }
     }
 
-    fn over(field: &str, what: &str, limit: usize) -> Self {
+    pub(crate) fn over(field: &str, what: &str, limit: usize) -> Self {
         let problem = format!("more than {limit} {what}");
         Self {
             field: field.into(),

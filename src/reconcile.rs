@@ -8,15 +8,15 @@ mod matching;
 pub mod record;
 mod status;
 
-pub use document::{Page, ResultHead, document, missing_record};
-pub use matching::{Candidates, Index, MatchedBy, Resolution, Sessions, match_document};
+pub use document::{Page, Reconciled, ResultHead, document, missing_record};
+pub use matching::{Candidates, DocumentMatching, Index, MatchedBy, Resolution, Sessions};
 pub use status::{Facts, Status, Verdict, classify};
 
 use std::sync::Arc;
 
 use crate::json::{Object, Value};
 pub use crate::plan::Error;
-use crate::plan::{self, Keys, first_present};
+use crate::plan::{self, Identities, first_present};
 
 const RESULT_SCHEMA: &str = "homeboy/generic-fanout-reconcile-result/v1";
 
@@ -80,49 +80,48 @@ impl Settings {
 ///
 /// # Errors
 /// The plan has no list of task requests, one of them has no identity, or two have the same.
-pub fn reconcile(config: &Object, plan: &Value, records: &[Value]) -> Result<Value, Error> {
+pub fn reconcile(config: &Object, plan: &Value, records: Vec<Value>) -> Result<Value, Error> {
     let settings = Settings::read(config)?;
     let Some(task_requests) = plan.get("task_requests").and_then(Value::as_array) else {
         let found = plan.get("task_requests").map_or("nothing", Value::kind);
         let problem = format!("expected a list of task requests, found {found}");
         return Err(Error::new("plan.task_requests", problem));
     };
-    let identities = plan::identities(task_requests)?;
-    let tasks: Vec<Keys> = task_requests
-        .iter()
-        .filter_map(Value::as_object)
-        .map(Keys::of)
-        .collect();
-    let records: Vec<Object> = records
-        .iter()
+    if u32::try_from(records.len()).is_err() {
+        return Err(Error::over("records", "records", u32::MAX as usize));
+    }
+    let identities = Identities::of(task_requests)?;
+    let mut matching = DocumentMatching::new(&identities);
+    // Each record is read once, while it is at hand; which task it is for is known when all have been seen.
+    let mut reconciled: Vec<Option<Reconciled>> = records
+        .into_iter()
         .enumerate()
-        .map(|(position, record)| plan::record_object(record, position))
+        .map(|(position, record)| {
+            let record = plan::record_object(record, position);
+            matching.add(&record);
+            let verdict = classify(&Facts::of(&record), settings.success_statuses());
+            let record = record::with_status(record, verdict.status);
+            Some(Reconciled::new(&settings, record, verdict.successful))
+        })
         .collect();
-    let record_keys: Vec<Keys> = records.iter().map(Keys::of).collect();
 
-    let mut page = Page::default();
-    let matches = match_document(&identities, &tasks, &record_keys);
-    for (position, matched) in matches.into_iter().enumerate() {
-        let (record, successful) = match matched {
-            Some(at) => {
-                let record = records[at].clone();
-                let verdict = classify(&Facts::of(&record), settings.success_statuses());
-                (
-                    record::with_status(record, verdict.status),
-                    verdict.successful,
-                )
-            }
-            None => {
-                let request = &task_requests[position];
-                let group_key = request
-                    .get("group_key")
-                    .filter(|group_key| group_key.is_present());
-                let group_key = group_key.cloned().unwrap_or_else(|| "".into());
-                let record = missing_record(&identities[position], group_key);
-                (record, settings.counts_missing_as_successful())
-            }
-        };
-        page.push(&settings, &identities[position], record, successful);
+    let mut page = Page::with_capacity(task_requests.len());
+    let matches = matching.finish(task_requests);
+    for ((matched, task_id), request) in matches
+        .into_iter()
+        .zip(identities.in_order())
+        .zip(task_requests)
+    {
+        // Each record is matched at most once.
+        let own = matched.and_then(|at| reconciled[at as usize].take());
+        let own = own.unwrap_or_else(|| {
+            let group_key = request
+                .get("group_key")
+                .filter(|group_key| group_key.is_present());
+            let group_key = group_key.cloned().unwrap_or_else(|| "".into());
+            Reconciled::missing(&settings, task_id, group_key)
+        });
+        page.push(task_id, own);
     }
     let group_count = plan
         .get("groups")

@@ -179,11 +179,7 @@ fn result(
             plan::plan(input, &plan::Limits::default())?.document()
         }
     };
-    Ok(reconcile::reconcile(
-        &config,
-        &plan,
-        records.as_array().unwrap_or_default(),
-    )?)
+    Ok(reconcile::reconcile(&config, &plan, records.into_list())?)
 }
 
 /// Writes a result, and answers whether it is what was hoped for.
@@ -235,10 +231,8 @@ pub(super) fn findings_files(command: &FindingsFiles) -> Outcome {
                 .and_then(Value::as_object)
                 .cloned()
                 .unwrap_or_default();
-            let records = input
-                .get("records")
-                .and_then(Value::as_array)
-                .unwrap_or_default();
+            let records = input.get("records").cloned().map(Value::into_list);
+            let records = records.unwrap_or_default();
             let plan = input.get("plan").cloned().unwrap_or(Value::Null);
             let result = reconcile::reconcile(&config, &plan, records)?;
             return finish(command.output.as_deref(), &result, command.fail_on_failure);

@@ -7,7 +7,7 @@ use super::{Coordinator, Error, PlanView};
 use crate::engine::{Held, State, TaskSpec};
 use crate::json::{self, Value};
 use crate::plan::Reconciliation;
-use crate::reconcile;
+use crate::reconcile::{self, Reconciled};
 use crate::registry::{LivePlan, Poisoned};
 
 /// Which tasks' records are wanted.
@@ -114,24 +114,17 @@ fn write(taken: &Taken) -> Value {
         depth: 1024,
         ..json::Limits::default()
     };
-    let mut page = reconcile::Page::default();
+    let mut page = reconcile::Page::with_capacity(taken.held.len());
     for (task, held) in spec.tasks[taken.range.clone()].iter().zip(&taken.held) {
-        match held {
+        let reconciled = match held {
             Some(held) => {
                 // Read once when it was accepted; a document that cannot be read again would be a defect.
                 let record = json::parse(&held.document, limits).unwrap_or(Value::Null);
-                page.push(settings, &task.id, record, held.verdict.successful);
+                Reconciled::new(settings, record, held.verdict.successful)
             }
-            None => {
-                let record = reconcile::missing_record(&task.id, task.group_key.clone());
-                page.push(
-                    settings,
-                    &task.id,
-                    record,
-                    settings.counts_missing_as_successful(),
-                );
-            }
-        }
+            None => Reconciled::missing(settings, &task.id, task.group_key.clone()),
+        };
+        page.push(&task.id, reconciled);
     }
     let tasks = spec.tasks.len();
     let reconciliation = Reconciliation {

@@ -105,7 +105,7 @@ impl Spec {
             .collect();
         let mut left = request_bytes;
         let mut tasks = Vec::with_capacity(requests.len());
-        for (request, id) in requests.iter().zip(&identities) {
+        for (request, id) in requests.iter().zip(identities.in_order()) {
             let mut text = String::new();
             if !json::write_compact_within(&mut text, request, left) {
                 return Err(plan::Error {
@@ -140,7 +140,7 @@ impl Spec {
             result_head: ResultHead::of_plan(&head),
             item_count: plan.item_count(),
             group_count: plan.group_count(),
-            index: Index::new(&identities, &keys),
+            index: Index::new(identities.in_order(), &keys),
             tasks,
         })
     }

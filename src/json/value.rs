@@ -69,6 +69,15 @@ impl Value {
         }
     }
 
+    /// The values of a list; none for every other value. They are moved if the list is not shared.
+    #[must_use]
+    pub fn into_list(self) -> Vec<Self> {
+        match self {
+            Self::Array(values) => Arc::unwrap_or_clone(values),
+            _ => Vec::new(),
+        }
+    }
+
     /// The string, if it is one.
     #[must_use]
     pub fn as_str(&self) -> Option<&str> {
@@ -237,6 +246,11 @@ impl Object {
     /// Sets every member of `other`, in its order.
     pub fn extend(&mut self, other: &Self) {
         self.members.reserve(other.len());
+        if self.is_empty() {
+            self.members.extend_from_slice(&other.members);
+            self.index.clone_from(&other.index);
+            return;
+        }
         for (key, value) in &other.members {
             self.set(Arc::clone(key), value.clone());
         }

@@ -1,7 +1,9 @@
 //! The plan document and the reconciliation that both documents carry.
 
-use std::collections::HashMap;
+use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
+
+use hashbrown::hash_table::{Entry, HashTable};
 
 use super::Error;
 use super::config::Config;
@@ -101,35 +103,95 @@ impl Plan {
     ///
     /// # Errors
     /// One is empty, or two are equal.
-    pub fn identities(&self) -> Result<Vec<Arc<str>>, Error> {
-        identities(&self.task_requests)
+    pub fn identities(&self) -> Result<Identities, Error> {
+        Identities::of(&self.task_requests)
     }
 }
 
 /// The identities of task requests: canonical ids, none empty and no two equal.
-pub(crate) fn identities(task_requests: &[Value]) -> Result<Vec<Arc<str>>, Error> {
-    let mut first_with: HashMap<Arc<str>, usize> = HashMap::with_capacity(task_requests.len());
-    let mut identities = Vec::with_capacity(task_requests.len());
-    for (position, request) in task_requests.iter().enumerate() {
-        let field = || format!("plan.task_requests[{position}]");
-        if request.as_object().is_none() {
-            return Err(Error::new(
-                field(),
-                format!("expected an object, found {}", request.kind()),
-            ));
+#[derive(Clone, Debug)]
+pub struct Identities {
+    in_order: Vec<Arc<str>>,
+    /// Positions by the hash of the identity: four bytes each, so that the table of a large plan stays in the cache.
+    positions: HashTable<u32>,
+    hasher: RandomState,
+}
+
+impl Identities {
+    /// Reads the identities of task requests.
+    ///
+    /// # Errors
+    /// One is not an object, has no identity, or has another's.
+    pub fn of(task_requests: &[Value]) -> Result<Self, Error> {
+        const MOST: usize = u32::MAX as usize;
+        if task_requests.len() > MOST {
+            return Err(Error::over("plan.task_requests", "task requests", MOST));
         }
-        let id = canonical_id(request);
-        if id.is_empty() {
-            let problem = "has no identity: task_id, id and group_key are all empty";
-            return Err(Error::new(field(), problem));
+        let mut identities = Self {
+            in_order: Vec::with_capacity(task_requests.len()),
+            positions: HashTable::with_capacity(task_requests.len()),
+            hasher: RandomState::new(),
+        };
+        for (position, request) in task_requests.iter().enumerate() {
+            let error = |problem| Error::new(format!("plan.task_requests[{position}]"), problem);
+            let Some(request) = request.as_object() else {
+                return Err(error(format!(
+                    "expected an object, found {}",
+                    request.kind()
+                )));
+            };
+            let Some(id) = canonical_id(request).map(Value::shared_text) else {
+                let problem = "has no identity: task_id, id and group_key are all empty";
+                return Err(error(problem.into()));
+            };
+            if let Some(first) = identities.push(id) {
+                let id = &identities.in_order[first as usize];
+                let problem = format!("has the same identity as task_requests[{first}]: {id:?}");
+                return Err(error(problem));
+            }
         }
-        if let Some(first) = first_with.insert(Arc::clone(&id), position) {
-            let problem = format!("has the same identity as task_requests[{first}]: {id:?}");
-            return Err(Error::new(field(), problem));
-        }
-        identities.push(id);
+        Ok(identities)
     }
-    Ok(identities)
+
+    /// Adds an identity; answers the position of an equal one instead, if there is one.
+    fn push(&mut self, id: Arc<str>) -> Option<u32> {
+        let Self {
+            in_order,
+            positions,
+            hasher,
+        } = self;
+        let entry = positions.entry(
+            hasher.hash_one(&*id),
+            |position| in_order[*position as usize] == id,
+            |position| hasher.hash_one(&*in_order[*position as usize]),
+        );
+        match entry {
+            Entry::Occupied(first) => Some(*first.get()),
+            Entry::Vacant(place) => {
+                // There are at most u32::MAX, or `of` would not have begun.
+                #[expect(clippy::cast_possible_truncation, reason = "checked by `of`")]
+                place.insert(in_order.len() as u32);
+                in_order.push(id);
+                None
+            }
+        }
+    }
+
+    /// Position of the task request with this identity.
+    #[must_use]
+    pub fn position(&self, id: &str) -> Option<usize> {
+        let hash = self.hasher.hash_one(id);
+        let is_it = |position: &u32| *self.in_order[*position as usize] == *id;
+        self.positions
+            .find(hash, is_it)
+            .map(|position| *position as usize)
+    }
+
+    /// The identities in plan order.
+    #[must_use]
+    pub fn in_order(&self) -> &[Arc<str>] {
+        &self.in_order
+    }
 }
 
 /// The counts of a reconciliation.

@@ -404,9 +404,10 @@ pub fn reconcile_input(
         None => super::plan_findings(input, limits)?.document(),
     };
     let record = |(position, record): (usize, &Value)| {
-        let mut record = super::record_object(record, position);
+        let mut record = Arc::unwrap_or_clone(super::record_object(record.clone(), position));
+        let id = super::canonical_id(&record).map(Value::shared_text);
         let document = Value::from(record.clone());
-        record.set("id", super::canonical_id(&document));
+        record.set("id", id.unwrap_or_default());
         record.set(
             "group_key",
             first_text(&document, &["group_key", "groupKey"]).unwrap_or_default(),

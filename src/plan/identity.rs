@@ -48,28 +48,26 @@ impl<T: AsRef<str>> Keys<T> {
     }
 }
 
-/// The canonical id of a document; empty if it has none.
+/// The value whose text is the canonical id of a document, if it has one.
 #[must_use]
-pub fn canonical_id(document: &Value) -> Arc<str> {
+pub fn canonical_id(document: &Object) -> Option<&Value> {
     ["task_id", "id", "group_key"]
         .iter()
         .filter_map(|field| document.get(field))
         .find(|value| !value.is_blank())
-        .map(Value::shared_text)
-        .unwrap_or_default()
 }
 
 /// A record as an object: a scalar is named by its position and stands as the `value`; a list has no members.
 #[must_use]
-pub fn record_object(record: &Value, position: usize) -> Object {
+pub fn record_object(record: Value, position: usize) -> Arc<Object> {
     match record {
-        Value::Object(record) => Object::clone(record),
-        Value::Array(_) => Object::default(),
+        Value::Object(record) => record,
+        Value::Array(_) => Arc::default(),
         scalar => {
             let mut record = Object::with_capacity(2);
             record.set("id", Value::string(&format!("record-{}", position + 1)));
-            record.set("value", scalar.clone());
-            record
+            record.set("value", scalar);
+            Arc::new(record)
         }
     }
 }

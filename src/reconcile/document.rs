@@ -27,6 +27,36 @@ impl ResultHead {
     }
 }
 
+/// A record with its status, and what it says.
+#[derive(Clone, Debug)]
+pub struct Reconciled {
+    record: Value,
+    outcome: Option<Value>,
+    successful: bool,
+}
+
+impl Reconciled {
+    /// A record that has its status.
+    #[must_use]
+    pub fn new(settings: &Settings, record: Value, successful: bool) -> Self {
+        Self {
+            outcome: settings.outcome(&record),
+            record,
+            successful,
+        }
+    }
+
+    /// What stands for the record of a task that has none.
+    #[must_use]
+    pub fn missing(settings: &Settings, task_id: &Arc<str>, group_key: Value) -> Self {
+        Self::new(
+            settings,
+            missing_record(task_id, group_key),
+            settings.counts_missing_as_successful(),
+        )
+    }
+}
+
 /// Reconciled records in plan order, with what they add up to.
 #[derive(Clone, Debug, Default)]
 pub struct Page {
@@ -36,17 +66,21 @@ pub struct Page {
 }
 
 impl Page {
+    /// An empty page with room for `records`.
+    #[must_use]
+    pub fn with_capacity(records: usize) -> Self {
+        Self {
+            records: Vec::with_capacity(records),
+            outcomes: Vec::with_capacity(records),
+            failed_task_ids: Vec::new(),
+        }
+    }
+
     /// Adds the record of the next task.
-    pub fn push(
-        &mut self,
-        settings: &Settings,
-        task_id: &Arc<str>,
-        record: Value,
-        successful: bool,
-    ) {
-        self.outcomes.extend(settings.outcome(&record));
-        self.records.push(record);
-        if !successful {
+    pub fn push(&mut self, task_id: &Arc<str>, reconciled: Reconciled) {
+        self.outcomes.extend(reconciled.outcome);
+        self.records.push(reconciled.record);
+        if !reconciled.successful {
             self.failed_task_ids.push(Arc::clone(task_id));
         }
     }
@@ -79,7 +113,7 @@ pub fn missing_record(task_id: &Arc<str>, group_key: Value) -> Value {
     let mut record = Object::with_capacity(3);
     record.set("id", Arc::clone(task_id));
     record.set("group_key", group_key);
-    record.set("status", Status::MissingRecord.name());
+    record.set("status", Status::MissingRecord.value());
     record.into()
 }
 

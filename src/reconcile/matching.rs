@@ -8,8 +8,8 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use crate::json::trim;
-use crate::plan::Keys;
+use crate::json::{Object, Value, trim};
+use crate::plan::{Identities, Keys, canonical_id};
 
 /// The field by which a record was matched.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -230,38 +230,72 @@ fn add(map: &mut HashMap<Arc<str>, Candidates>, text: &Arc<str>, task: u32) {
         .or_insert(Candidates::One(task));
 }
 
-/// Matches a whole document: for each task, in plan order, the position of its record.
+/// Matches a whole document's records: for each task, in plan order, the position of its record.
 ///
 /// First, every record whose canonical id is a task's identity; the last one wins. Then, for tasks still without one and
 /// over the records that named no task so, later records first and each used once: a record with the text of the task's
 /// `id`, `task_id` or `sandbox_session_id` in one of those fields; or, if no other task has its group key, one with that.
-#[must_use]
-pub fn match_document(
-    identities: &[Arc<str>],
-    tasks: &[Keys],
-    records: &[Keys],
-) -> Vec<Option<usize>> {
-    let by_identity: HashMap<&str, usize> = identities
-        .iter()
-        .enumerate()
-        .map(|(task, identity)| (&**identity, task))
-        .collect();
-    let mut matches = vec![None; tasks.len()];
-    let mut unnamed = Vec::new();
-    for (position, keys) in records.iter().enumerate() {
-        match by_identity.get(keys.canonical_id()) {
-            Some(task) => matches[*task] = Some(position),
-            None => unnamed.push(position),
+pub struct DocumentMatching<'i> {
+    identities: &'i Identities,
+    matches: Vec<Option<u32>>,
+    unnamed: Vec<(u32, Keys)>,
+    record_count: u32,
+}
+
+impl<'i> DocumentMatching<'i> {
+    /// Begins with the plan's identities.
+    #[must_use]
+    pub fn new(identities: &'i Identities) -> Self {
+        Self {
+            identities,
+            matches: vec![None; identities.in_order().len()],
+            unnamed: Vec::new(),
+            record_count: 0,
         }
     }
-    if unnamed.is_empty() || matches.iter().all(Option::is_some) {
-        return matches;
+
+    /// Takes the next record.
+    pub fn add(&mut self, record: &Object) {
+        let position = self.record_count;
+        self.record_count += 1;
+        let id = canonical_id(record).map(Value::text);
+        match id.and_then(|id| self.identities.position(&id)) {
+            Some(task) => self.matches[task] = Some(position),
+            None => self.unnamed.push((position, Keys::of(record))),
+        }
     }
 
-    let mut by_name: HashMap<&str, Vec<usize>> = HashMap::new();
-    let mut by_group_key: HashMap<&str, Vec<usize>> = HashMap::new();
-    for position in unnamed {
-        let keys = &records[position];
+    /// Answers the position of each task's record.
+    #[must_use]
+    pub fn finish(self, task_requests: &[Value]) -> Vec<Option<u32>> {
+        let Self {
+            mut matches,
+            unnamed,
+            record_count,
+            ..
+        } = self;
+        if !unnamed.is_empty() && matches.iter().any(Option::is_none) {
+            match_by_name(&mut matches, task_requests, &unnamed, record_count);
+        }
+        matches
+    }
+}
+
+fn match_by_name(
+    matches: &mut [Option<u32>],
+    task_requests: &[Value],
+    unnamed: &[(u32, Keys)],
+    record_count: u32,
+) {
+    let tasks: Vec<Keys> = task_requests
+        .iter()
+        .filter_map(Value::as_object)
+        .map(Keys::of)
+        .collect();
+    let mut by_name: HashMap<&str, Vec<u32>> = HashMap::new();
+    let mut by_group_key: HashMap<&str, Vec<u32>> = HashMap::new();
+    for (position, keys) in unnamed {
+        let position = *position;
         let names = [&keys.id, &keys.task_id, &keys.sandbox_session_id];
         for (nth, name) in names.iter().enumerate() {
             if !name.is_empty() && !names[..nth].contains(name) {
@@ -276,14 +310,14 @@ pub fn match_document(
         }
     }
     let mut group_sizes: HashMap<&str, usize> = HashMap::new();
-    for keys in tasks {
+    for keys in &tasks {
         *group_sizes.entry(&keys.group_key).or_default() += 1;
     }
-    let mut used = vec![false; records.len()];
-    let mut take = |records: Option<&mut Vec<usize>>| {
+    let mut used = vec![false; record_count as usize];
+    let mut take = |records: Option<&mut Vec<u32>>| {
         let records = records?;
         while let Some(position) = records.pop() {
-            if !std::mem::replace(&mut used[position], true) {
+            if !std::mem::replace(&mut used[position as usize], true) {
                 return Some(position);
             }
         }
@@ -291,7 +325,7 @@ pub fn match_document(
     };
     for (slot, keys) in matches
         .iter_mut()
-        .zip(tasks)
+        .zip(&tasks)
         .filter(|(slot, _)| slot.is_none())
     {
         *slot = [&keys.id, &keys.task_id, &keys.sandbox_session_id]
@@ -302,5 +336,4 @@ pub fn match_document(
             *slot = take(by_group_key.get_mut(&*keys.group_key));
         }
     }
-    matches
 }

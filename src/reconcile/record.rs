@@ -5,6 +5,7 @@
 //! after all; both ways give the same document.
 
 use std::borrow::Cow;
+use std::sync::Arc;
 
 use bytes::Bytes;
 
@@ -167,9 +168,9 @@ pub fn read<'r>(
 
 /// A record with the host's status: in place of its own, or at the end.
 #[must_use]
-pub fn with_status(mut record: Object, status: Status) -> Value {
-    record.set("status", status.name());
-    record.into()
+pub fn with_status(mut record: Arc<Object>, status: Status) -> Value {
+    Arc::make_mut(&mut record).set("status", status.value());
+    Value::Object(record)
 }
 
 /// The reconciled document by way of the tree.
@@ -192,7 +193,7 @@ fn build(
     }
     merged.extend(&members);
     merged.extend(&record);
-    Ok(with_status(merged, status))
+    Ok(with_status(Arc::new(merged), status))
 }
 
 /// The typed fields that go into the document; the status is written by itself.

@@ -1,6 +1,7 @@
 //! What a record's own words come to: the host's status, and whether it counts as successful.
 
-use std::sync::Arc;
+use std::borrow::Cow;
+use std::sync::{Arc, LazyLock};
 
 use crate::json::{Object, Value};
 
@@ -16,6 +17,9 @@ pub enum Status {
 }
 
 impl Status {
+    /// In the order of their declaration.
+    const ALL: [Self; 3] = [Self::Completed, Self::Failed, Self::MissingRecord];
+
     /// The word that documents hold.
     #[must_use]
     pub fn name(self) -> &'static str {
@@ -26,10 +30,15 @@ impl Status {
         }
     }
 
+    /// The word as a value, shared by all documents.
+    pub(super) fn value(self) -> Value {
+        static WORDS: LazyLock<[Value; 3]> =
+            LazyLock::new(|| Status::ALL.map(|status| status.name().into()));
+        WORDS[self as usize].clone()
+    }
+
     fn from_name(name: &str) -> Option<Self> {
-        [Self::Completed, Self::Failed, Self::MissingRecord]
-            .into_iter()
-            .find(|status| status.name() == name)
+        Self::ALL.into_iter().find(|status| status.name() == name)
     }
 }
 
@@ -53,16 +62,11 @@ pub struct Facts<T = Arc<str>> {
     pub outcome_status: T,
 }
 
-impl Facts {
+impl<'r> Facts<Cow<'r, str>> {
     /// Reads a record.
     #[must_use]
-    pub fn of(record: &Object) -> Self {
-        let text = |field| {
-            record
-                .get(field)
-                .map(Value::shared_text)
-                .unwrap_or_default()
-        };
+    pub fn of(record: &'r Object) -> Self {
+        let text = |field| record.get(field).map(Value::text).unwrap_or_default();
         let status = text("status");
         let outcome_status = record
             .get("outcome")
@@ -82,7 +86,7 @@ impl Facts {
                 status
             },
             success: record.get("success") == Some(&Value::Bool(true)),
-            outcome_status: outcome_status.map(Value::shared_text).unwrap_or_default(),
+            outcome_status: outcome_status.map(Value::text).unwrap_or_default(),
         }
     }
 }

@@ -115,10 +115,7 @@ fn of_documents(
             plan::plan(input, &plan_limits).map_err(refused)?.document()
         }
     };
-    let records = records
-        .as_ref()
-        .and_then(Value::as_array)
-        .unwrap_or_default();
+    let records = records.map(Value::into_list).unwrap_or_default();
     let result = reconcile::reconcile(&config, &plan, records).map_err(refused)?;
     let mut document = String::new();
     if !json::write_compact_within(&mut document, &result, limits.message_bytes_max) {

@@ -102,10 +102,8 @@ fn reconcile_document(document: &Value) -> Result<Value, plan::Error> {
         Some(plan) => plan.clone(),
         None => plan::plan(input, &plan::Limits::default())?.document(),
     };
-    let records = document
-        .get("records")
-        .and_then(Value::as_array)
-        .unwrap_or_default();
+    let records = document.get("records").cloned().map(Value::into_list);
+    let records = records.unwrap_or_default();
     reconcile::reconcile(&config, &plan, records)
 }
 
