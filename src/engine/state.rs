@@ -117,6 +117,28 @@ pub struct State {
     pub(super) end: Option<End>,
 }
 
+/// States are equal if they are of the same plan, and everything that happened to it has left the same.
+impl PartialEq for State {
+    fn eq(&self, other: &Self) -> bool {
+        let Self {
+            spec,
+            sequence,
+            tasks,
+            sessions,
+            quarantine,
+            totals,
+            end,
+        } = self;
+        Arc::ptr_eq(spec, &other.spec)
+            && *sequence == other.sequence
+            && *tasks == other.tasks
+            && *sessions == other.sessions
+            && *quarantine == other.quarantine
+            && *totals == other.totals
+            && *end == other.end
+    }
+}
+
 /// What applying an event needs: a whole state, or a draft over one.
 pub(super) trait Store {
     fn totals(&mut self) -> &mut Totals;

@@ -1,7 +1,9 @@
 //! What Fanout promises, chapter by chapter. Every name is a sentence that could be false.
 
+mod arbitrary;
 mod architecture;
 mod harness;
 mod json;
+mod reading_records;
 mod vectors;
 mod vectors_hold;
