@@ -2,6 +2,7 @@
 
 mod arbitrary;
 mod architecture;
+mod engine;
 mod harness;
 mod json;
 mod reading_records;
