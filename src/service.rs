@@ -11,7 +11,6 @@ mod watch_plan;
 use std::future::Future;
 use std::sync::Arc;
 
-use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tonic::{Request, Response, Status, Streaming};
@@ -25,7 +24,6 @@ use crate::proto::{
     GetPlanResponse, ListPlansRequest, ListPlansResponse, PlanRequest, PlanResponse,
     ReconcileRequest, ReconcileResponse, SealPlanRequest, SealPlanResponse, SubmitRecordRequest,
     SubmitRecordResponse, SubmitRecordsRequest, SubmitRecordsResponse, View, WatchPlanRequest,
-    WatchPlanResponse,
 };
 
 /// The service.
@@ -148,7 +146,7 @@ impl FanoutService for Fanout {
             .map(Response::new)
     }
 
-    type WatchPlanStream = ReceiverStream<Result<WatchPlanResponse, Status>>;
+    type WatchPlanStream = watch_plan::Responses;
 
     async fn watch_plan(
         &self,

@@ -7,6 +7,7 @@ use super::Timestamp;
 use super::event::{Entry, Event, Held, QuarantineReason, Quarantined, SignOfLife};
 use super::spec::SealRule;
 use super::state::{self, End, EndReason, State, Store, Task, Totals};
+use crate::json;
 use crate::reconcile::record::ReadRecord;
 use crate::reconcile::{Candidates, MatchedBy, Resolution, Sessions, Status};
 
@@ -302,7 +303,7 @@ impl<'s> Draft<'s> {
     fn result(&mut self, record: &ReadRecord<'_>, task: u32, by: MatchedBy) -> Receipt {
         let previous = self.now_held(task).held.clone();
         if let Some(previous) = &previous
-            && previous.document == record.document
+            && same_content(&previous.document, &record.document)
         {
             let warnings = self.learn_session(record, task, by);
             return Receipt {
@@ -347,7 +348,10 @@ impl<'s> Draft<'s> {
             RecordKind::Started => true,
             _ => alive.kind == kind && alive.document == record.document,
         });
-        if known || slot.held.is_some() || self.end.is_some() {
+        if !known && slot.held.is_none() && self.end.is_some() {
+            return self.quarantine(kind, record, QuarantineReason::Late, &[task]);
+        }
+        if known || slot.held.is_some() {
             let sequence = slot.alive.as_ref().map_or(0, |alive| alive.sequence);
             let held = slot.held.clone();
             let warnings = self.learn_session(record, task, MatchedBy::TaskId);
@@ -510,6 +514,16 @@ impl Receipt {
     pub fn status(&self) -> Option<Status> {
         self.held.as_ref().map(|held| held.verdict.status)
     }
+}
+
+/// Whether two documents say the same; layout and the spelling of numbers do not matter.
+fn same_content(one: &[u8], other: &[u8]) -> bool {
+    let limits = json::Limits {
+        depth: usize::MAX,
+        ..json::Limits::default()
+    };
+    let read = |document| json::parse(document, limits).ok();
+    one == other || read(one).is_some_and(|one| Some(one) == read(other))
 }
 
 fn refused(violation: Violation) -> Receipt {

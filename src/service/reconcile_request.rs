@@ -139,7 +139,13 @@ fn of_documents(
     });
     let missing = missing.count() as u64;
     let completed = count("failure_count") == 0;
+    let items = plan
+        .get("summary")
+        .and_then(|summary| summary.get("item_count"));
     let counts = proto::Counts {
+        items: items
+            .and_then(|count| count.text().parse().ok())
+            .unwrap_or(0),
         groups: count("group_count"),
         tasks: count("task_count"),
         recorded: count("task_count") - missing,

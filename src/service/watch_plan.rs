@@ -1,30 +1,28 @@
 //! The watch stream: snapshot, events from the cursor on, heartbeats, `End`.
+//!
+//! There is no task and no queue for a watcher: a frame is made when there is room to send it, from where the watcher is
+//! in the plan's history. One that does not read costs nothing, and reads on later.
 
+use std::pin::{Pin, pin};
 use std::sync::Arc;
-use std::time::Duration;
 
-use tokio::sync::mpsc;
-use tokio_stream::wrappers::ReceiverStream;
+use tokio_stream::Stream;
 use tonic::Status;
 
 use super::{Fanout, convert, status};
 use crate::config::HEARTBEAT_RANGE;
-use crate::coordinator::{Next, PlanView, Standing, Watch};
+use crate::coordinator::{Next, PlanView, Standing};
 use crate::engine::{Entry, Event, Held, RecordKind, Spec};
 use crate::proto::watch_plan_response::Frame;
 use crate::proto::{self, WatchPlanRequest, WatchPlanResponse};
 
-/// Frames that may wait for a watcher that does not read; what comes after them waits in the plan's history.
-const FRAMES_IN_FLIGHT: usize = 16;
 /// Results in one part of a snapshot, and the bytes of their documents.
 const SNAPSHOT_PART: (usize, usize) = (1_000, 1 << 20);
 
-type Frames = mpsc::Sender<Result<WatchPlanResponse, Status>>;
+/// The frames of a watch.
+pub(super) type Responses = Pin<Box<dyn Stream<Item = Result<WatchPlanResponse, Status>> + Send>>;
 
-pub(super) fn serve(
-    fanout: &Fanout,
-    request: &WatchPlanRequest,
-) -> Result<ReceiverStream<Result<WatchPlanResponse, Status>>, Status> {
+pub(super) fn serve(fanout: &Fanout, request: &WatchPlanRequest) -> Result<Responses, Status> {
     let plan_id = convert::required_plan_id(&request.plan_id, &fanout.config.limits)?;
     if request.include_snapshot && !request.after.is_empty() {
         let problem = "not together with after: a snapshot begins with what there is now";
@@ -38,126 +36,99 @@ pub(super) fn serve(
         None => fanout.config.times.heartbeat_interval,
         Some(interval) => convert::duration("heartbeat_interval", interval, HEARTBEAT_RANGE)?,
     };
-    let watch = fanout
+    let mut watch = fanout
         .coordinator
         .watch(plan_id, &request.after)
         .map_err(|error| status::of(&error))?;
-    let (frames, stream) = mpsc::channel(FRAMES_IN_FLIGHT);
-    let watcher = Watcher {
-        watch,
-        frames,
-        payload: request.include_payload,
-        snapshot: request.include_snapshot,
-        heartbeat,
-    };
+    let payload = request.include_payload;
+    let snapshot = request.include_snapshot.then(|| watch.snapshot());
+    let snapshot = snapshot.transpose().map_err(|error| status::of(&error))?;
     let draining = fanout.draining.clone();
-    fanout.streams.spawn(async move {
-        let frames = watcher.frames.clone();
-        tokio::select! {
-            biased;
-            () = frames.closed() => {}
-            () = draining.cancelled() => drop(frames.try_send(Err(status::draining()))),
-            () = watcher.run() => {}
-        }
-    });
-    Ok(ReceiverStream::new(stream))
-}
-
-/// The watcher has stopped reading for good.
-struct Gone;
-
-struct Watcher {
-    watch: Watch,
-    frames: Frames,
-    payload: bool,
-    snapshot: bool,
-    heartbeat: Duration,
-}
-
-impl Watcher {
-    async fn run(mut self) {
-        // Nobody is left to tell if the watcher is gone.
-        let _ = self.follow().await;
-    }
-
-    async fn follow(&mut self) -> Result<(), Gone> {
-        if self.snapshot {
-            match self.watch.snapshot() {
-                Ok((view, held)) => self.send_snapshot(&view, &held).await?,
-                Err(error) => return self.fail(status::of(&error)).await,
+    let open = fanout.streams.token();
+    Ok(Box::pin(async_stream::stream! {
+        let _open = open;
+        let mut drained = pin!(draining.clone().cancelled_owned());
+        if let Some((view, held)) = snapshot {
+            let mut rest = &held[..];
+            loop {
+                let (part, left) = rest.split_at(part_of_snapshot(rest, payload));
+                rest = left;
+                // Only after the last part does the cursor say that all of it was seen.
+                let last = rest.is_empty();
+                let cursor = if last { watch.cursor(view.standing.sequence) } else { String::new() };
+                yield Ok(frame(cursor, snapshot_part(&view, part, payload, last)));
+                if last {
+                    break;
+                }
             }
         }
         loop {
-            match self.watch.next(self.heartbeat).await {
+            let next = tokio::select! {
+                biased;
+                () = &mut drained => {
+                    yield Err(status::draining());
+                    return;
+                }
+                next = watch.next(heartbeat) => next,
+            };
+            match next {
                 Ok(Next::Entries(entries)) => {
                     for entry in entries {
-                        if let Some(frame) = frame_of(&entry, self.watch.spec(), self.payload) {
-                            self.send(entry.sequence, frame).await?;
+                        if draining.is_cancelled() {
+                            break;
+                        }
+                        if let Some(shown) = frame_of(&entry, watch.spec(), payload) {
+                            yield Ok(frame(watch.cursor(entry.sequence), shown));
                         }
                     }
                 }
                 Ok(Next::Quiet(standing)) => {
                     let counts = Some(convert::counts(&standing.counts));
-                    self.send(
-                        standing.sequence,
-                        Frame::Heartbeat(proto::Heartbeat { counts }),
-                    )
-                    .await?;
+                    let heartbeat = Frame::Heartbeat(proto::Heartbeat { counts });
+                    yield Ok(frame(watch.cursor(standing.sequence), heartbeat));
                 }
                 Ok(Next::Ended(standing)) => {
-                    return self
-                        .send(standing.sequence, Frame::End(end_of(&standing)))
-                        .await;
+                    yield Ok(frame(watch.cursor(standing.sequence), Frame::End(end_of(&standing))));
+                    return;
                 }
                 Ok(Next::Removed) => {
-                    let removed = status::plan_removed(&self.watch.spec().plan_id);
-                    return self.fail(removed).await;
+                    yield Err(status::plan_removed(&watch.spec().plan_id));
+                    return;
                 }
-                Err(error) => return self.fail(status::of(&error)).await,
+                Err(error) => {
+                    yield Err(status::of(&error));
+                    return;
+                }
             }
         }
-    }
+    }))
+}
 
-    async fn send_snapshot(&self, view: &PlanView, held: &[Arc<Held>]) -> Result<(), Gone> {
-        let mut rest = held;
-        loop {
-            let mut bytes = 0;
-            let part = rest.iter().take(SNAPSHOT_PART.0).take_while(|held| {
-                let fits = bytes < SNAPSHOT_PART.1;
-                bytes += if self.payload { held.document.len() } else { 0 };
-                fits
-            });
-            let results: Vec<_> = part
-                .map(|held| result_of(held, &view.spec, self.payload))
-                .collect();
-            rest = &rest[results.len()..];
-            let last = rest.is_empty();
-            let snapshot = proto::Snapshot {
-                plan: Some(convert::plan(view)),
-                results,
-                last,
-            };
-            // Only after the last part does the cursor say that all of it was seen.
-            let sequence = if last { view.standing.sequence } else { 0 };
-            self.send(sequence, Frame::Snapshot(snapshot)).await?;
-            if last {
-                return Ok(());
-            }
-        }
+fn frame(cursor: String, frame: Frame) -> WatchPlanResponse {
+    WatchPlanResponse {
+        cursor,
+        frame: Some(frame),
     }
+}
 
-    async fn send(&self, sequence: u64, frame: Frame) -> Result<(), Gone> {
-        let cursor = self.watch.cursor(sequence);
-        let response = WatchPlanResponse {
-            cursor,
-            frame: Some(frame),
-        };
-        self.frames.send(Ok(response)).await.map_err(|_| Gone)
-    }
+/// How many of these results fit into one part of a snapshot: at least one, if there is any.
+fn part_of_snapshot(held: &[Arc<Held>], payload: bool) -> usize {
+    let mut bytes = 0;
+    let fitting = held.iter().take(SNAPSHOT_PART.0).take_while(|held| {
+        let fits = bytes < SNAPSHOT_PART.1;
+        bytes += if payload { held.document.len() } else { 0 };
+        fits
+    });
+    fitting.count()
+}
 
-    async fn fail(&self, status: Status) -> Result<(), Gone> {
-        self.frames.send(Err(status)).await.map_err(|_| Gone)
-    }
+fn snapshot_part(view: &PlanView, held: &[Arc<Held>], payload: bool, last: bool) -> Frame {
+    let results = held.iter().map(|held| result_of(held, &view.spec, payload));
+    Frame::Snapshot(proto::Snapshot {
+        plan: Some(convert::plan(view)),
+        results: results.collect(),
+        last,
+    })
 }
 
 /// What a watcher is shown of an event; nothing if it is not about a task.
