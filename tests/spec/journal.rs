@@ -1,0 +1,156 @@
+//! What every journal keeps. Each test runs on each journal, by its name.
+
+use std::sync::Arc;
+
+use fanout::engine::{EndReason, Entry, Event, Spec, Terms, Timestamp};
+use fanout::journal::{Error, History, Journal, Memory};
+use fanout::json::Object;
+use fanout::plan::{self, Input};
+
+fn spec() -> Arc<Spec> {
+    let plan = plan::plan(Input::default(), &plan::Limits::default()).unwrap();
+    Arc::new(Spec::new(Terms::default(), &Object::default(), &plan, usize::MAX).unwrap())
+}
+
+fn entry(sequence: u64) -> Arc<Entry> {
+    let event = match sequence {
+        1 => Event::PlanCreated(spec()),
+        _ => Event::PlanEnded {
+            reason: EndReason::Sealed,
+            note: format!("entry {sequence}").into(),
+        },
+    };
+    Arc::new(Entry {
+        sequence,
+        at: Timestamp(sequence),
+        event,
+    })
+}
+
+fn entries(sequences: std::ops::RangeInclusive<u64>) -> Vec<Arc<Entry>> {
+    sequences.map(entry).collect()
+}
+
+/// What tells two entries of these tests apart.
+fn shown(entry: &Entry) -> (u64, u64, String) {
+    let event = match &entry.event {
+        Event::PlanEnded { note, .. } => note.to_string(),
+        other => format!("{other:?}").chars().take(11).collect(),
+    };
+    (entry.sequence, entry.at.0, event)
+}
+
+async fn replay(history: &dyn History, after: u64, limit: usize) -> Vec<(u64, u64, String)> {
+    let entries = history.replay(after, limit).wait().await.unwrap();
+    entries.iter().map(|entry| shown(entry)).collect()
+}
+
+fn expected(sequences: std::ops::RangeInclusive<u64>) -> Vec<(u64, u64, String)> {
+    sequences.map(|sequence| shown(&entry(sequence))).collect()
+}
+
+async fn what_was_appended_is_replayed_in_order(journal: &dyn Journal) {
+    let history = journal.create("plan").wait().await.unwrap();
+    history.append(0, &entries(1..=3)).wait().await.unwrap();
+    history.append(3, &entries(4..=4)).wait().await.unwrap();
+    assert_eq!(replay(&*history, 0, 100).await, expected(1..=4));
+    assert_eq!(replay(&*history, 2, 100).await, expected(3..=4));
+    assert_eq!(replay(&*history, 1, 2).await, expected(2..=3));
+    assert_eq!(replay(&*history, 4, 100).await, []);
+    assert_eq!(replay(&*history, 99, 100).await, []);
+}
+
+async fn an_append_at_another_sequence_changes_nothing_and_says_where_the_history_is(
+    journal: &dyn Journal,
+) {
+    let history = journal.create("plan").wait().await.unwrap();
+    history.append(0, &entries(1..=2)).wait().await.unwrap();
+    for after in [0, 1, 3] {
+        let refused = history
+            .append(after, &entries(after + 1..=after + 1))
+            .wait()
+            .await;
+        assert_eq!(refused, Err(Error::Conflict { at: 2 }));
+    }
+    assert_eq!(replay(&*history, 0, 100).await, expected(1..=2));
+}
+
+async fn of_many_appends_at_one_place_exactly_one_succeeds(journal: &dyn Journal) {
+    let history = journal.create("plan").wait().await.unwrap();
+    history.append(0, &entries(1..=1)).wait().await.unwrap();
+    let writers = (0..8).map(|_| {
+        let history = Arc::clone(&history);
+        tokio::spawn(async move { history.append(1, &entries(2..=2)).wait().await })
+    });
+    let mut kept = 0;
+    for writer in writers.collect::<Vec<_>>() {
+        match writer.await.unwrap() {
+            Ok(()) => kept += 1,
+            Err(error) => assert_eq!(error, Error::Conflict { at: 2 }),
+        }
+    }
+    assert_eq!(kept, 1);
+    assert_eq!(replay(&*history, 0, 100).await, expected(1..=2));
+}
+
+async fn an_opened_history_is_the_same_as_the_created_one(journal: &dyn Journal) {
+    let created = journal.create("plan").wait().await.unwrap();
+    let opened = journal.open("plan").wait().await.unwrap();
+    created.append(0, &entries(1..=1)).wait().await.unwrap();
+    opened.append(1, &entries(2..=2)).wait().await.unwrap();
+    assert_eq!(replay(&*created, 0, 100).await, expected(1..=2));
+}
+
+async fn a_name_is_taken_once_and_free_again_after_deletion(journal: &dyn Journal) {
+    journal.create("plan").wait().await.unwrap();
+    assert_eq!(
+        journal.create("plan").wait().await.err(),
+        Some(Error::Exists)
+    );
+    journal.delete("plan").wait().await.unwrap();
+    journal.delete("plan").wait().await.unwrap();
+    assert_eq!(
+        journal.open("plan").wait().await.err(),
+        Some(Error::NotFound)
+    );
+    let again = journal.create("plan").wait().await.unwrap();
+    assert_eq!(replay(&*again, 0, 100).await, []);
+}
+
+async fn plans_are_listed_by_name_and_do_not_mix(journal: &dyn Journal) {
+    for (name, last) in [("b", 1), ("a", 2), ("ü/..\u{202e}", 3)] {
+        let history = journal.create(name).wait().await.unwrap();
+        history.append(0, &entries(1..=last)).wait().await.unwrap();
+    }
+    let plans = journal.plans().wait().await.unwrap();
+    assert_eq!(plans, ["a".into(), "b".into(), "ü/..\u{202e}".into()]);
+    let history = journal.open("a").wait().await.unwrap();
+    assert_eq!(replay(&*history, 0, 100).await, expected(1..=2));
+}
+
+/// Makes a test of each clause for one journal.
+macro_rules! contract {
+    ($journal:ident, $new:expr, [$($clause:ident),* $(,)?]) => {
+        mod $journal {
+            $(
+                #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+                async fn $clause() {
+                    super::$clause(&$new).await;
+                }
+            )*
+        }
+    };
+}
+
+contract!(
+    memory,
+    super::Memory::default(),
+    [
+        what_was_appended_is_replayed_in_order,
+        an_append_at_another_sequence_changes_nothing_and_says_where_the_history_is,
+        of_many_appends_at_one_place_exactly_one_succeeds,
+        an_opened_history_is_the_same_as_the_created_one,
+        a_name_is_taken_once_and_free_again_after_deletion,
+        plans_are_listed_by_name_and_do_not_mix,
+    ]
+);
