@@ -2,11 +2,14 @@
 
 mod arbitrary;
 mod architecture;
+mod deadlines;
 mod engine;
 mod harness;
 mod journal;
 mod json;
 mod planning;
 mod reading_records;
+mod submit_record;
 mod vectors;
 mod vectors_hold;
+mod watch_plan;

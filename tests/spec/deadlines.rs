@@ -1,0 +1,304 @@
+//! What time alone does, with time in the test's hand.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use fanout::coordinator::{
+    Clock, Coordinator, Deadline, Error, Limits, Next, PlanCommand, Registered, Source,
+};
+use fanout::engine::{self, EndReason, PlanStatus, SealRule};
+use fanout::journal::{Journal, Memory};
+use fanout::plan;
+
+use crate::harness::parse;
+
+const SECOND: Duration = Duration::from_secs(1);
+
+fn command(plan_id: &str) -> PlanCommand {
+    PlanCommand {
+        request_id: String::new(),
+        plan_id: plan_id.into(),
+        config: parse(r#"{"items":[{"group_key":"a"}]}"#)
+            .as_object()
+            .unwrap()
+            .clone(),
+        source: Source::Config,
+        seal_rule: SealRule::WhenAllRecorded,
+        deadline: None,
+        retention: None,
+        labels: BTreeMap::new(),
+        validate_only: false,
+        document_bytes_max: 0,
+    }
+}
+
+struct Running {
+    coordinator: Arc<Coordinator>,
+    journal: Arc<Memory>,
+}
+
+impl Running {
+    /// A coordinator whose timers run; plans are kept for an hour, request ids for a day.
+    fn start() -> Self {
+        let limits = Limits {
+            plan: plan::Limits::default(),
+            engine: engine::Limits::default(),
+            task_request_bytes: usize::MAX,
+            plans: 10,
+            watchers_per_plan: 1,
+            request_ids: 2,
+            request_id_life: 24 * 3_600 * SECOND,
+            retention: 3_600 * SECOND,
+        };
+        let journal = Arc::new(Memory::default());
+        let coordinator = Arc::new(Coordinator::new(
+            Arc::clone(&journal) as _,
+            Clock::system(),
+            limits,
+        ));
+        let timers = Arc::clone(&coordinator);
+        tokio::spawn(async move { timers.run_timers().await });
+        Self {
+            coordinator,
+            journal,
+        }
+    }
+
+    async fn register(&self, command: PlanCommand) -> Registered {
+        self.coordinator.register(command).await.unwrap()
+    }
+
+    /// Status and reason of the plan's end; nothing if it is forgotten.
+    fn end(&self, plan_id: &str) -> Option<(PlanStatus, Option<EndReason>)> {
+        let standing = self.coordinator.view(plan_id).ok()?.standing;
+        Some((standing.status, standing.end.map(|end| end.reason)))
+    }
+}
+
+/// Lets time pass, and everything happen that was due.
+async fn pass(time: Duration) {
+    tokio::time::sleep(time).await;
+    for _ in 0..10 {
+        tokio::task::yield_now().await;
+    }
+}
+
+const OPEN: Option<(PlanStatus, Option<EndReason>)> = Some((PlanStatus::Incomplete, None));
+
+#[tokio::test(start_paused = true)]
+async fn a_timeout_ends_the_plan_as_failed_when_it_is_over_and_not_before() {
+    let running = Running::start();
+    running
+        .register(PlanCommand {
+            deadline: Some(Deadline::After(10 * SECOND)),
+            ..command("p")
+        })
+        .await;
+    pass(9 * SECOND + Duration::from_millis(900)).await;
+    assert_eq!(running.end("p"), OPEN);
+    pass(Duration::from_millis(200)).await;
+    assert_eq!(
+        running.end("p"),
+        Some((PlanStatus::Failed, Some(EndReason::Deadline)))
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_earlier_deadline_that_comes_later_is_not_missed() {
+    let running = Running::start();
+    running
+        .register(PlanCommand {
+            deadline: Some(Deadline::After(100 * SECOND)),
+            ..command("slow")
+        })
+        .await;
+    pass(SECOND).await;
+    running
+        .register(PlanCommand {
+            deadline: Some(Deadline::After(5 * SECOND)),
+            ..command("fast")
+        })
+        .await;
+    pass(6 * SECOND).await;
+    assert_eq!(running.end("slow"), OPEN);
+    assert_eq!(
+        running.end("fast"),
+        Some((PlanStatus::Failed, Some(EndReason::Deadline)))
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_plan_without_deadline_stays_open() {
+    let running = Running::start();
+    running.register(command("p")).await;
+    pass(365 * 24 * 3_600 * SECOND).await;
+    assert_eq!(running.end("p"), OPEN);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_deadline_in_the_past_is_refused() {
+    let running = Running::start();
+    let now = Clock::system().now();
+    let past = PlanCommand {
+        deadline: Some(Deadline::At(now)),
+        ..command("p")
+    };
+    pass(SECOND).await;
+    let error = running.coordinator.register(past).await.unwrap_err();
+    assert_eq!(error.to_string(), "deadline: is not in the future");
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_ended_plan_is_forgotten_when_its_retention_is_over_and_its_journal_with_it() {
+    let running = Running::start();
+    running
+        .register(PlanCommand {
+            retention: Some(60 * SECOND),
+            ..command("short")
+        })
+        .await;
+    running.register(command("default")).await;
+    for plan_id in ["short", "default"] {
+        running
+            .coordinator
+            .end(plan_id, "", EndReason::Sealed, "")
+            .await
+            .unwrap();
+    }
+    pass(59 * SECOND).await;
+    assert!(running.end("short").is_some());
+    pass(2 * SECOND).await;
+    assert_eq!(running.end("short"), None);
+    assert_eq!(
+        running.journal.plans().wait().await.unwrap(),
+        ["default".into()]
+    );
+    pass(3_600 * SECOND).await;
+    assert_eq!(running.end("default"), None);
+    // The name is free again.
+    assert!(running.register(command("short")).await.created);
+}
+
+#[tokio::test(start_paused = true)]
+async fn retention_counts_from_the_end_not_from_the_deadline_that_was_never_reached() {
+    let running = Running::start();
+    let terms = PlanCommand {
+        deadline: Some(Deadline::After(100 * SECOND)),
+        retention: Some(200 * SECOND),
+        ..command("p")
+    };
+    running.register(terms).await;
+    pass(50 * SECOND).await;
+    running
+        .coordinator
+        .end("p", "", EndReason::Cancelled, "")
+        .await
+        .unwrap();
+    pass(199 * SECOND).await;
+    assert_eq!(
+        running.end("p"),
+        Some((PlanStatus::Failed, Some(EndReason::Cancelled)))
+    );
+    pass(2 * SECOND).await;
+    assert_eq!(running.end("p"), None);
+}
+
+#[tokio::test(start_paused = true)]
+async fn waiting_for_the_end_is_over_when_the_plan_ends_or_the_time_is_up() {
+    let running = Running::start();
+    running
+        .register(PlanCommand {
+            deadline: Some(Deadline::After(30 * SECOND)),
+            ..command("p")
+        })
+        .await;
+    let plan = running.coordinator.plan("p").unwrap();
+    let began = tokio::time::Instant::now();
+    running.coordinator.wait_for_end(&plan, 20 * SECOND).await;
+    assert_eq!((began.elapsed().as_secs(), running.end("p")), (20, OPEN));
+    running.coordinator.wait_for_end(&plan, 300 * SECOND).await;
+    assert_eq!(began.elapsed().as_secs(), 30);
+    assert_eq!(
+        running.end("p"),
+        Some((PlanStatus::Failed, Some(EndReason::Deadline)))
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_quiet_watcher_hears_a_heartbeat_at_its_interval() {
+    let running = Running::start();
+    running.register(command("p")).await;
+    let mut watch = running.coordinator.watch("p", "").unwrap();
+    assert!(
+        matches!(watch.next(15 * SECOND).await.unwrap(), Next::Entries(entries) if entries.len() == 1)
+    );
+    for beat in 1..=2 {
+        let began = tokio::time::Instant::now();
+        let Next::Quiet(standing) = watch.next(15 * SECOND).await.unwrap() else {
+            panic!("heartbeat {beat} is missing");
+        };
+        assert_eq!((began.elapsed(), standing.sequence), (15 * SECOND, 1));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_watcher_of_a_plan_that_expires_is_told() {
+    let running = Running::start();
+    running
+        .register(PlanCommand {
+            retention: Some(Duration::ZERO),
+            ..command("p")
+        })
+        .await;
+    let mut watch = running.coordinator.watch("p", "").unwrap();
+    running
+        .coordinator
+        .end("p", "", EndReason::Sealed, "")
+        .await
+        .unwrap();
+    pass(SECOND).await;
+    assert_eq!(running.end("p"), None);
+    assert!(matches!(
+        watch.next(SECOND).await.unwrap(),
+        Next::Entries(_)
+    ));
+    // Its end was still seen: the history outlives the registration for whoever is reading it.
+    assert!(
+        matches!(watch.next(SECOND).await.unwrap(), Next::Ended(standing) if standing.status == PlanStatus::Failed)
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_request_id_is_remembered_for_its_time_and_one_past_the_limit_is_refused() {
+    let running = Running::start();
+    let with_id = |request_id: &str| PlanCommand {
+        request_id: request_id.into(),
+        ..command("")
+    };
+    let first = running.register(with_id("r-1")).await;
+    let again = running.register(with_id("r-1")).await;
+    assert!(first.created && !again.created);
+    assert_eq!(first.view.spec.plan_id, again.view.spec.plan_id);
+    running.register(with_id("r-2")).await;
+    let error = running
+        .coordinator
+        .register(with_id("r-3"))
+        .await
+        .unwrap_err();
+    assert!(
+        matches!(
+            error,
+            Error::QuotaExceeded {
+                setting: "request_ids_max",
+                limit: 2,
+                ..
+            }
+        ),
+        "{error}"
+    );
+    pass(24 * 3_600 * SECOND).await;
+    let after_a_day = running.register(with_id("r-1")).await;
+    assert!(after_a_day.created);
+    assert_ne!(first.view.spec.plan_id, after_a_day.view.spec.plan_id);
+}
