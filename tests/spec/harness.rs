@@ -67,11 +67,11 @@ impl TestServer {
     }
 
     /// Plans one task for each group key, `task-<key>`.
-    pub async fn plan(&mut self, plan_id: &str, group_keys: &[&str]) -> Plan {
-        self.plan_with(plan_id, group_keys, |_| {}).await
+    pub async fn register(&mut self, plan_id: &str, group_keys: &[&str]) -> Plan {
+        self.register_with(plan_id, group_keys, |_| {}).await
     }
 
-    pub async fn plan_with(
+    pub async fn register_with(
         &mut self,
         plan_id: &str,
         group_keys: &[&str],

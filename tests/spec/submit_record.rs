@@ -20,7 +20,7 @@ fn dispositions(receipts: &[Receipt]) -> Vec<Disposition> {
 #[tokio::test]
 async fn a_record_is_reconciled_the_moment_it_arrives() {
     let mut server = TestServer::start().await;
-    server.plan("p", &["a", "b"]).await;
+    server.register("p", &["a", "b"]).await;
     let mut stream = server.open().await;
     let body = r#"{"id":"task-a","status":"succeeded","outcome":{"pr":7}}"#;
     stream.send("p", vec![record(body)]).await;
@@ -70,7 +70,7 @@ async fn every_disposition_has_its_code_and_says_what_it_must() {
     let mut server = TestServer::start().await;
     let groups = r#"[{"key":"g"},{"key":"g"},{"key":"h"}]"#;
     server
-        .plan_with("p", &[], |request| {
+        .register_with("p", &[], |request| {
             request.config = r#"{"task_request_template":{"id":"task-{{group.index}}"}}"#.into();
             request.source = Some(fanout::proto::plan_request::Source::Groups(groups.into()));
         })
@@ -175,7 +175,7 @@ async fn a_record_is_matched_four_ways_whether_its_key_is_typed_or_in_the_body()
     let template = r#"{"group_key_path":"k","task_request_template":
         {"id":"task-{{group.key}}","sandbox_session_id":"box-{{group.key}}"}}"#;
     server
-        .plan_with("p", &["a", "b", "c", "d"], |request| {
+        .register_with("p", &["a", "b", "c", "d"], |request| {
             request.config = template.into()
         })
         .await;
@@ -219,7 +219,7 @@ async fn a_record_is_matched_four_ways_whether_its_key_is_typed_or_in_the_body()
 #[tokio::test]
 async fn a_session_is_learnt_from_started_and_then_matches_alone() {
     let mut server = TestServer::start().await;
-    server.plan("p", &["a", "b"]).await;
+    server.register("p", &["a", "b"]).await;
     let started = Record {
         task_id: "task-b".into(),
         sandbox_session_id: "box".into(),
@@ -250,7 +250,7 @@ async fn a_session_is_learnt_from_started_and_then_matches_alone() {
 #[tokio::test]
 async fn warnings_tell_the_sender_what_to_look_at_and_the_record_is_taken() {
     let mut server = TestServer::start().await;
-    server.plan("p", &["a", "b"]).await;
+    server.register("p", &["a", "b"]).await;
     let disagreeing = record(r#"{"id":"task-a","group_key":"b"}"#);
     let ignored = Record {
         status: "passed".into(),
@@ -275,7 +275,7 @@ async fn warnings_tell_the_sender_what_to_look_at_and_the_record_is_taken() {
 #[tokio::test]
 async fn half_close_ends_the_stream_with_ok_after_the_last_receipt() {
     let mut server = TestServer::start().await;
-    server.plan("p", &["a"]).await;
+    server.register("p", &["a"]).await;
     let mut stream = server.open().await;
     for n in 0..5 {
         stream
@@ -306,7 +306,7 @@ async fn half_close_ends_the_stream_with_ok_after_the_last_receipt() {
 #[tokio::test]
 async fn one_bad_record_never_ends_the_stream() {
     let mut server = TestServer::start().await;
-    server.plan("p", &["a"]).await;
+    server.register("p", &["a"]).await;
     let mut stream = server.open().await;
     stream
         .send(
@@ -339,7 +339,7 @@ async fn one_bad_record_never_ends_the_stream() {
 #[tokio::test]
 async fn protocol_misuse_ends_the_stream_with_its_reason() {
     let mut server = TestServer::start().await;
-    server.plan("p", &["a"]).await;
+    server.register("p", &["a"]).await;
     let mut first = server.open().await;
     first.send("", vec![record("{}")]).await;
     let status = first.next().await.unwrap_err();
@@ -412,7 +412,7 @@ async fn limits_of_a_record_hold_one_past_and_not_at_them() {
         config.limits.json_depth_max = 3;
     })
     .await;
-    server.plan("p", &["a"]).await;
+    server.register("p", &["a"]).await;
     let padded = |bytes: usize| record(&format!("{{{}}}", " ".repeat(bytes - 2)));
     let receipts = server
         .submit(
@@ -474,7 +474,7 @@ async fn limits_of_a_record_hold_one_past_and_not_at_them() {
 #[tokio::test]
 async fn a_plans_quota_is_answered_as_resource_exhausted() {
     let mut server = TestServer::with(|config| config.limits.quarantined_records_max = 1).await;
-    server.plan("p", &["a"]).await;
+    server.register("p", &["a"]).await;
     let receipts = server
         .submit("p", vec![record(r#"{"id":"x"}"#), record(r#"{"id":"y"}"#)])
         .await;
@@ -492,7 +492,7 @@ async fn a_plans_quota_is_answered_as_resource_exhausted() {
 #[tokio::test]
 async fn a_document_as_deep_as_the_limit_is_taken_and_comes_back_whole() {
     let mut server = TestServer::start().await;
-    server.plan("p", &["a"]).await;
+    server.register("p", &["a"]).await;
     let nested = format!("{}1{}", "[".repeat(511), "]".repeat(511));
     let receipts = server
         .submit(
@@ -524,7 +524,7 @@ async fn a_document_as_deep_as_the_limit_is_taken_and_comes_back_whole() {
 #[tokio::test]
 async fn a_submitter_that_does_not_read_its_receipts_stalls_nobody_else() {
     let mut server = TestServer::start().await;
-    server.plan("p", &["a", "b"]).await;
+    server.register("p", &["a", "b"]).await;
     let stalled = server.open().await;
     let heavy = record(&format!(
         r#"{{"id":"task-a","pad":"{}"}}"#,
@@ -567,7 +567,7 @@ async fn records_of_many_streams_at_one_plan_are_all_applied_once() {
     let mut server = TestServer::start().await;
     let keys: Vec<String> = (0..200).map(|n| format!("k{n}")).collect();
     let keys: Vec<&str> = keys.iter().map(String::as_str).collect();
-    server.plan("p", &keys).await;
+    server.register("p", &keys).await;
     let mut streams = Vec::new();
     for worker in 0..8 {
         let mut stream = server.open().await;

@@ -59,7 +59,7 @@ fn success(task: &str) -> Record {
 #[tokio::test]
 async fn a_watcher_sees_every_result_in_sequence_and_then_the_end() {
     let mut server = TestServer::start().await;
-    server.plan("p", &["a", "b"]).await;
+    server.register("p", &["a", "b"]).await;
     let mut watcher = Watcher::of(&mut server, watch("p")).await;
     server
         .submit("p", vec![record(r#"{"id":"task-b","status":"failed"}"#)])
@@ -109,7 +109,7 @@ async fn a_watcher_sees_every_result_in_sequence_and_then_the_end() {
 #[tokio::test]
 async fn one_who_comes_late_sees_the_whole_history_and_the_end_at_once() {
     let mut server = TestServer::start().await;
-    server.plan("p", &["a"]).await;
+    server.register("p", &["a"]).await;
     let started = Record {
         kind: RecordKind::Started.into(),
         sandbox_session_id: "box".into(),
@@ -143,7 +143,7 @@ async fn one_who_comes_late_sees_the_whole_history_and_the_end_at_once() {
 #[tokio::test]
 async fn a_snapshot_shows_what_there_is_and_the_tail_what_comes_after() {
     let mut server = TestServer::start().await;
-    server.plan("p", &["a", "b", "c"]).await;
+    server.register("p", &["a", "b", "c"]).await;
     server
         .submit(
             "p",
@@ -190,7 +190,7 @@ async fn a_large_snapshot_comes_in_parts_and_only_the_last_has_a_cursor() {
     let mut server = TestServer::start().await;
     let keys: Vec<String> = (0..2_500).map(|n| n.to_string()).collect();
     server
-        .plan("p", &keys.iter().map(String::as_str).collect::<Vec<_>>())
+        .register("p", &keys.iter().map(String::as_str).collect::<Vec<_>>())
         .await;
     for chunk in keys.chunks(1_000) {
         server
@@ -230,7 +230,7 @@ async fn one_who_is_cut_off_again_and_again_sees_every_result_once() {
     let mut server = TestServer::start().await;
     let keys: Vec<String> = (0..300).map(|n| n.to_string()).collect();
     server
-        .plan("p", &keys.iter().map(String::as_str).collect::<Vec<_>>())
+        .register("p", &keys.iter().map(String::as_str).collect::<Vec<_>>())
         .await;
     let mut client = server.connect().await;
     let watching = tokio::spawn(async move {
@@ -277,7 +277,7 @@ async fn one_who_is_cut_off_again_and_again_sees_every_result_once() {
 #[tokio::test]
 async fn a_quiet_plan_sends_heartbeats_with_its_counts() {
     let mut server = TestServer::start().await;
-    server.plan("p", &["a", "b"]).await;
+    server.register("p", &["a", "b"]).await;
     let interval = Some(prost_types::Duration {
         seconds: 0,
         nanos: 100_000_000,
@@ -308,7 +308,7 @@ async fn a_quiet_plan_sends_heartbeats_with_its_counts() {
 #[tokio::test]
 async fn what_is_set_aside_is_not_for_watchers_and_breaks_no_cursor() {
     let mut server = TestServer::start().await;
-    server.plan("p", &["a", "b"]).await;
+    server.register("p", &["a", "b"]).await;
     server
         .submit(
             "p",
@@ -336,7 +336,7 @@ async fn what_is_set_aside_is_not_for_watchers_and_breaks_no_cursor() {
 #[tokio::test]
 async fn watchers_of_a_deleted_plan_end_with_not_found() {
     let mut server = TestServer::start().await;
-    server.plan("p", &["a"]).await;
+    server.register("p", &["a"]).await;
     let mut watcher = Watcher::of(&mut server, watch("p")).await;
     server
         .delete_plan(DeletePlanRequest {
@@ -355,7 +355,7 @@ async fn watchers_of_a_deleted_plan_end_with_not_found() {
 #[tokio::test]
 async fn a_cursor_of_an_earlier_plan_of_the_same_name_is_refused() {
     let mut server = TestServer::start().await;
-    let old = server.plan("p", &["a"]).await.cursor;
+    let old = server.register("p", &["a"]).await.cursor;
     server
         .delete_plan(DeletePlanRequest {
             plan_id: "p".into(),
@@ -363,7 +363,7 @@ async fn a_cursor_of_an_earlier_plan_of_the_same_name_is_refused() {
         })
         .await
         .unwrap();
-    server.plan("p", &["a", "b"]).await;
+    server.register("p", &["a", "b"]).await;
     let status = server
         .watch_plan(WatchPlanRequest {
             after: old,
@@ -384,7 +384,7 @@ async fn a_cursor_of_an_earlier_plan_of_the_same_name_is_refused() {
 #[tokio::test]
 async fn one_watcher_past_the_limit_is_refused_until_another_leaves() {
     let mut server = TestServer::with(|config| config.limits.watchers_per_plan_max = 1).await;
-    server.plan("p", &["a"]).await;
+    server.register("p", &["a"]).await;
     let interval = Some(prost_types::Duration {
         seconds: 0,
         nanos: 100_000_000,
@@ -422,7 +422,7 @@ async fn a_stalled_watcher_delays_nobody_and_reads_on_where_it_was() {
     let mut server = TestServer::start().await;
     let keys: Vec<String> = (0..400).map(|n| n.to_string()).collect();
     server
-        .plan("p", &keys.iter().map(String::as_str).collect::<Vec<_>>())
+        .register("p", &keys.iter().map(String::as_str).collect::<Vec<_>>())
         .await;
     let mut stalled = Watcher::of(
         &mut server.connect().await,
@@ -447,7 +447,7 @@ async fn a_stalled_watcher_delays_nobody_and_reads_on_where_it_was() {
 #[tokio::test]
 async fn a_server_that_drains_ends_watches_with_unavailable_and_a_cursor_to_go_on_from() {
     let mut server = TestServer::start().await;
-    server.plan("p", &["a", "b"]).await;
+    server.register("p", &["a", "b"]).await;
     let mut watcher = Watcher::of(&mut server.connect().await, watch("p")).await;
     server.submit("p", vec![success("task-a")]).await;
     watcher.result().await;
@@ -463,7 +463,7 @@ async fn a_server_that_drains_ends_watches_with_unavailable_and_a_cursor_to_go_o
 #[tokio::test]
 async fn the_end_says_why_the_plan_ended() {
     let mut server = TestServer::start().await;
-    server.plan("p", &["a"]).await;
+    server.register("p", &["a"]).await;
     let sealed = SealPlanRequest {
         plan_id: "p".into(),
         reason: "enough".into(),
