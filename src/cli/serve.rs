@@ -43,13 +43,14 @@ pub(super) async fn serve(command: Serve) -> Outcome {
         ))
     })?;
     let address = listener.local_addr()?;
+    // Before the address is announced: who reads it may end this at once.
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
     if !address.ip().is_loopback() {
         tracing::warn!(%address, "anybody who reaches this address can read and change every plan: there is no \
             authentication yet");
     }
     tracing::info!(%address, version = env!("CARGO_PKG_VERSION"), journal = "memory", limits = ?config.limits, "serving");
-    let mut terminate = signal(SignalKind::terminate())?;
-    let mut interrupt = signal(SignalKind::interrupt())?;
     let shutdown = async move {
         tokio::select! {
             _ = terminate.recv() => {}
