@@ -116,7 +116,7 @@ async fn with_coordinator(
     );
     let ran = session.run(tasks, concurrency).await;
     display.finish();
-    let counts = ran?;
+    ran?;
 
     let interrupted = interrupt.is_cancelled();
     if interrupted {
@@ -131,9 +131,8 @@ async fn with_coordinator(
             .await
             .map_err(|status| explain(&status))?;
     }
-    let (status, document) = result(&mut client, &plan_id).await?;
+    let (status, counts, document) = result(&mut client, &plan_id).await?;
     write_document(command.output.as_deref(), &document)?;
-    let counts = counts.unwrap_or_default();
     if !command.quiet || status != PlanStatus::Completed {
         let interrupted = if interrupted { " (interrupted)" } else { "" };
         eprintln!(
@@ -284,7 +283,7 @@ async fn plan(
             printable(&plan.plan_id),
             tasks.len()
         );
-        let (_, document) = result(client, &plan.plan_id).await?;
+        let (.., document) = result(client, &plan.plan_id).await?;
         let records = document
             .get("records")
             .and_then(Value::as_array)
@@ -338,7 +337,6 @@ struct Session {
     outbox: VecDeque<Record>,
     /// Records in the stream that have no receipt yet.
     unanswered: usize,
-    counts: Option<Counts>,
 }
 
 impl Session {
@@ -360,16 +358,11 @@ impl Session {
             running: JoinSet::new(),
             outbox: VecDeque::new(),
             unanswered: 0,
-            counts: None,
         }
     }
 
-    /// Runs every task, so many at a time, until each has its receipt; answers the plan's counts after the last one.
-    async fn run(
-        mut self,
-        tasks: Vec<TaskRequest>,
-        concurrency: usize,
-    ) -> Result<Option<Counts>, Failure> {
+    /// Runs every task, so many at a time, until each has its receipt.
+    async fn run(mut self, tasks: Vec<TaskRequest>, concurrency: usize) -> Result<(), Failure> {
         let interrupt = self.executor.interrupt.clone();
         let batches = self.batches.clone();
         let mut waiting = tasks.into_iter();
@@ -379,7 +372,7 @@ impl Session {
                 self.start(task);
             }
             if self.running.is_empty() && self.outbox.is_empty() && self.unanswered == 0 {
-                return Ok(self.counts);
+                return Ok(());
             }
             tokio::select! {
                 Some(ended) = self.running.join_next() => {
@@ -437,7 +430,6 @@ impl Session {
                 ));
             }
         }
-        self.counts = answered.response.counts;
     }
 
     /// Ends the executors: what they would bring cannot be delivered.
@@ -457,7 +449,10 @@ fn record_of(task_id: &str, record: Object) -> Record {
 }
 
 /// Fetches the result page by page, and puts the pages together.
-async fn result(client: &mut Client, plan_id: &str) -> Result<(PlanStatus, Value), Failure> {
+async fn result(
+    client: &mut Client,
+    plan_id: &str,
+) -> Result<(PlanStatus, Counts, Value), Failure> {
     const LISTS: [&str; 2] = ["records", "outcomes"];
     let mut whole: Option<Object> = None;
     let mut lists: [Vec<Value>; 2] = Default::default();
@@ -500,7 +495,11 @@ async fn result(client: &mut Client, plan_id: &str) -> Result<(PlanStatus, Value
                 .unwrap_or_default();
             counts.set("failed_task_ids", Value::array(failed_task_ids));
             whole.set("reconciliation", Value::from(counts));
-            return Ok((page.status(), whole.into()));
+            return Ok((
+                page.status(),
+                page.counts.unwrap_or_default(),
+                whole.into(),
+            ));
         }
         page_token = page.next_page_token;
     }
