@@ -13,7 +13,7 @@ use super::files::{read_list, write_out};
 use super::print::{self, json_line, number, object, word};
 use super::{DONE, Failure, NOT_COMPLETED, Outcome, record_stream};
 use crate::json::{self, Value};
-use crate::proto::{Disposition, Receipt, Record};
+use crate::proto::{Disposition, Receipt, Record, Violation};
 
 /// `fanout submit`.
 #[derive(Debug, Args)]
@@ -75,11 +75,18 @@ pub(super) async fn submit(command: Submit) -> Outcome {
         progress.tick();
     }
     progress.finish_and_clear();
-    let summary: Vec<_> = dispositions
-        .iter()
-        .map(|(word, count)| format!("{count} {word}"))
-        .collect();
-    eprintln!("{position} records: {}", summary.join(", "));
+    let read = reader
+        .await
+        .map_err(|panic| Failure::new(format!("internal error: {panic}")))?;
+    if position > 0 {
+        let summary: Vec<_> = dispositions
+            .iter()
+            .map(|(word, count)| format!("{count} {word}"))
+            .collect();
+        eprintln!("{position} records: {}", summary.join(", "));
+    } else if read.is_ok() {
+        eprintln!("no records");
+    }
     if let Some(counts) = counts {
         eprintln!(
             "plan {}: {}",
@@ -87,9 +94,7 @@ pub(super) async fn submit(command: Submit) -> Outcome {
             print::counts_line(&counts)
         );
     }
-    reader
-        .await
-        .map_err(|panic| Failure::new(format!("internal error: {panic}")))??;
+    read?;
     Ok(if not_applied > 0 && command.fail_on_failure {
         NOT_COMPLETED
     } else {
@@ -128,7 +133,7 @@ fn read(path: &Path, records: &mpsc::Sender<Record>) -> Result<(), Failure> {
         if line.trim_ascii().is_empty() {
             continue;
         }
-        let value = json::parse(&line, json::Limits::default()).map_err(|error| {
+        let value = json::parse(line.trim_ascii_end(), json::Limits::default()).map_err(|error| {
             Failure::new(format!(
                 "-:{number}:{}: {}; expected one record on each line",
                 error.column, error.problem
@@ -203,7 +208,7 @@ fn receipt_object(position: u64, disposition: &str, receipt: &Receipt) -> json::
         line.set(
             "violation",
             Value::from(object([
-                ("field", violation.field.as_str().into()),
+                ("field", field(violation).into()),
                 ("description", violation.description.as_str().into()),
                 ("reason", violation.reason.as_str().into()),
                 ("limit", number(violation.limit)),
@@ -216,9 +221,15 @@ fn receipt_object(position: u64, disposition: &str, receipt: &Receipt) -> json::
     line
 }
 
+/// The field in its record. The server counts the records of one message, which is nothing the caller knows.
+fn field(violation: &Violation) -> &str {
+    let field = violation.field.as_str();
+    field.split_once("].").map_or(field, |(_, field)| field)
+}
+
 fn line(position: u64, disposition: &str, record: &Record, receipt: &Receipt) -> String {
     let why = match (&receipt.violation, receipt.disposition()) {
-        (Some(violation), _) => format!("{}: {}", violation.field, violation.description),
+        (Some(violation), _) => format!("{}: {}", field(violation), violation.description),
         (_, Disposition::Ambiguous) => {
             format!("it may be for {}", receipt.candidate_task_ids.join(", "))
         }
