@@ -3,15 +3,23 @@
 use std::fs;
 use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::Failure;
 use crate::json::{self, Limits, Object, Parsed, Value};
+
+/// Whether standard input was read to its end; another time there would be nothing.
+static STDIN_IS_READ: AtomicBool = AtomicBool::new(false);
 
 /// Reads a file, or standard input if it is `-`.
 pub(super) fn read(path: &Path) -> Result<Vec<u8>, Failure> {
     let failed =
         |error: io::Error| Failure::new(format!("{}: failed to read: {error}", path.display()));
     if path == Path::new("-") {
+        if STDIN_IS_READ.swap(true, Ordering::Relaxed) {
+            let problem = "-: standard input can be read only once, but two inputs are `-`";
+            return Err(Failure::new(problem));
+        }
         let mut bytes = Vec::new();
         io::stdin().lock().read_to_end(&mut bytes).map_err(failed)?;
         return Ok(bytes);

@@ -495,11 +495,7 @@ async fn result(
                 .unwrap_or_default();
             counts.set("failed_task_ids", Value::array(failed_task_ids));
             whole.set("reconciliation", Value::from(counts));
-            return Ok((
-                page.status(),
-                page.counts.unwrap_or_default(),
-                whole.into(),
-            ));
+            return Ok((page.status(), page.counts.unwrap_or_default(), whole.into()));
         }
         page_token = page.next_page_token;
     }

@@ -133,12 +133,13 @@ fn read(path: &Path, records: &mpsc::Sender<Record>) -> Result<(), Failure> {
         if line.trim_ascii().is_empty() {
             continue;
         }
-        let value = json::parse(line.trim_ascii_end(), json::Limits::default()).map_err(|error| {
-            Failure::new(format!(
-                "-:{number}:{}: {}; expected one record on each line",
-                error.column, error.problem
-            ))
-        })?;
+        let value =
+            json::parse(line.trim_ascii_end(), json::Limits::default()).map_err(|error| {
+                Failure::new(format!(
+                    "-:{number}:{}: {}; expected one record on each line",
+                    error.column, error.problem
+                ))
+            })?;
         let all_sent = match &value {
             Value::Array(list) => list.iter().all(send),
             record => send(record),
