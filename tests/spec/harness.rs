@@ -1,8 +1,8 @@
 //! A server for a test: the real one, in this process, on a free port; and the real program for the others.
 
+mod program;
+
 use std::ops::{Deref, DerefMut};
-use std::path::PathBuf;
-use std::process::{Child, Command, Stdio};
 
 use fanout::config::Config;
 use fanout::json::{self, Value};
@@ -20,6 +20,8 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::Channel;
 use tonic::{Code, Status, Streaming};
 use tonic_types::StatusExt;
+
+pub use program::*;
 
 pub type Client = FanoutServiceClient<Channel>;
 
@@ -218,49 +220,4 @@ pub fn refusal(status: &Status) -> (Code, String, String) {
         .map(|violation| violation.field.clone())
         .unwrap_or_default();
     (status.code(), info.reason.clone(), field)
-}
-
-/// The program, with nothing of this process's environment that it reads.
-pub fn fanout() -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_fanout"));
-    for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("FANOUT_")) {
-        command.env_remove(name);
-    }
-    command
-}
-
-/// What a finished program said.
-#[derive(Debug, PartialEq, Eq)]
-pub struct Said {
-    pub code: i32,
-    pub stdout: String,
-    pub stderr: String,
-}
-
-pub fn finish(child: Child) -> Said {
-    let output = child.wait_with_output().unwrap();
-    Said {
-        code: output.status.code().unwrap_or(-1),
-        stdout: String::from_utf8(output.stdout).unwrap(),
-        stderr: String::from_utf8(output.stderr).unwrap(),
-    }
-}
-
-pub fn piped(command: &mut Command) -> Child {
-    command
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap()
-}
-
-/// Runs the program in a directory.
-pub fn said(directory: &std::path::Path, arguments: &[&str]) -> Said {
-    finish(piped(fanout().current_dir(directory).args(arguments)))
-}
-
-/// A file of the project.
-pub fn project(path: &str) -> PathBuf {
-    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join(path)
 }

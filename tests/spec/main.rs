@@ -2,6 +2,8 @@
 
 mod arbitrary;
 mod architecture;
+mod cli_documents;
+mod cli_refusals;
 mod deadlines;
 mod engine;
 mod harness;
