@@ -4,6 +4,7 @@ mod arbitrary;
 mod architecture;
 mod cli_documents;
 mod cli_refusals;
+mod cli_server;
 mod deadlines;
 mod engine;
 mod harness;

@@ -8,9 +8,12 @@ use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use fanout::proto::{Plan, PlanRequest};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use tempfile::TempDir;
+
+use super::Client;
 
 /// Longer than anything takes, however busy the machine is.
 pub const PATIENCE: Duration = Duration::from_secs(120);
@@ -252,6 +255,22 @@ impl Served {
         let (_, rest) = line.split_once("address=").unwrap();
         let address = rest.split(' ').next().unwrap().to_owned();
         Self { program, address }
+    }
+
+    /// Registers a plan, which no command does alone.
+    pub fn plan(&self, request: PlanRequest) -> Plan {
+        let answer = self.call(async |mut client| client.plan(request).await.unwrap());
+        answer.into_inner().plan.unwrap()
+    }
+
+    /// Makes calls with a client.
+    pub fn call<T>(&self, calls: impl AsyncFnOnce(Client) -> T) -> T {
+        let runtime = tokio::runtime::Runtime::new().unwrap();
+        let address = format!("http://{}", self.address);
+        runtime.block_on(async {
+            let calls = async { calls(Client::connect(address).await.unwrap()).await };
+            tokio::time::timeout(PATIENCE, calls).await.unwrap()
+        })
     }
 
     /// A client command to this server, which it finds as FANOUT_SERVER.

@@ -1,0 +1,582 @@
+//! The commands that talk to a server: `fanout serve` as a process of its own, and its clients.
+
+use std::process::Command;
+
+use fanout::json;
+use fanout::proto::{Plan, RecordKind, SubmitRecordsRequest};
+use tonic_health::ServingStatus;
+use tonic_health::pb::health_server::HealthServer;
+
+use crate::harness::{
+    Program, Served, directory, document, fanout, plan_request, record, said, says,
+};
+
+/// A server with a plan `p` of the tasks `task-a` and `task-b`.
+fn with_plan() -> (Served, Plan) {
+    let server = Served::start(&[]);
+    let plan = server.plan(plan_request("p", &["a", "b"]));
+    (server, plan)
+}
+
+/// A plan as `--json` shows it; its times are what they are.
+fn shown(server: &Served, plan_id: &str) -> json::Value {
+    let said = server.said(&["get", plan_id, "--json"]);
+    assert_eq!((said.code, &*said.stderr), (0, ""));
+    assert_eq!(said.stdout.matches('\n').count(), 1);
+    document(said.stdout.as_bytes())
+}
+
+fn text<'v>(value: &'v json::Value, field: &str) -> &'v str {
+    value.get(field).unwrap().as_str().unwrap()
+}
+
+const EMPTY: &str = "0 of 2 tasks recorded: 0 successful, 0 failed, 2 missing";
+const HALF: &str = "1 of 2 tasks recorded: 1 successful, 0 failed, 1 missing";
+const WHOLE: &str = "2 of 2 tasks recorded: 2 successful, 0 failed, 0 missing";
+
+#[test]
+fn serve_announces_the_port_it_found_and_a_limit_that_was_set() {
+    let mut program =
+        Program::start(fanout().args(["serve", "--listen", "127.0.0.1:0", "--plans-max", "7"]));
+    let line = program.stderr.line();
+    assert!(
+        line.contains(" INFO fanout::cli::serve: serving address=127.0.0.1:"),
+        "{line}"
+    );
+    assert!(!line.contains("address=127.0.0.1:0 "), "{line}");
+    assert!(line.contains(" plans_max: 7,"), "{line}");
+}
+
+#[test]
+fn serve_logs_one_json_object_a_line_if_asked_to() {
+    let mut command = fanout();
+    command
+        .args(["serve", "--listen", "127.0.0.1:0"])
+        .env("FANOUT_LOG_FORMAT", "json");
+    let mut program = Program::start(&mut command);
+    let line = document(program.stderr.line().as_bytes());
+    let fields = line.get("fields").unwrap();
+    assert_eq!(text(&line, "level"), "INFO");
+    assert_eq!(text(fields, "message"), "serving");
+    assert_eq!(text(fields, "journal"), "memory");
+}
+
+#[test]
+fn serve_warns_if_others_than_this_machine_can_reach_it() {
+    let mut program = Program::start(fanout().args(["serve", "--listen", "0.0.0.0:0"]));
+    let line = program.stderr.line();
+    let warning = " WARN fanout::cli::serve: anybody who reaches this address can read and change every plan: \
+                   there is no authentication yet address=0.0.0.0:";
+    assert!(line.contains(warning), "{line}");
+}
+
+#[test]
+fn get_shows_a_plan_as_a_table_and_as_one_json_object() {
+    let (server, plan) = with_plan();
+    let created = plan.create_time.unwrap().to_string();
+    let (digest, cursor) = (&plan.digest, &plan.cursor);
+    let table = format!(
+        "plan        p\nstatus      incomplete\ntasks       {EMPTY}\ncreated     {created}\ndeadline    -\n\
+         ended       -\ndigest      {digest}\ncursor      {cursor}\n"
+    );
+    assert_eq!(server.said(&["get", "p"]), says(0, &table, ""));
+    let json = format!(
+        r#"{{"plan_id":"p","status":"incomplete","end_reason":"unspecified","end_note":"","counts":{{"items":2,"groups":2,"tasks":2,"recorded":0,"successful":0,"failed":0,"missing":2,"running":0,"outcomes":0,"quarantined":0}},"sequence":1,"cursor":"{cursor}","digest":"{digest}","labels":{{}},"create_time":"{created}","deadline":null,"end_time":null,"expire_time":null}}"#
+    );
+    assert_eq!(
+        server.said(&["get", "p", "--json"]),
+        says(0, &(json + "\n"), "")
+    );
+}
+
+#[test]
+fn every_command_says_which_plan_there_is_none_of() {
+    let server = Served::start(&[]);
+    let unknown = "error: there is no plan \"nope\" (NotFound, PLAN_NOT_FOUND)\n";
+    for command in ["get", "watch", "seal", "cancel", "delete"] {
+        assert_eq!(
+            server.said(&[command, "nope"]),
+            says(1, "", unknown),
+            "{command}"
+        );
+    }
+    let submit = server.said_with(&["submit", "--plan-id", "nope"], "{\"id\":\"x\"}\n");
+    assert_eq!(submit, says(1, "", unknown));
+}
+
+#[test]
+fn what_a_plan_is_called_cannot_steer_a_terminal() {
+    let server = Served::start(&[]);
+    server.plan(plan_request("\u{1b}[31mred", &["a"]));
+    let said = server.said(&["get", "\u{1b}[31mred"]);
+    assert!(
+        said.stdout.starts_with("plan        \\u{1b}[31mred\n"),
+        "{}",
+        said.stdout
+    );
+    let said = server.said(&["get", "\u{1b}[32m"]);
+    let unknown = "error: there is no plan \"\\u{1b}[32m\" (NotFound, PLAN_NOT_FOUND)\n";
+    assert_eq!(said, says(1, "", unknown));
+}
+
+#[test]
+fn list_shows_plans_oldest_first_and_only_those_with_every_label_asked_for() {
+    let server = Served::start(&[]);
+    assert_eq!(
+        server.said(&["list"]),
+        says(0, "PLAN  STATUS  RECORDED  FAILED  MISSING  CREATED\n", "")
+    );
+    assert_eq!(server.said(&["list", "--json"]), says(0, "", ""));
+    let mut created = Vec::new();
+    for (plan_id, labels) in [
+        ("zebra", &[("team", "x"), ("stage", "1")][..]),
+        ("ant", &[("team", "x")]),
+        ("fly", &[]),
+    ] {
+        let mut request = plan_request(plan_id, &["a", "b"]);
+        let labels = labels
+            .iter()
+            .map(|(key, value)| (key.to_string(), value.to_string()));
+        request.labels = labels.collect();
+        created.push(server.plan(request).create_time.unwrap().to_string());
+    }
+    let header = "PLAN   STATUS      RECORDED  FAILED  MISSING  CREATED\n";
+    let row = |name: &str, at: usize| {
+        format!(
+            "{name:<5}  incomplete  0/2       0       2        {}\n",
+            created[at]
+        )
+    };
+    let (zebra, ant, fly) = (row("zebra", 0), row("ant", 1), row("fly", 2));
+    assert_eq!(
+        server.said(&["list"]),
+        says(0, &format!("{header}{zebra}{ant}{fly}"), "")
+    );
+    let labelled = server.said(&["list", "--label", "team=x"]);
+    assert_eq!(labelled, says(0, &format!("{header}{zebra}{ant}"), ""));
+    let both = server.said(&["list", "--label", "team=x", "--label", "stage=1"]);
+    assert_eq!(both, says(0, &format!("{header}{zebra}"), ""));
+    assert_eq!(
+        server
+            .said(&["list", "--json", "--label", "stage=1"])
+            .stdout,
+        json::compact(&shown(&server, "zebra")) + "\n"
+    );
+    assert_eq!(
+        json::compact(shown(&server, "zebra").get("labels").unwrap()),
+        r#"{"stage":"1","team":"x"}"#
+    );
+}
+
+#[test]
+fn list_goes_on_after_a_full_page() {
+    let server = Served::start(&[]);
+    server.call(async |mut client| {
+        for number in 0..1_001 {
+            let request = plan_request(&format!("plan-{number}"), &["a"]);
+            client.plan(request).await.unwrap();
+        }
+    });
+    let said = server.said(&["list"]);
+    assert_eq!(said.stdout.lines().count(), 1_002);
+    assert!(
+        said.stdout
+            .lines()
+            .last()
+            .unwrap()
+            .starts_with("plan-1000  incomplete  0/1 ")
+    );
+}
+
+#[test]
+fn submit_sends_a_file_as_a_list_or_as_lines_and_prints_nothing_but_counts_if_all_is_well() {
+    let (server, _) = with_plan();
+    let files = directory(&[
+        ("list.json", r#"[{"id":"task-a","status":"completed"}]"#),
+        (
+            "lines.jsonl",
+            "{\"id\":\"task-a\",\"status\":\"completed\"}\n\n{\"id\":\"task-b\",\"success\":true}\n",
+        ),
+    ]);
+    let submit = |file: &str| {
+        let path = files.path().join(file);
+        server.said(&["submit", "--plan-id", "p", path.to_str().unwrap()])
+    };
+    assert_eq!(
+        submit("list.json"),
+        says(0, "", &format!("1 records: 1 accepted\nplan p: {HALF}\n"))
+    );
+    assert_eq!(
+        submit("lines.jsonl"),
+        says(
+            0,
+            "",
+            &format!("2 records: 1 accepted, 1 duplicate\nplan p: {WHOLE}\n")
+        )
+    );
+}
+
+#[test]
+fn submit_takes_standard_input_line_by_line_as_it_comes() {
+    let (server, _) = with_plan();
+    let mut program = Program::start(&mut server.client(&["submit", "--plan-id", "p", "--json"]));
+    program.say("{\"id\":\"task-a\",\"status\":\"completed\"}\n");
+    assert_eq!(
+        program.stdout.line(),
+        r#"{"record":0,"disposition":"accepted","code":0,"task_id":"task-a","matched_by":"id","revision":1,"sequence":2,"status":"completed"}"#
+    );
+    program.say("[{\"group_key\":\"b\",\"status\":\"broke\"}]\n");
+    assert_eq!(
+        program.stdout.line(),
+        r#"{"record":1,"disposition":"accepted","code":0,"task_id":"task-b","matched_by":"group_key","revision":1,"sequence":3,"status":"failed"}"#
+    );
+    let said = program.finish();
+    let counts = "2 of 2 tasks recorded: 1 successful, 1 failed, 0 missing";
+    let stderr = format!("2 records: 2 accepted\nplan p: {counts}\n");
+    assert_eq!((said.code, said.stderr), (0, stderr));
+}
+
+#[test]
+fn submit_prints_each_record_that_was_not_applied_with_the_reason() {
+    let server = Served::start(&["--record-body-bytes-max", "100"]);
+    let mut request = plan_request("p", &["a", "b"]);
+    request.config = r#"{"group_key_path":"k","task_request_template":{"id":"task-{{group.key}}","group_key":"both"}}"#.into();
+    server.plan(request);
+    let long = "x".repeat(100);
+    let records = format!(
+        "{{\"id\":\"task-a\",\"status\":\"completed\"}}\n{{\"id\":\"nobody\"}}\n{{\"group_key\":\"both\"}}\n5\n\
+         {{\"id\":\"task-a\",\"text\":\"{long}\"}}\n"
+    );
+    let stdout = format!(
+        "record 1: unmatched: no key names a planned task {{\"id\":\"nobody\"}}\n\
+         record 2: ambiguous: it may be for task-a, task-b {{\"group_key\":\"both\"}}\n\
+         record 3: invalid: body: 1:1: expected an object, found \"5\" 5\n\
+         record 4: too_large: body: is 125 bytes long, at most 100 are allowed {{\"id\":\"task-a\",\"text\":\"{}…\n",
+        "x".repeat(36)
+    );
+    let stderr = format!(
+        "5 records: 1 accepted, 1 ambiguous, 1 invalid, 1 too_large, 1 unmatched\n\
+         plan p: {HALF}; 2 records in quarantine\n"
+    );
+    let submit = ["submit", "--plan-id", "p"];
+    assert_eq!(
+        server.said_with(&submit, &records),
+        says(0, &stdout, &stderr)
+    );
+    let code = |record: &str| {
+        server
+            .said_with(&[&submit[..], &["--fail-on-failure"]].concat(), record)
+            .code
+    };
+    assert_eq!(code("{\"id\":\"nobody\"}"), 2);
+    assert_eq!(code("{\"id\":\"task-a\",\"status\":\"completed\"}"), 0);
+    let said = server.said_with(&["submit", "--plan-id", "p", "--json"], "\n7\n");
+    assert_eq!(
+        said.stdout,
+        "{\"record\":0,\"disposition\":\"invalid\",\"code\":3,\"task_id\":\"\",\"matched_by\":\"unspecified\",\
+         \"revision\":0,\"sequence\":0,\"status\":\"unspecified\",\"violation\":{\"field\":\"body\",\
+         \"description\":\"1:1: expected an object, found \\\"7\\\"\",\"reason\":\"INVALID_JSON\",\"limit\":0}}\n"
+    );
+}
+
+#[test]
+fn submit_to_an_ended_plan_is_late_unless_it_is_the_same_again() {
+    let (server, _) = with_plan();
+    let submit = |records: &str| server.said_with(&["submit", "--plan-id", "p"], records);
+    let record = "{\"id\":\"task-a\",\"status\":\"completed\"}\n";
+    submit(record);
+    server.said(&["seal", "p"]);
+    assert_eq!(
+        submit(record),
+        says(0, "", &format!("1 records: 1 duplicate\nplan p: {HALF}\n"))
+    );
+    let other = "record 0: late: the plan has ended; task task-a keeps what it has {\"id\":\"task-a\",\"status\":\"broke\"}\n";
+    let counts = format!("1 records: 1 late\nplan p: {HALF}; 1 records in quarantine\n");
+    assert_eq!(
+        submit("{\"id\":\"task-a\",\"status\":\"broke\"}"),
+        says(0, other, &counts)
+    );
+}
+
+#[test]
+fn submit_names_the_place_of_a_broken_line_after_it_sent_the_lines_before() {
+    let (server, _) = with_plan();
+    let records = "{\"id\":\"task-a\",\"status\":\"completed\"}\n\n{\"id\":\n{\"id\":\"task-b\"}\n";
+    let stderr = format!(
+        "1 records: 1 accepted\nplan p: {HALF}\n\
+         error: -:3:7: expected a value, found the end of the document; expected one record on each line\n"
+    );
+    assert_eq!(
+        server.said_with(&["submit", "--plan-id", "p"], records),
+        says(1, "", &stderr)
+    );
+    let missing = server.said(&["submit", "--plan-id", "p", "nope.json"]);
+    let error = "error: nope.json: failed to read: No such file or directory (os error 2)\n";
+    assert_eq!(missing, says(1, "", error));
+    assert_eq!(
+        server.said(&["submit", "--plan-id", "p"]),
+        says(0, "", "no records\n")
+    );
+}
+
+#[test]
+fn submit_finds_its_plan_and_its_server_in_the_environment() {
+    let (server, _) = with_plan();
+    let mut command = server.client(&["submit"]);
+    let mut program = Program::start(command.env("FANOUT_PLAN_ID", "p"));
+    program.say("{\"id\":\"task-a\",\"status\":\"completed\"}");
+    let stderr = format!("1 records: 1 accepted\nplan p: {HALF}\n");
+    assert_eq!(program.finish(), says(0, "", &stderr));
+}
+
+#[test]
+fn the_servers_address_may_be_a_flag_a_url_or_the_environment_and_the_flag_wins() {
+    let (server, _) = with_plan();
+    let url = format!("http://{}", server.address);
+    let status = |environment: &str, arguments: &[&str]| {
+        let mut command = fanout();
+        command
+            .args(["get", "p", "--json"])
+            .args(arguments)
+            .env("FANOUT_SERVER", environment);
+        Program::start(&mut command).finish().code
+    };
+    assert_eq!(status(&url, &[]), 0);
+    assert_eq!(status("127.0.0.1:1", &[]), 1);
+    assert_eq!(status("127.0.0.1:1", &["--server", &server.address]), 0);
+    assert_eq!(status(&url, &["--server", "127.0.0.1:1"]), 1);
+}
+
+#[test]
+fn watch_follows_a_plan_until_its_end() {
+    let (server, _) = with_plan();
+    let mut watch = Program::start(&mut server.client(&["watch", "p"]));
+    let submit = |records: &str| {
+        assert_eq!(
+            server
+                .said_with(&["submit", "--plan-id", "p"], records)
+                .code,
+            0
+        )
+    };
+    submit("{\"id\":\"task-b\",\"status\":\"broke\"}");
+    assert_eq!(watch.stdout.line(), "failed       task-b");
+    submit("{\"id\":\"task-b\",\"status\":\"completed\"}");
+    assert_eq!(watch.stdout.line(), "completed    task-b  (revision 2)");
+    server.call(async |mut client| {
+        let mut started = record(r#"{"id":"task-a"}"#);
+        started.kind = RecordKind::Started.into();
+        let request = SubmitRecordsRequest {
+            plan_id: "p".into(),
+            records: vec![started],
+        };
+        client.submit_records(request).await.unwrap();
+    });
+    assert_eq!(watch.stdout.line(), "started      task-a");
+    submit("{\"id\":\"task-a\",\"status\":\"completed\"}");
+    assert_eq!(watch.stdout.line(), "completed    task-a");
+    assert_eq!(
+        watch.stdout.line(),
+        format!("end          completed (all_recorded): {WHOLE}")
+    );
+    let said = watch.finish();
+    assert_eq!((said.code, &*said.stderr), (0, ""));
+}
+
+#[test]
+fn watch_goes_on_after_a_cursor_with_nothing_missed_and_nothing_repeated() {
+    let (server, _) = with_plan();
+    let records = "{\"id\":\"task-a\",\"status\":\"completed\",\"n\":1.50}\n{\"id\":\"task-b\",\"status\":\"broke\"}\n";
+    server.said_with(&["submit", "--plan-id", "p"], records);
+    let said = server.said(&["watch", "p", "--json", "--payload"]);
+    let lines: Vec<_> = said.stdout.lines().collect();
+    let cursors: Vec<_> = lines
+        .iter()
+        .map(|line| text(&document(line.as_bytes()), "cursor").to_owned())
+        .collect();
+    assert_eq!(
+        lines,
+        [
+            format!(
+                r#"{{"frame":"result","cursor":"{}","sequence":2,"task_id":"task-a","group_key":"a","status":"completed","successful":true,"revision":1,"matched_by":"id","record":{{"id":"task-a","status":"completed","n":1.5}}}}"#,
+                cursors[0]
+            ),
+            format!(
+                r#"{{"frame":"result","cursor":"{}","sequence":3,"task_id":"task-b","group_key":"b","status":"failed","successful":false,"revision":1,"matched_by":"id","record":{{"id":"task-b","status":"failed"}}}}"#,
+                cursors[1]
+            ),
+            format!(
+                r#"{{"frame":"end","cursor":"{}","status":"failed","end_reason":"all_recorded","counts":{{"items":2,"groups":2,"tasks":2,"recorded":2,"successful":1,"failed":1,"missing":0,"running":0,"outcomes":0,"quarantined":0}}}}"#,
+                cursors[2]
+            ),
+        ]
+    );
+    for (at, cursor) in cursors.iter().enumerate().take(2) {
+        let rest: String = lines[at + 1..]
+            .iter()
+            .map(|line| format!("{line}\n"))
+            .collect();
+        let said = server.said(&["watch", "p", "--json", "--payload", "--after", cursor]);
+        assert_eq!(said, says(0, &rest, ""));
+    }
+    let wrong = "error: after: is not a cursor of this plan (InvalidArgument, INVALID_CURSOR)\n";
+    assert_eq!(
+        server.said(&["watch", "p", "--after", "nonsense"]),
+        says(1, "", wrong)
+    );
+}
+
+#[test]
+fn watch_begins_with_a_snapshot_if_asked_to_and_shows_that_a_quiet_plan_is_alive() {
+    let (server, _) = with_plan();
+    server.said_with(
+        &["submit", "--plan-id", "p"],
+        "{\"id\":\"task-b\",\"status\":\"completed\"}",
+    );
+    let arguments = ["watch", "p", "--snapshot", "--heartbeat", "100ms"];
+    let mut watch = Program::start(&mut server.client(&arguments));
+    assert_eq!(watch.stdout.line(), "completed    task-b");
+    assert_eq!(watch.stdout.line(), format!("now          {HALF}"));
+    assert_eq!(watch.stdout.line(), format!("waiting      {HALF}"));
+    assert_eq!(server.said(&["seal", "p"]).code, 0);
+    let end = format!("end          failed (sealed): {HALF}");
+    assert_eq!(watch.stdout.line_with("end"), end);
+    assert_eq!(watch.finish().code, 0);
+    let code = |arguments: &[&str]| server.said(arguments).code;
+    assert_eq!(code(&["watch", "p"]), 0);
+    assert_eq!(code(&["watch", "p", "--fail-on-failure"]), 2);
+    let range = server.said(&["watch", "p", "--heartbeat", "1ms"]);
+    assert_eq!(range.code, 1);
+    assert!(
+        range.stderr.starts_with("error: heartbeat_interval: "),
+        "{}",
+        range.stderr
+    );
+}
+
+#[test]
+fn seal_cancel_and_delete_end_a_plan_and_say_why() {
+    let (server, plan) = with_plan();
+    let table = |status: &str, reason: &str, note: &str| {
+        let shown = shown(&server, "p");
+        format!(
+            "plan        p\nstatus      {status}\ntasks       {EMPTY}\ncreated     {}\ndeadline    -\n\
+             ended       {}\ndigest      {}\ncursor      {}\nend reason  {reason}\nexpires     {}\nend note    {note}\n",
+            plan.create_time.unwrap(),
+            text(&shown, "end_time"),
+            plan.digest,
+            text(&shown, "cursor"),
+            text(&shown, "expire_time"),
+        )
+    };
+    let sealed = server.said(&["seal", "p", "--reason", "enough"]);
+    assert_eq!(sealed, says(0, &table("failed", "sealed", "enough"), ""));
+    assert_eq!(
+        server.said(&["cancel", "p", "--reason", "too late"]),
+        sealed
+    );
+
+    server.plan(plan_request("q", &["a"]));
+    let cancelled = server.said(&["cancel", "q", "--reason", "no more", "--json"]);
+    assert_eq!(
+        cancelled,
+        says(0, &(json::compact(&shown(&server, "q")) + "\n"), "")
+    );
+    let cancelled = document(cancelled.stdout.as_bytes());
+    assert_eq!(text(&cancelled, "end_reason"), "cancelled");
+    assert_eq!(text(&cancelled, "end_note"), "no more");
+
+    let expected = json::compact(&shown(&server, "p")) + "\n";
+    assert_eq!(
+        server.said(&["delete", "p", "--json"]),
+        says(0, &expected, "")
+    );
+    let gone = "error: there is no plan \"p\" (NotFound, PLAN_NOT_FOUND)\n";
+    assert_eq!(server.said(&["get", "p"]), says(1, "", gone));
+}
+
+#[test]
+fn a_watcher_is_told_that_its_plan_was_deleted() {
+    let (server, _) = with_plan();
+    let mut watch = Program::start(&mut server.client(&["watch", "p", "--snapshot"]));
+    watch.stdout.line_with("now");
+    assert_eq!(server.said(&["delete", "p"]).code, 0);
+    let said = watch.finish();
+    let error = "error: plan \"p\" was deleted or has expired (NotFound, PLAN_REMOVED)\n";
+    assert_eq!((said.code, &*said.stderr), (1, error));
+}
+
+#[test]
+fn health_is_0_only_if_the_server_is_ready() {
+    let server = Served::start(&[]);
+    let ready = says(0, &format!("{} is serving\n", server.address), "");
+    assert_eq!(server.said(&["health"]), ready);
+    assert_eq!(server.said(&["health", "--service", ""]), ready);
+    assert_eq!(
+        server.said(&["health", "--service", "fanout.v1.FanoutService"]),
+        ready
+    );
+    let unknown = "error: service not registered (NotFound)\n";
+    assert_eq!(
+        server.said(&["health", "--service", "nope"]),
+        says(1, "", unknown)
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn health_is_1_if_the_server_says_that_it_is_not_ready() {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    let (health, service) = tonic_health::server::health_reporter();
+    health
+        .set_service_status("readiness", ServingStatus::NotServing)
+        .await;
+    tokio::spawn(serve(listener, service));
+    let error = format!("error: {address} is not serving: readiness is NOT_SERVING\n");
+    let asked = tokio::task::spawn_blocking(move || {
+        said(std::path::Path::new("."), &["health", "--server", &address])
+    });
+    assert_eq!(asked.await.unwrap(), says(1, "", &error));
+}
+
+async fn serve<H: tonic_health::pb::health_server::Health>(
+    listener: tokio::net::TcpListener,
+    service: HealthServer<H>,
+) {
+    tonic::transport::Server::builder()
+        .add_service(service)
+        .serve_with_incoming(tonic::transport::server::TcpIncoming::from(listener))
+        .await
+        .unwrap();
+}
+
+#[test]
+fn completions_are_scripts_that_know_every_command() {
+    let directory = directory(&[]);
+    for shell in ["bash", "zsh", "fish"] {
+        let script = said(directory.path(), &["completions", shell]);
+        assert_eq!((script.code, &*script.stderr), (0, ""));
+        for command in [
+            "run",
+            "serve",
+            "plan",
+            "reconcile",
+            "findings",
+            "submit",
+            "watch",
+            "health",
+            "completions",
+        ] {
+            assert!(script.stdout.contains(command), "{shell}: {command}");
+        }
+        assert!(script.stdout.contains("fail-on-failure"), "{shell}");
+        if shell == "bash" {
+            let mut bash = Program::start(Command::new("bash").arg("-n"));
+            bash.say(&script.stdout);
+            assert_eq!(bash.finish(), says(0, "", ""));
+        }
+    }
+    let start = |shell| said(directory.path(), &["completions", shell]).stdout;
+    assert!(start("zsh").starts_with("#compdef fanout\n"));
+    assert!(start("fish").contains("\ncomplete -c fanout "));
+}
