@@ -277,7 +277,14 @@ async fn plan(
         page_token = page.next_page_token;
     }
     let recorded = plan.counts.unwrap_or_default().recorded;
-    if !planned.created && recorded > 0 {
+    if !planned.created && plan.status() != PlanStatus::Incomplete {
+        eprintln!(
+            "plan {} has ended already ({}); nothing is run",
+            printable(&plan.plan_id),
+            print::end_reason(plan.end_reason())
+        );
+        tasks.clear();
+    } else if !planned.created && recorded > 0 {
         eprintln!(
             "plan {} is there already, with {recorded} of {} tasks recorded; running the rest",
             printable(&plan.plan_id),
