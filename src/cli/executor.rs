@@ -32,7 +32,16 @@ const OUTPUT_GRACE: Duration = Duration::from_secs(2);
 pub(super) struct Executor {
     pub(super) command: Vec<OsString>,
     pub(super) timeout: Option<Duration>,
-    pub(super) interrupt: CancellationToken,
+    pub(super) interrupt: Interrupt,
+}
+
+/// How a run is cut short.
+#[derive(Clone, Default)]
+pub(super) struct Interrupt {
+    /// No more executors are started, and those that run are ended.
+    pub(super) end: CancellationToken,
+    /// They get no more time to end by themselves.
+    pub(super) kill: CancellationToken,
 }
 
 /// What came of a run.
@@ -103,14 +112,14 @@ impl Executor {
         let mut timed_out = false;
         let status = tokio::select! {
             status = child.wait() => status,
-            () = self.interrupt.cancelled() => {
+            () = self.interrupt.end.cancelled() => {
                 // However it ended: nobody asks any more.
-                let _ = end(&mut child, group).await;
+                let _ = self.end(&mut child, group).await;
                 return Ran::Interrupted;
             }
             () = sleep_until(deadline.unwrap_or_else(Instant::now)), if deadline.is_some() => {
                 timed_out = true;
-                end(&mut child, group).await
+                self.end(&mut child, group).await
             }
         };
         let (stdout, stderr) = outputs(stdout, stderr, group).await;
@@ -136,6 +145,20 @@ impl Executor {
             .process_group(0)
             .kill_on_drop(true)
             .spawn()
+    }
+
+    /// Ends a child and everything it started: SIGTERM, a while, SIGKILL.
+    async fn end(&self, child: &mut Child, group: Option<Pid>) -> io::Result<ExitStatus> {
+        signal(group, Signal::SIGTERM);
+        let ended = tokio::select! {
+            ended = timeout(END_GRACE, child.wait()) => ended.ok(),
+            () = self.interrupt.kill.cancelled() => None,
+        };
+        signal(group, Signal::SIGKILL);
+        match ended {
+            Some(status) => status,
+            None => child.wait().await,
+        }
     }
 
     /// The executor's record, if it ended well and left one.
@@ -286,20 +309,6 @@ async fn outputs(
     }
     signal(group, Signal::SIGKILL);
     both.await
-}
-
-/// Ends a child and everything it started: SIGTERM, a while, SIGKILL.
-async fn end(child: &mut Child, group: Option<Pid>) -> io::Result<ExitStatus> {
-    signal(group, Signal::SIGTERM);
-    let status = match timeout(END_GRACE, child.wait()).await {
-        Ok(status) => status,
-        Err(_) => {
-            signal(group, Signal::SIGKILL);
-            child.wait().await
-        }
-    };
-    signal(group, Signal::SIGKILL);
-    status
 }
 
 fn signal(group: Option<Pid>, signal: Signal) {

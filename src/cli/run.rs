@@ -16,7 +16,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use super::client::{Client, connect, explain};
-use super::executor::{Executor, Ran, refused_record};
+use super::executor::{Executor, Interrupt, Ran, refused_record};
 use super::files::{read_config, read_document, read_list, write_document};
 use super::print::{self, printable, short};
 use super::record_stream::{self, Answered, Answers, Batches};
@@ -118,7 +118,7 @@ async fn with_coordinator(
     display.finish();
     ran?;
 
-    let interrupted = interrupt.is_cancelled();
+    let interrupted = interrupt.end.is_cancelled();
     if interrupted {
         let reason = "interrupted".to_owned();
         let request = SealPlanRequest {
@@ -307,23 +307,30 @@ async fn plan(
     Ok((plan.plan_id, tasks))
 }
 
-/// Ends the run at the first Ctrl-C or SIGTERM; the second one ends the program.
-fn interrupt_on_signal() -> Result<CancellationToken, Failure> {
-    let interrupt = CancellationToken::new();
+/// Ends the run at the first Ctrl-C or SIGTERM; the second one kills the executors, the third one ends the program.
+fn interrupt_on_signal() -> Result<Interrupt, Failure> {
+    let interrupt = Interrupt::default();
     let mut signals = (
         signal(SignalKind::interrupt())?,
         signal(SignalKind::terminate())?,
     );
-    let token = interrupt.clone();
+    let Interrupt { end, kill } = interrupt.clone();
     tokio::spawn(async move {
-        for time in 0..2 {
+        for time in 0..3 {
             tokio::select! {
                 _ = signals.0.recv() => {}
                 _ = signals.1.recv() => {}
             }
-            if time == 0 {
-                eprintln!("interrupted: ending the executors (once more to leave at once)");
-                token.cancel();
+            match time {
+                0 => {
+                    eprintln!("interrupted: ending the executors (once more to kill them)");
+                    end.cancel();
+                }
+                1 => {
+                    eprintln!("killing the executors (once more to leave at once)");
+                    kill.cancel();
+                }
+                _ => {}
             }
         }
         std::process::exit(INTERRUPTED.into());
@@ -370,7 +377,7 @@ impl Session {
 
     /// Runs every task, so many at a time, until each has its receipt.
     async fn run(mut self, tasks: Vec<TaskRequest>, concurrency: usize) -> Result<(), Failure> {
-        let interrupt = self.executor.interrupt.clone();
+        let interrupt = self.executor.interrupt.end.clone();
         let batches = self.batches.clone();
         let mut waiting = tasks.into_iter();
         loop {
@@ -441,7 +448,7 @@ impl Session {
 
     /// Ends the executors: what they would bring cannot be delivered.
     async fn give_up(&mut self, failure: Failure) -> Failure {
-        self.executor.interrupt.cancel();
+        self.executor.interrupt.end.cancel();
         while self.running.join_next().await.is_some() {}
         failure
     }
