@@ -12,6 +12,7 @@ use tonic::{Code, Status};
 
 use super::Failure;
 use super::client::{Client, explain};
+use super::print::printable;
 use crate::proto::{Record, SubmitRecordRequest, SubmitRecordResponse};
 
 /// Batches that may be without an answer; the next one waits.
@@ -80,7 +81,7 @@ impl Sender {
             let wait = (BACKOFF.0 * 2u32.saturating_pow(attempt - 1)).min(BACKOFF.1);
             eprintln!(
                 "connection lost ({}); trying again in {} ms",
-                status.message(),
+                printable(status.message()),
                 wait.as_millis()
             );
             tokio::time::sleep(wait).await;
@@ -121,7 +122,10 @@ impl Sender {
                             return Ended::NobodyListens;
                         }
                     }
-                    Ok(None) if self.unanswered.is_empty() && requests.is_none() => return Ended::AllAnswered,
+                    // However it ended: there is nothing more to send.
+                    Ok(None) | Err(_) if self.unanswered.is_empty() && requests.is_none() => {
+                        return Ended::AllAnswered;
+                    }
                     Ok(None) => return Ended::Broken(Status::unavailable("the stream ended early")),
                     Err(status) => return Ended::Broken(status),
                 },

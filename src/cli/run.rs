@@ -386,7 +386,7 @@ impl Session {
                 self.start(task);
             }
             if self.running.is_empty() && self.outbox.is_empty() && self.unanswered == 0 {
-                return Ok(());
+                break;
             }
             tokio::select! {
                 Some(ended) = self.running.join_next() => {
@@ -405,6 +405,12 @@ impl Session {
                 },
             }
         }
+        // The stream ends before the coordinator does, or it would take that for a broken connection.
+        drop((batches, self.batches));
+        while let Some(answered) = self.answers.recv().await {
+            answered?;
+        }
+        Ok(())
     }
 
     fn start(&mut self, task: TaskRequest) {
