@@ -15,6 +15,8 @@ mod plans;
 mod reading_records;
 mod reconcile;
 mod refusals;
+mod run;
+mod shutdown;
 mod submit_record;
 mod vectors;
 mod vectors_hold;

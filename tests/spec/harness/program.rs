@@ -1,5 +1,6 @@
 //! The real program for a test: its output line by line, and no wait without an end.
 
+use std::fs::File;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
@@ -122,9 +123,19 @@ pub struct Output {
 
 impl Output {
     fn of(pipe: impl Read + Send + 'static) -> Self {
+        Self::opened(move || pipe)
+    }
+
+    /// Makes a pipe with a name, and reads what is written to it. Its end is the end of the last one that writes.
+    pub fn of_pipe(path: PathBuf) -> Self {
+        pipe(&path);
+        Self::opened(move || File::open(path).unwrap())
+    }
+
+    fn opened<R: Read>(open: impl FnOnce() -> R + Send + 'static) -> Self {
         let (sender, lines) = mpsc::channel();
         thread::spawn(move || {
-            let mut pipe = BufReader::new(pipe);
+            let mut pipe = BufReader::new(open());
             loop {
                 let mut line = Vec::new();
                 if pipe.read_until(b'\n', &mut line).unwrap_or_default() == 0 {
@@ -163,7 +174,7 @@ impl Output {
     }
 
     /// Waits for the end, and answers everything.
-    fn rest(&mut self) -> String {
+    pub fn rest(&mut self) -> String {
         let end = Instant::now() + PATIENCE;
         loop {
             match self
@@ -219,6 +230,22 @@ pub fn directory(files: &[(&str, &str)]) -> TempDir {
         std::fs::write(directory.path().join(name), text).unwrap();
     }
     directory
+}
+
+/// Makes a pipe with a name: who opens it waits for another who opens its other end.
+pub fn pipe(path: &Path) {
+    let made = Command::new("mkfifo").arg(path).status().unwrap();
+    assert!(made.success());
+}
+
+/// Writes to a pipe with a name, once somebody reads it.
+pub fn tell(path: &Path, text: &'static str) {
+    let path = path.to_owned();
+    let (sender, told) = mpsc::channel();
+    thread::spawn(move || sender.send(std::fs::write(path, text)));
+    told.recv_timeout(PATIENCE)
+        .expect("nobody reads the pipe")
+        .unwrap();
 }
 
 /// Names of what is in a directory.

@@ -1,0 +1,616 @@
+//! `fanout run`: a command for each task, and a record for each task whatever becomes of the command.
+
+use std::fs;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use fanout::json::{self, Value};
+use nix::sys::signal::Signal;
+
+use crate::harness::{
+    Output, Program, Said, Served, directory, document, fanout, names_in, pipe, project, said,
+    says, tell,
+};
+
+const CONFIG: &str = r#"{"orchestrator":{"run_id":"r","plan_id":"p"},"group_key_path":"c","task_request_template":{"id":"t-{{group.key}}"}}"#;
+
+/// A directory with a config and an item for each key.
+fn tasks(keys: &[&str]) -> tempfile::TempDir {
+    let items: String = keys
+        .iter()
+        .map(|key| format!("{{\"c\":\"{key}\"}}\n"))
+        .collect();
+    directory(&[("c.json", CONFIG), ("i.json", &items)])
+}
+
+fn command(directory: &Path, flags: &[&str], script: &str) -> std::process::Command {
+    let mut command = fanout();
+    command
+        .current_dir(directory)
+        .env("FANOUT", fanout().get_program());
+    command.args(["run", "--config", "c.json", "--items", "i.json"]);
+    command.args(flags).args(["--", "sh", "-c", script]);
+    command
+}
+
+fn run(directory: &Path, flags: &[&str], script: &str) -> Said {
+    Program::start(&mut command(directory, flags, script)).finish()
+}
+
+fn compact_at(document: &Value, field: &str) -> String {
+    json::compact(document.get(field).unwrap())
+}
+
+/// The record of the only task, `t-a`.
+#[track_caller]
+fn record_of(flags: &[&str], script: &str) -> String {
+    let directory = tasks(&["a"]);
+    let said = run(directory.path(), &[&["-q"], flags].concat(), script);
+    assert_eq!(said.code, 0, "{}", said.stderr);
+    let result = document(said.stdout.as_bytes());
+    let records = result.get("records").unwrap().as_array().unwrap();
+    assert_eq!(records.len(), 1);
+    json::compact(&records[0])
+}
+
+/// The failed record of the only task, with this as its `executor_error`.
+fn failed(error: &str) -> String {
+    format!(r#"{{"task_id":"t-a","status":"failed","executor_error":{error}}}"#)
+}
+
+#[test]
+fn every_task_is_run_and_its_record_is_in_the_result_document() {
+    let directory = tasks(&["a", "b"]);
+    let script = r#"printf '{"status":"completed","outcome":"done %s"}' "$FANOUT_GROUP_KEY""#;
+    let said = run(
+        directory.path(),
+        &["--output", "new/result.json", "--concurrency", "1"],
+        script,
+    );
+    assert_eq!((said.code, &*said.stdout), (0, ""));
+    let lines: Vec<_> = said.stderr.lines().collect();
+    assert!(
+        lines[0].starts_with("completed    t-a  ") && lines[0].ends_with(" s"),
+        "{lines:?}"
+    );
+    assert!(
+        lines[1].starts_with("completed    t-b  ") && lines[1].ends_with(" s"),
+        "{lines:?}"
+    );
+    assert_eq!(
+        lines[2..],
+        ["completed: 2 of 2 tasks recorded: 2 successful, 0 failed, 0 missing"]
+    );
+    let result = fs::read(directory.path().join("new/result.json")).unwrap();
+    assert_eq!(
+        json::compact(&document(&result)),
+        concat!(
+            r#"{"schema":"homeboy/generic-fanout-reconcile-result/v1","plan_schema":"homeboy/fanout-reconcile-plan/v1","#,
+            r#""orchestrator":{"run_id":"r","plan_id":"p"},"#,
+            r#""summary":{"item_count":2,"group_count":2,"task_count":2,"config_schema":"homeboy/generic-fanout-reconcile-config/v1"},"#,
+            r#""records":[{"task_id":"t-a","status":"completed","outcome":"done a"},{"task_id":"t-b","status":"completed","outcome":"done b"}],"#,
+            r#""outcomes":["done a","done b"],"#,
+            r#""reconciliation":{"schema":"homeboy/generic-fanout-reconcile-reconciliation/v1","group_count":2,"task_count":2,"#,
+            r#""record_count":2,"success_count":2,"failure_count":0,"outcome_count":2,"failed_task_ids":[]},"status":"completed"}"#
+        )
+    );
+    let pretty = "{\n  \"schema\": \"homeboy/generic-fanout-reconcile-result/v1\",\n";
+    assert!(result.starts_with(pretty.as_bytes()) && result.ends_with(b"\n}\n"));
+}
+
+#[test]
+fn an_exit_code_is_in_the_failed_record_with_what_was_printed_and_the_end_of_standard_error() {
+    let script =
+        r#"echo '{"status":"completed","success":true,"n":1}'; echo 'disk full' >&2; exit 3"#;
+    assert_eq!(
+        record_of(&[], script),
+        r#"{"task_id":"t-a","status":"failed","n":1,"executor_error":{"kind":"exit_code","message":"the executor exited with 3","exit_code":3,"stderr_tail":"disk full"}}"#
+    );
+}
+
+#[test]
+fn a_signal_is_in_the_failed_record_by_its_name() {
+    assert_eq!(
+        record_of(&[], "echo cut >&2; kill -KILL $$"),
+        failed(
+            r#"{"kind":"signal","message":"the executor was ended by SIGKILL","signal":9,"stderr_tail":"cut"}"#
+        )
+    );
+}
+
+#[test]
+fn a_timeout_is_in_the_failed_record_and_ends_what_runs() {
+    let directory = tasks(&["a"]);
+    pipe(&directory.path().join("never"));
+    let said = run(
+        directory.path(),
+        &["-q", "--timeout", "300ms"],
+        "read -r _ < never",
+    );
+    let records = compact_at(&document(said.stdout.as_bytes()), "records");
+    let error =
+        r#"{"kind":"timeout","message":"the executor did not end within 0.3 s","timeout_ms":300}"#;
+    assert_eq!(records, format!("[{}]", failed(error)));
+    let counts = "failed: 1 of 1 tasks recorded: 0 successful, 1 failed, 0 missing\n";
+    assert_eq!((said.code, &*said.stderr), (0, counts));
+}
+
+#[test]
+fn an_output_that_is_no_record_is_in_the_failed_record_with_the_place() {
+    assert_eq!(
+        record_of(&[], "echo 'all good'; echo 'I am sure' >&2"),
+        failed(concat!(
+            r#"{"kind":"unreadable_record","message":"standard output is not one JSON object: 1:1: expected a value, found \"a\"","#,
+            r#""stderr_tail":"I am sure"}"#
+        ))
+    );
+    assert_eq!(
+        record_of(&[], "echo '[1]'"),
+        failed(
+            r#"{"kind":"unreadable_record","message":"expected a JSON object on standard output, found a list"}"#
+        )
+    );
+    assert_eq!(
+        record_of(&[], "echo '{}'; echo '{}'"),
+        failed(concat!(
+            r#"{"kind":"unreadable_record","#,
+            r#""message":"standard output is not one JSON object: 2:1: expected the end of the document, found \"{\""}"#
+        ))
+    );
+}
+
+#[test]
+fn no_output_is_in_the_failed_record() {
+    assert_eq!(
+        record_of(&[], "cat > request; echo ' '; echo nothing to say >&2"),
+        failed(
+            r#"{"kind":"no_record","message":"the executor printed no record","stderr_tail":"nothing to say"}"#
+        )
+    );
+}
+
+#[test]
+fn an_output_over_the_limit_is_in_the_failed_record_and_one_at_the_limit_is_not() {
+    let text = |length: usize| {
+        format!(
+            "printf '{{\"status\":\"completed\",\"text\":\"'; head -c {length} /dev/zero | tr '\\0' x; printf '\"}}'"
+        )
+    };
+    let around = r#"{"status":"completed","text":""}"#.len();
+    assert_eq!(
+        record_of(&[], &text((1 << 20) - around + 1)),
+        failed(
+            r#"{"kind":"record_too_large","message":"the executor printed more than 1048576 bytes","limit":1048576}"#
+        )
+    );
+    let record = record_of(&[], &text((1 << 20) - around));
+    assert!(record.starts_with(r#"{"task_id":"t-a","status":"completed","text":"xxx"#));
+}
+
+#[test]
+fn only_the_last_4_kib_of_standard_error_are_kept() {
+    let script = "echo begin >&2; head -c 10000 /dev/zero | tr '\\0' e >&2; exit 1";
+    let tail = "e".repeat(4 << 10);
+    let error = format!(
+        r#"{{"kind":"exit_code","message":"the executor exited with 1","exit_code":1,"stderr_tail":"{tail}"}}"#
+    );
+    assert_eq!(record_of(&[], script), failed(&error));
+}
+
+#[test]
+fn a_command_that_cannot_be_started_is_a_failed_record_of_every_task() {
+    let directory = tasks(&["a"]);
+    let arguments = [
+        "run", "-q", "--config", "c.json", "--items", "i.json", "--", "./nope", "x",
+    ];
+    let said = said(directory.path(), &arguments);
+    let error = r#"{"kind":"spawn_failed","message":"failed to start ./nope: No such file or directory (os error 2)"}"#;
+    assert_eq!(said.code, 0);
+    assert_eq!(
+        compact_at(&document(said.stdout.as_bytes()), "records"),
+        format!("[{}]", failed(error))
+    );
+}
+
+#[test]
+fn a_failed_task_is_shown_with_its_reason_and_is_exit_code_2_only_if_asked_for() {
+    let directory = tasks(&["a"]);
+    let said = run(directory.path(), &["--output", "o.json"], "exit 7");
+    assert_eq!(said.code, 0);
+    let lines: Vec<_> = said.stderr.lines().collect();
+    assert!(lines[0].starts_with("failed       t-a  "), "{lines:?}");
+    assert!(
+        lines[0].ends_with(" s  (the executor exited with 7)"),
+        "{lines:?}"
+    );
+    assert_eq!(
+        lines[1..],
+        ["failed: 1 of 1 tasks recorded: 0 successful, 1 failed, 0 missing"]
+    );
+    assert_eq!(
+        run(directory.path(), &["--fail-on-failure"], "exit 7").code,
+        2
+    );
+    let good = r#"echo '{"status":"completed"}'"#;
+    assert_eq!(run(directory.path(), &["--fail-on-failure"], good).code, 0);
+}
+
+#[test]
+fn an_executor_gets_its_request_as_one_line_and_finds_its_plan_and_its_server() {
+    let directory = tasks(&["a"]);
+    let script = r#"
+        cat > request
+        "$FANOUT" get "$FANOUT_PLAN_ID" > plan
+        printf '{"status":"completed","outcome":["%s","%s","%s"]}' "$FANOUT_PLAN_ID" "$FANOUT_TASK_ID" "$FANOUT_GROUP_KEY""#;
+    let said = run(directory.path(), &["-q"], script);
+    assert_eq!((said.code, &*said.stderr), (0, ""));
+    let result = document(said.stdout.as_bytes());
+    assert_eq!(compact_at(&result, "outcomes"), r#"[["r:p","t-a","a"]]"#);
+    let request = fs::read_to_string(directory.path().join("request")).unwrap();
+    assert_eq!(
+        request,
+        "{\"id\":\"t-a\",\"group_key\":\"a\",\"orchestrator\":{\"run_id\":\"r\",\"plan_id\":\"p\",\"group_index\":0}}\n"
+    );
+    let plan = fs::read_to_string(directory.path().join("plan")).unwrap();
+    assert!(
+        plan.starts_with("plan        r:p\nstatus      incomplete\n"),
+        "{plan}"
+    );
+}
+
+#[test]
+fn an_executor_need_not_read_its_request_however_long_it_is() {
+    let items = format!("{{\"c\":\"a\",\"text\":\"{}\"}}", "x".repeat(1 << 20));
+    let config =
+        r#"{"group_key_path":"c","task_request_template":{"id":"t-a","items":"{{group.items}}"}}"#;
+    let directory = directory(&[("c.json", config), ("i.json", &items)]);
+    let said = run(
+        directory.path(),
+        &["-q", "--fail-on-failure"],
+        r#"echo '{"success":true}'"#,
+    );
+    assert_eq!((said.code, &*said.stderr), (0, ""));
+}
+
+#[test]
+fn as_many_tasks_run_at_the_same_time_as_was_asked_for_and_no_more() {
+    let keys = ["a", "b", "c", "d", "e"];
+    let directory = tasks(&keys);
+    fs::create_dir(directory.path().join("running")).unwrap();
+    for key in keys {
+        pipe(&directory.path().join(format!("go-{key}")));
+    }
+    let mut started = Output::of_pipe(directory.path().join("started"));
+    // Held open, so that its end is not the end of the first executor.
+    let hold = fs::OpenOptions::new()
+        .read(true)
+        .write(true)
+        .open(directory.path().join("started"))
+        .unwrap();
+    let script = r#"
+        mkdir "running/$FANOUT_GROUP_KEY"
+        count=$(ls running | wc -l)
+        echo "$FANOUT_GROUP_KEY" > started
+        read -r _ < "go-$FANOUT_GROUP_KEY"
+        rmdir "running/$FANOUT_GROUP_KEY"
+        echo "{\"success\":true,\"outcome\":$count}""#;
+    let flags = ["-q", "--concurrency", "2"];
+    let program = Program::start(&mut command(directory.path(), &flags, script));
+    let mut running = vec![started.line(), started.line()];
+    for more in (0..keys.len()).rev() {
+        let key = running.remove(0);
+        tell(&directory.path().join(format!("go-{key}")), "go\n");
+        if more >= 2 {
+            running.push(started.line());
+        }
+    }
+    drop(hold);
+    let said = program.finish();
+    let result = document(said.stdout.as_bytes());
+    let counts = result.get("outcomes").unwrap().as_array().unwrap();
+    let mut counts: Vec<_> = counts
+        .iter()
+        .map(|count| count.text().into_owned())
+        .collect();
+    counts.sort();
+    assert_eq!(counts.len(), keys.len());
+    assert_eq!(counts.last().map(String::as_str), Some("2"), "{counts:?}");
+}
+
+#[test]
+fn the_config_may_ask_for_concurrency_but_not_for_more_than_the_limit() {
+    let directory = tasks(&["a", "b", "c"]);
+    let config = CONFIG.replacen('{', "{\"concurrency\":100,", 1);
+    fs::write(directory.path().join("c.json"), config).unwrap();
+    // Two at the same time could not both make it.
+    let script =
+        r#"mkdir alone && "$FANOUT" --version > version && rmdir alone && echo '{"success":true}'"#;
+    let said = run(
+        directory.path(),
+        &["-q", "--max-concurrency", "1", "--fail-on-failure"],
+        script,
+    );
+    assert_eq!((said.code, &*said.stderr), (0, ""));
+}
+
+#[test]
+fn a_server_that_runs_already_is_used_and_keeps_the_plan() {
+    let server = Served::start(&[]);
+    let directory = tasks(&["a"]);
+    let script = r#"printf '{"success":true,"outcome":"%s"}' "$FANOUT_SERVER""#;
+    let said = run(
+        directory.path(),
+        &["-q", "--server", &server.address],
+        script,
+    );
+    assert_eq!((said.code, &*said.stderr), (0, ""));
+    let outcomes = compact_at(&document(said.stdout.as_bytes()), "outcomes");
+    assert_eq!(outcomes, format!("[{:?}]", server.address));
+    let plan = document(server.said(&["get", "r:p", "--json"]).stdout.as_bytes());
+    assert_eq!(compact_at(&plan, "status"), r#""completed""#);
+}
+
+#[test]
+fn a_record_that_the_server_refuses_is_replaced_by_one_that_says_so() {
+    let server = Served::start(&["--record-body-bytes-max", "2000"]);
+    let script =
+        "printf '{\"success\":true,\"text\":\"'; head -c 3000 /dev/zero | tr '\\0' x; printf '\"}'";
+    assert_eq!(
+        record_of(&["--server", &server.address], script),
+        failed(
+            r#"{"kind":"record_refused","message":"is 3026 bytes long, at most 2000 are allowed"}"#
+        )
+    );
+}
+
+#[test]
+fn run_again_only_tasks_without_a_record_are_run() {
+    let server = Served::start(&[]);
+    let directory = tasks(&["a", "b"]);
+    let mut started = Output::of_pipe(directory.path().join("started"));
+    pipe(&directory.path().join("never"));
+    let record = r#"echo "$FANOUT_GROUP_KEY" >> ran; echo '{"success":true}'"#;
+    let stuck =
+        r#"[ "$FANOUT_GROUP_KEY" = a ] || { echo b > started; read -r _ < never; exit; }; "#;
+    let flags = ["--server", &server.address, "--concurrency", "1"];
+    let mut first = Program::start(&mut command(
+        directory.path(),
+        &flags,
+        &format!("{stuck}{record}"),
+    ));
+    first.stderr.line_with("completed    t-a");
+    assert_eq!(started.line(), "b");
+    first.signal(Signal::SIGKILL);
+    assert_eq!(first.finish().code, -9);
+    // Nobody else ends what it left behind.
+    tell(&directory.path().join("never"), "");
+
+    let again = run(
+        directory.path(),
+        &["-q", "--server", &server.address],
+        record,
+    );
+    let there = "plan r:p is there already, with 1 of 2 tasks recorded; running the rest\n";
+    assert_eq!((again.code, &*again.stderr), (0, there));
+    let records = compact_at(&document(again.stdout.as_bytes()), "records");
+    assert_eq!(
+        records,
+        r#"[{"task_id":"t-a","success":true,"status":"completed"},{"task_id":"t-b","success":true,"status":"completed"}]"#
+    );
+    assert_eq!(
+        fs::read_to_string(directory.path().join("ran")).unwrap(),
+        "a\nb\n"
+    );
+
+    let ended = "plan r:p has ended already (all_recorded); nothing is run\n\
+                 completed: 2 of 2 tasks recorded: 2 successful, 0 failed, 0 missing\n";
+    let third = run(directory.path(), &["--server", &server.address], record);
+    assert_eq!(third, says(0, &again.stdout, ended));
+    assert_eq!(
+        fs::read_to_string(directory.path().join("ran")).unwrap(),
+        "a\nb\n"
+    );
+}
+
+/// Interrupts a run of which the first task is done, the second one hangs with something it started, and the third one
+/// has not begun; answers what the run said. `executor` is what the second one does before it hangs.
+fn interrupted(signals: &[Signal], executor: &str) -> (tempfile::TempDir, Said, Duration) {
+    let directory = tasks(&["a", "b", "c"]);
+    pipe(&directory.path().join("never"));
+    let mut alive = Output::of_pipe(directory.path().join("alive"));
+    // What it starts ignores SIGTERM, and is known to live as long as it holds its end of the pipe.
+    let script = format!(
+        r#"
+        [ "$FANOUT_GROUP_KEY" = a ] && {{ echo '{{"success":true}}'; exit; }}
+        {executor}
+        sh -c 'trap "" TERM; exec 3> alive; echo "$FANOUT_GROUP_KEY $$" >&3; read -r _ < never' &
+        wait"#
+    );
+    let flags = ["--concurrency", "1", "--output", "o.json"];
+    let mut program = Program::start(&mut command(directory.path(), &flags, &script));
+    program.stderr.line_with("completed    t-a");
+    let line = alive.line();
+    let (key, pid) = line.split_once(' ').unwrap();
+    assert_eq!(key, "b");
+    assert!(lives(pid));
+    let begin = Instant::now();
+    for (time, signal) in signals.iter().enumerate() {
+        program.signal(*signal);
+        let heard = ["interrupted: ending the executors", "killing the executors"];
+        program.stderr.line_with(heard[time]);
+    }
+    let said = program.finish();
+    let time = begin.elapsed();
+    assert_eq!(alive.rest(), format!("{line}\n"));
+    (directory, said, time)
+}
+
+/// Whether a process runs; one that is dead and only waits to be buried does not.
+fn lives(pid: &str) -> bool {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    let state = stat
+        .rsplit_once(") ")
+        .and_then(|(_, rest)| rest.chars().next());
+    !matches!(state, None | Some('Z' | 'X'))
+}
+
+#[track_caller]
+fn check_interrupted(directory: &Path, said: &Said, heard: &str) {
+    assert_eq!((said.code, &*said.stdout), (130, ""), "{}", said.stderr);
+    let counts = "failed (interrupted): 1 of 3 tasks recorded: 1 successful, 0 failed, 2 missing\n";
+    assert!(
+        said.stderr.ends_with(&format!("{heard}{counts}")),
+        "{}",
+        said.stderr
+    );
+    let result = document(&fs::read(directory.join("o.json")).unwrap());
+    assert_eq!(
+        compact_at(&result, "records"),
+        concat!(
+            r#"[{"task_id":"t-a","success":true,"status":"completed"},"#,
+            r#"{"id":"t-b","group_key":"b","status":"missing_record"},"#,
+            r#"{"id":"t-c","group_key":"c","status":"missing_record"}]"#
+        )
+    );
+    assert_eq!(compact_at(&result, "status"), r#""failed""#);
+    assert_eq!(
+        names_in(directory),
+        ["alive", "c.json", "i.json", "never", "o.json"]
+    );
+}
+
+const ENDING: &str = "interrupted: ending the executors (once more to kill them)\n";
+
+#[test]
+fn ctrl_c_and_sigterm_end_executors_with_what_they_started_and_leave_a_partial_result() {
+    for signal in [Signal::SIGINT, Signal::SIGTERM] {
+        let (directory, said, _) = interrupted(&[signal], "");
+        check_interrupted(directory.path(), &said, ENDING);
+    }
+}
+
+#[test]
+fn an_executor_that_ignores_sigterm_is_killed_after_its_grace() {
+    let (directory, said, time) = interrupted(&[Signal::SIGINT], "trap '' TERM");
+    assert!(time >= Duration::from_secs(5), "{time:?}");
+    check_interrupted(directory.path(), &said, ENDING);
+}
+
+#[test]
+fn the_second_ctrl_c_kills_executors_that_ignore_sigterm() {
+    let signals = [Signal::SIGINT, Signal::SIGINT];
+    let (directory, said, time) = interrupted(&signals, "trap '' TERM");
+    assert!(time < Duration::from_secs(5), "{time:?}");
+    let killing = "killing the executors (once more to leave at once)\n";
+    check_interrupted(directory.path(), &said, &format!("{ENDING}{killing}"));
+}
+
+#[test]
+fn the_third_ctrl_c_leaves_a_coordinator_that_does_not_answer() {
+    let server = Served::start(&[]);
+    let directory = tasks(&["a"]);
+    pipe(&directory.path().join("never"));
+    let mut started = Output::of_pipe(directory.path().join("started"));
+    let script = "echo started > started; read -r _ < never";
+    let flags = ["--server", &*server.address];
+    let mut program = Program::start(&mut command(directory.path(), &flags, script));
+    assert_eq!(started.line(), "started");
+    server.program.signal(Signal::SIGSTOP);
+    for heard in ["once more to kill them", "once more to leave at once"] {
+        program.signal(Signal::SIGINT);
+        program.stderr.line_with(heard);
+    }
+    program.signal(Signal::SIGINT);
+    let killing = "killing the executors (once more to leave at once)\n";
+    assert_eq!(
+        program.finish(),
+        says(130, "", &format!("{ENDING}{killing}"))
+    );
+}
+
+#[test]
+fn a_run_that_was_interrupted_has_sealed_its_plan() {
+    let server = Served::start(&[]);
+    let directory = tasks(&["a"]);
+    pipe(&directory.path().join("never"));
+    let mut started = Output::of_pipe(directory.path().join("started"));
+    let script = "echo started > started; read -r _ < never";
+    let flags = ["--server", &*server.address];
+    let program = Program::start(&mut command(directory.path(), &flags, script));
+    assert_eq!(started.line(), "started");
+    program.signal(Signal::SIGINT);
+    let said = program.finish();
+    assert_eq!(said.code, 130);
+    let plan = document(server.said(&["get", "r:p", "--json"]).stdout.as_bytes());
+    assert_eq!(compact_at(&plan, "end_reason"), r#""sealed""#);
+    assert_eq!(compact_at(&plan, "end_note"), r#""interrupted""#);
+    let again = run(directory.path(), &flags, "echo ran > ran");
+    let ended = "plan r:p has ended already (sealed); nothing is run\n\
+                 failed: 0 of 1 tasks recorded: 0 successful, 0 failed, 1 missing\n";
+    assert_eq!(again, says(0, &said.stdout, ended));
+}
+
+#[test]
+fn what_an_executor_leaves_behind_is_ended_once_it_has_exited() {
+    let directory = tasks(&["a"]);
+    pipe(&directory.path().join("never"));
+    let mut alive = Output::of_pipe(directory.path().join("alive"));
+    let script = r#"
+        mkfifo ready
+        sh -c 'exec 3> alive; echo $$ >&3; echo > ready; read -r _ < never' &
+        read -r _ < ready
+        echo '{"success":true}'"#;
+    let said = run(directory.path(), &["-q"], script);
+    assert_eq!((said.code, &*said.stderr), (0, ""));
+    let pid = alive.rest();
+    assert!(!pid.is_empty());
+    assert!(!lives(pid.trim()));
+}
+
+#[test]
+fn the_lint_triage_example_gives_its_14_outcomes() {
+    let example = |name: &str| {
+        project("examples/lint-triage")
+            .join(name)
+            .display()
+            .to_string()
+    };
+    let arguments = [
+        "run",
+        "-q",
+        "--fail-on-failure",
+        "--config",
+        &example("config.json"),
+        "--packets",
+        &example("packets.json"),
+        "--policy",
+        &example("policy.json"),
+        "--",
+        "sh",
+        &example("triage.sh"),
+    ];
+    let said = said(&project(""), &arguments);
+    assert_eq!((said.code, &*said.stderr), (0, ""));
+    let result = document(said.stdout.as_bytes());
+    let outcomes = result.get("outcomes").unwrap().as_array().unwrap();
+    let outcomes: Vec<_> = outcomes.iter().map(json::compact).collect();
+    assert_eq!(
+        outcomes,
+        [
+            r#"{"rule":"B028","verdict":"fix-first","findings":9,"fixable":0,"files":4,"worst_file":"src/requests/__init__.py"}"#,
+            r#"{"rule":"UP032","verdict":"autofix","findings":5,"fixable":5,"files":3,"worst_file":"src/requests/__init__.py"}"#,
+            r#"{"rule":"E501","verdict":"review","findings":38,"fixable":0,"files":7,"worst_file":"src/requests/api.py"}"#,
+            r#"{"rule":"E402","verdict":"review","findings":17,"fixable":0,"files":2,"worst_file":"src/requests/__init__.py"}"#,
+            r#"{"rule":"F401","verdict":"fix-first","findings":59,"fixable":24,"files":2,"worst_file":"src/requests/__init__.py"}"#,
+            r#"{"rule":"UP006","verdict":"autofix","findings":3,"fixable":3,"files":1,"worst_file":"src/requests/adapters.py"}"#,
+            r#"{"rule":"RUF012","verdict":"review","findings":3,"fixable":0,"files":3,"worst_file":"src/requests/adapters.py"}"#,
+            r#"{"rule":"B904","verdict":"fix-first","findings":27,"fixable":0,"files":4,"worst_file":"src/requests/adapters.py"}"#,
+            r#"{"rule":"B018","verdict":"fix-first","findings":4,"fixable":0,"files":3,"worst_file":"src/requests/sessions.py"}"#,
+            r#"{"rule":"B004","verdict":"fix-first","findings":1,"fixable":0,"files":1,"worst_file":"src/requests/hooks.py"}"#,
+            r#"{"rule":"B010","verdict":"autofix","findings":2,"fixable":2,"files":1,"worst_file":"src/requests/models.py"}"#,
+            r#"{"rule":"UP031","verdict":"review","findings":1,"fixable":0,"files":1,"worst_file":"src/requests/status_codes.py"}"#,
+            r#"{"rule":"RUF100","verdict":"autofix","findings":1,"fixable":1,"files":1,"worst_file":"src/requests/utils.py"}"#,
+            r#"{"rule":"RUF059","verdict":"review","findings":3,"fixable":0,"files":1,"worst_file":"src/requests/utils.py"}"#,
+        ]
+    );
+}
