@@ -132,7 +132,11 @@ async fn with_coordinator(
             .map_err(|status| explain(&status))?;
     }
     let (status, counts, document) = result(&mut client, &plan_id).await?;
-    write_document(command.output.as_deref(), &document)?;
+    write_document(command.output.as_deref(), &document).or_else(|failure| {
+        // The work was done; it is not thrown away with a path that was wrong.
+        write_document(None, &document)?;
+        Err(failure)
+    })?;
     if !command.quiet || status != PlanStatus::Completed {
         let interrupted = if interrupted { " (interrupted)" } else { "" };
         eprintln!(

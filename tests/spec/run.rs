@@ -236,6 +236,21 @@ fn a_failed_task_is_shown_with_its_reason_and_is_exit_code_2_only_if_asked_for()
 }
 
 #[test]
+fn a_result_that_cannot_be_written_where_it_should_is_printed() {
+    let directory = tasks(&["a"]);
+    let script = r#"echo '{"success":true}'"#;
+    let printed = run(directory.path(), &["-q"], script);
+    assert_eq!(printed.code, 0);
+    let error = "error: c.json/o.json: failed to write: File exists (os error 17)\n";
+    let lost = run(
+        directory.path(),
+        &["-q", "--output", "c.json/o.json"],
+        script,
+    );
+    assert_eq!(lost, says(1, &printed.stdout, error));
+}
+
+#[test]
 fn an_executor_gets_its_request_as_one_line_and_finds_its_plan_and_its_server() {
     let directory = tasks(&["a"]);
     let script = r#"
