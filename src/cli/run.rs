@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use clap::{ArgAction, Args};
+use clap::{ArgAction, Args, Parser};
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
@@ -167,12 +167,13 @@ impl Coordinator {
                 own: None,
             });
         }
+        let config = own_config()?;
         let listener = TcpListener::bind(("127.0.0.1", 0)).await?;
         let address = listener.local_addr()?.to_string();
         let stop = CancellationToken::new();
         let stopped = stop.clone();
         let served = tokio::spawn(async move {
-            let ended = server::run(listener, Config::default(), stopped.cancelled_owned()).await;
+            let ended = server::run(listener, config, stopped.cancelled_owned()).await;
             if let Err(error) = ended {
                 eprintln!("error: the run's own coordinator: {error}");
             }
@@ -190,6 +191,22 @@ impl Coordinator {
             let _ = tokio::time::timeout(Duration::from_secs(1), served).await;
         }
     }
+}
+
+/// Settings of the run's own coordinator: those that the environment gives to `fanout serve`.
+fn own_config() -> Result<Config, Failure> {
+    #[derive(clap::Parser)]
+    struct Environment {
+        #[command(flatten)]
+        config: Config,
+    }
+    let environment = Environment::try_parse_from(["fanout"]).map_err(|error| {
+        let text = error.to_string();
+        let problem = text.lines().next().unwrap_or_default();
+        let problem = problem.trim_start_matches("error: ");
+        Failure::new(format!("a setting in the environment: {problem}"))
+    })?;
+    Ok(environment.config)
 }
 
 fn concurrency(command: &Run, config: &Object) -> Result<usize, Failure> {

@@ -1,5 +1,7 @@
 //! What Fanout promises, chapter by chapter. Every name is a sentence that could be false.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
 mod arbitrary;
 mod architecture;
 mod cli_documents;
@@ -16,6 +18,7 @@ mod reading_records;
 mod reconcile;
 mod refusals;
 mod run;
+mod run_interrupted;
 mod shutdown;
 mod submit_record;
 mod vectors;

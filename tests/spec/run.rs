@@ -2,7 +2,6 @@
 
 use std::fs;
 use std::path::Path;
-use std::time::{Duration, Instant};
 
 use fanout::json::{self, Value};
 use nix::sys::signal::Signal;
@@ -11,11 +10,12 @@ use crate::harness::{
     Output, Program, Said, Served, directory, document, fanout, names_in, pipe, project, said,
     says, tell,
 };
+use crate::run_interrupted::lives;
 
 const CONFIG: &str = r#"{"orchestrator":{"run_id":"r","plan_id":"p"},"group_key_path":"c","task_request_template":{"id":"t-{{group.key}}"}}"#;
 
 /// A directory with a config and an item for each key.
-fn tasks(keys: &[&str]) -> tempfile::TempDir {
+pub fn tasks(keys: &[&str]) -> tempfile::TempDir {
     let items: String = keys
         .iter()
         .map(|key| format!("{{\"c\":\"{key}\"}}\n"))
@@ -23,7 +23,7 @@ fn tasks(keys: &[&str]) -> tempfile::TempDir {
     directory(&[("c.json", CONFIG), ("i.json", &items)])
 }
 
-fn command(directory: &Path, flags: &[&str], script: &str) -> std::process::Command {
+pub fn command(directory: &Path, flags: &[&str], script: &str) -> std::process::Command {
     let mut command = fanout();
     command
         .current_dir(directory)
@@ -33,11 +33,11 @@ fn command(directory: &Path, flags: &[&str], script: &str) -> std::process::Comm
     command
 }
 
-fn run(directory: &Path, flags: &[&str], script: &str) -> Said {
+pub fn run(directory: &Path, flags: &[&str], script: &str) -> Said {
     Program::start(&mut command(directory, flags, script)).finish()
 }
 
-fn compact_at(document: &Value, field: &str) -> String {
+pub fn compact_at(document: &Value, field: &str) -> String {
     json::compact(document.get(field).unwrap())
 }
 
@@ -349,6 +349,21 @@ fn the_config_may_ask_for_concurrency_but_not_for_more_than_the_limit() {
 }
 
 #[test]
+fn the_runs_own_coordinator_has_the_settings_of_the_environment() {
+    let directory = tasks(&["a", "b"]);
+    let with = |name: &str, value: &str| {
+        let mut command = command(directory.path(), &["-q"], "touch ran");
+        Program::start(command.env(name, value)).finish()
+    };
+    let error = "error: groups: more than 1 groups (InvalidArgument, LIMIT_EXCEEDED)\n";
+    assert_eq!(with("FANOUT_TASKS_PER_PLAN_MAX", "1"), says(1, "", error));
+    let error = "error: a setting in the environment: invalid value 'many' for '--plans-max <N>': \
+                 invalid digit found in string\n";
+    assert_eq!(with("FANOUT_PLANS_MAX", "many"), says(1, "", error));
+    assert_eq!(names_in(directory.path()), ["c.json", "i.json"]);
+}
+
+#[test]
 fn a_server_that_runs_already_is_used_and_keeps_the_plan() {
     let server = Served::start(&[]);
     let directory = tasks(&["a"]);
@@ -425,144 +440,6 @@ fn run_again_only_tasks_without_a_record_are_run() {
         fs::read_to_string(directory.path().join("ran")).unwrap(),
         "a\nb\n"
     );
-}
-
-/// Interrupts a run of which the first task is done, the second one hangs with something it started, and the third one
-/// has not begun; answers what the run said. `executor` is what the second one does before it hangs.
-fn interrupted(signals: &[Signal], executor: &str) -> (tempfile::TempDir, Said, Duration) {
-    let directory = tasks(&["a", "b", "c"]);
-    pipe(&directory.path().join("never"));
-    let mut alive = Output::of_pipe(directory.path().join("alive"));
-    // What it starts ignores SIGTERM, and is known to live as long as it holds its end of the pipe.
-    let script = format!(
-        r#"
-        [ "$FANOUT_GROUP_KEY" = a ] && {{ echo '{{"success":true}}'; exit; }}
-        {executor}
-        sh -c 'trap "" TERM; exec 3> alive; echo "$FANOUT_GROUP_KEY $$" >&3; read -r _ < never' &
-        wait"#
-    );
-    let flags = ["--concurrency", "1", "--output", "o.json"];
-    let mut program = Program::start(&mut command(directory.path(), &flags, &script));
-    program.stderr.line_with("completed    t-a");
-    let line = alive.line();
-    let (key, pid) = line.split_once(' ').unwrap();
-    assert_eq!(key, "b");
-    assert!(lives(pid));
-    let begin = Instant::now();
-    for (time, signal) in signals.iter().enumerate() {
-        program.signal(*signal);
-        let heard = ["interrupted: ending the executors", "killing the executors"];
-        program.stderr.line_with(heard[time]);
-    }
-    let said = program.finish();
-    let time = begin.elapsed();
-    assert_eq!(alive.rest(), format!("{line}\n"));
-    (directory, said, time)
-}
-
-/// Whether a process runs; one that is dead and only waits to be buried does not.
-fn lives(pid: &str) -> bool {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-    let state = stat
-        .rsplit_once(") ")
-        .and_then(|(_, rest)| rest.chars().next());
-    !matches!(state, None | Some('Z' | 'X'))
-}
-
-#[track_caller]
-fn check_interrupted(directory: &Path, said: &Said, heard: &str) {
-    assert_eq!((said.code, &*said.stdout), (130, ""), "{}", said.stderr);
-    let counts = "failed (interrupted): 1 of 3 tasks recorded: 1 successful, 0 failed, 2 missing\n";
-    assert!(
-        said.stderr.ends_with(&format!("{heard}{counts}")),
-        "{}",
-        said.stderr
-    );
-    let result = document(&fs::read(directory.join("o.json")).unwrap());
-    assert_eq!(
-        compact_at(&result, "records"),
-        concat!(
-            r#"[{"task_id":"t-a","success":true,"status":"completed"},"#,
-            r#"{"id":"t-b","group_key":"b","status":"missing_record"},"#,
-            r#"{"id":"t-c","group_key":"c","status":"missing_record"}]"#
-        )
-    );
-    assert_eq!(compact_at(&result, "status"), r#""failed""#);
-    assert_eq!(
-        names_in(directory),
-        ["alive", "c.json", "i.json", "never", "o.json"]
-    );
-}
-
-const ENDING: &str = "interrupted: ending the executors (once more to kill them)\n";
-
-#[test]
-fn ctrl_c_and_sigterm_end_executors_with_what_they_started_and_leave_a_partial_result() {
-    for signal in [Signal::SIGINT, Signal::SIGTERM] {
-        let (directory, said, _) = interrupted(&[signal], "");
-        check_interrupted(directory.path(), &said, ENDING);
-    }
-}
-
-#[test]
-fn an_executor_that_ignores_sigterm_is_killed_after_its_grace() {
-    let (directory, said, time) = interrupted(&[Signal::SIGINT], "trap '' TERM");
-    assert!(time >= Duration::from_secs(5), "{time:?}");
-    check_interrupted(directory.path(), &said, ENDING);
-}
-
-#[test]
-fn the_second_ctrl_c_kills_executors_that_ignore_sigterm() {
-    let signals = [Signal::SIGINT, Signal::SIGINT];
-    let (directory, said, time) = interrupted(&signals, "trap '' TERM");
-    assert!(time < Duration::from_secs(5), "{time:?}");
-    let killing = "killing the executors (once more to leave at once)\n";
-    check_interrupted(directory.path(), &said, &format!("{ENDING}{killing}"));
-}
-
-#[test]
-fn the_third_ctrl_c_leaves_a_coordinator_that_does_not_answer() {
-    let server = Served::start(&[]);
-    let directory = tasks(&["a"]);
-    pipe(&directory.path().join("never"));
-    let mut started = Output::of_pipe(directory.path().join("started"));
-    let script = "echo started > started; read -r _ < never";
-    let flags = ["--server", &*server.address];
-    let mut program = Program::start(&mut command(directory.path(), &flags, script));
-    assert_eq!(started.line(), "started");
-    server.program.signal(Signal::SIGSTOP);
-    for heard in ["once more to kill them", "once more to leave at once"] {
-        program.signal(Signal::SIGINT);
-        program.stderr.line_with(heard);
-    }
-    program.signal(Signal::SIGINT);
-    let killing = "killing the executors (once more to leave at once)\n";
-    assert_eq!(
-        program.finish(),
-        says(130, "", &format!("{ENDING}{killing}"))
-    );
-}
-
-#[test]
-fn a_run_that_was_interrupted_has_sealed_its_plan() {
-    let server = Served::start(&[]);
-    let directory = tasks(&["a"]);
-    pipe(&directory.path().join("never"));
-    let mut started = Output::of_pipe(directory.path().join("started"));
-    let script = "echo started > started; read -r _ < never";
-    let flags = ["--server", &*server.address];
-    let program = Program::start(&mut command(directory.path(), &flags, script));
-    assert_eq!(started.line(), "started");
-    program.signal(Signal::SIGINT);
-    let said = program.finish();
-    assert_eq!(said.code, 130);
-    let plan = document(server.said(&["get", "r:p", "--json"]).stdout.as_bytes());
-    assert_eq!(compact_at(&plan, "end_reason"), r#""sealed""#);
-    assert_eq!(compact_at(&plan, "end_note"), r#""interrupted""#);
-    let again = run(directory.path(), &flags, "echo ran > ran");
-    let ended = "plan r:p has ended already (sealed); nothing is run\n\
-                 failed: 0 of 1 tasks recorded: 0 successful, 0 failed, 1 missing\n";
-    assert_eq!(again, says(0, &said.stdout, ended));
 }
 
 #[test]
