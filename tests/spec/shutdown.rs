@@ -264,9 +264,11 @@ fn a_client_that_never_reads_its_frames_holds_the_server_no_longer_than_the_grac
     let said = held_by(|server| {
         let runtime = tokio::runtime::Runtime::new().unwrap();
         let unread = runtime.block_on(async {
-            let mut client = Client::connect(format!("http://{}", server.address))
-                .await
-                .unwrap();
+            // Its window is smaller than what the server has ready to send.
+            let address = format!("http://{}", server.address);
+            let endpoint = Channel::from_shared(address).unwrap();
+            let endpoint = endpoint.initial_stream_window_size(65_535);
+            let mut client = Client::new(endpoint.connect().await.unwrap());
             client.plan(plan_request("q", &["a", "b"])).await.unwrap();
             for number in 0..64 {
                 let text = "x".repeat(100_000);
