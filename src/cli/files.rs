@@ -63,21 +63,23 @@ fn at(path: &Path, error: &json::Error) -> Failure {
 pub(super) fn write_document(output: Option<&Path>, document: &Value) -> Result<(), Failure> {
     let text = json::pretty(document);
     match output {
-        None => write_out(&text),
-        Some(path) if path == Path::new("-") => write_out(&text),
+        None => write_out(&text).map(drop),
+        Some(path) if path == Path::new("-") => write_out(&text).map(drop),
         Some(path) => write_file(path, &text)
             .map_err(|error| Failure::new(format!("{}: failed to write: {error}", path.display()))),
     }
 }
 
-/// Writes to standard output. A reader that has seen enough (`| head`) is no failure.
-pub(super) fn write_out(text: &str) -> Result<(), Failure> {
+/// Writes to standard output, and answers whether anybody reads it. A reader that has seen enough (`| head`) is no
+/// failure.
+pub(super) fn write_out(text: &str) -> Result<bool, Failure> {
     let mut out = io::stdout().lock();
     match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
-        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(Failure::new(format!(
+        Ok(()) => Ok(true),
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(false),
+        Err(error) => Err(Failure::new(format!(
             "failed to write to standard output: {error}"
         ))),
-        _ => Ok(()),
     }
 }
 

@@ -195,7 +195,7 @@ impl Coordinator {
 
 /// Settings of the run's own coordinator: those that the environment gives to `fanout serve`.
 fn own_config() -> Result<Config, Failure> {
-    #[derive(clap::Parser)]
+    #[derive(Parser)]
     struct Environment {
         #[command(flatten)]
         config: Config,

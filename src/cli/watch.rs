@@ -68,6 +68,7 @@ pub(super) async fn watch(command: Watch) -> Outcome {
                 });
             }
             Err(Broken::Failed(failure)) => return Err(failure),
+            Err(Broken::Unread) => return Ok(DONE),
             Err(Broken::Cut(status)) => {
                 if request.after != cursor_before {
                     attempts = 0;
@@ -90,6 +91,8 @@ enum Broken {
     /// The stream ended before the plan did.
     Cut(tonic::Status),
     Failed(Failure),
+    /// Nobody reads what is printed.
+    Unread,
 }
 
 async fn follow(
@@ -115,7 +118,9 @@ async fn follow(
             true => json_line(frame_object(&response.cursor, &frame)),
             false => frame_text(&frame),
         };
-        write_out(&text).map_err(Broken::Failed)?;
+        if !write_out(&text).map_err(Broken::Failed)? {
+            return Err(Broken::Unread);
+        }
         // A snapshot in parts was seen only with its last one.
         if !matches!(&frame, Frame::Snapshot(snapshot) if !snapshot.last) {
             request.after = response.cursor;
