@@ -455,6 +455,20 @@ fn watch_begins_with_a_snapshot_if_asked_to_and_shows_that_a_quiet_plan_is_alive
 }
 
 #[test]
+fn watch_ends_when_its_reader_has_seen_enough() {
+    let (server, _) = with_plan();
+    let directory = directory(&[]);
+    let mut command = Command::new("sh");
+    command
+        .current_dir(directory.path())
+        .env("FANOUT", fanout().get_program());
+    let line = r#"{ "$FANOUT" watch p --heartbeat 100ms --server "$1"; echo $? > code; } | head -n 1; cat code"#;
+    command.args(["-c", line, "sh", &server.address]);
+    let said = Program::start(&mut command).finish();
+    assert_eq!(said, says(0, &format!("waiting      {EMPTY}\n0\n"), ""));
+}
+
+#[test]
 fn seal_cancel_and_delete_end_a_plan_and_say_why() {
     let (server, plan) = with_plan();
     let table = |status: &str, reason: &str, note: &str| {
