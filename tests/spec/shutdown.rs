@@ -6,7 +6,9 @@ use std::net::TcpStream;
 use std::time::{Duration, Instant};
 
 use fanout::proto::watch_plan_response::Frame;
-use fanout::proto::{Disposition, SubmitRecordRequest, SubmitRecordsRequest, WatchPlanRequest};
+use fanout::proto::{
+    Disposition, SubmitRecordRequest, SubmitRecordsRequest, WatchPlanRequest, WatchPlanResponse,
+};
 use nix::sys::signal::Signal;
 use tokio::sync::mpsc;
 use tokio::time::timeout;
@@ -79,11 +81,7 @@ fn check_draining<T: Debug>(answer: Result<Option<T>, Status>) {
 }
 
 /// Opens a watch of a plan.
-async fn watch(
-    client: &mut Client,
-    plan_id: &str,
-    payload: bool,
-) -> Streaming<fanout::proto::WatchPlanResponse> {
+async fn watch(client: &mut Client, plan_id: &str, payload: bool) -> Streaming<WatchPlanResponse> {
     let request = WatchPlanRequest {
         plan_id: plan_id.into(),
         include_snapshot: !payload,
@@ -259,33 +257,57 @@ fn a_frozen_client_holds_the_server_no_longer_than_the_grace() {
     check_cut(&said, "500");
 }
 
+/// A watch of which the first frame is read, and which has far more of them to come than this client takes unread.
+async fn lagging_watch(server: &Served) -> Streaming<WatchPlanResponse> {
+    let address = format!("http://{}", server.address);
+    let endpoint = Channel::from_shared(address).unwrap();
+    let endpoint = endpoint.initial_stream_window_size(65_535);
+    let mut client = Client::new(endpoint.connect().await.unwrap());
+    client.plan(plan_request("q", &["a", "b"])).await.unwrap();
+    for number in 0..64 {
+        let text = "x".repeat(100_000);
+        let body = format!(r#"{{"id":"task-a","number":{number},"text":"{text}"}}"#);
+        let request = SubmitRecordsRequest {
+            plan_id: "q".into(),
+            records: vec![record(&body)],
+        };
+        client.submit_records(request).await.unwrap();
+    }
+    let mut frames = watch(&mut client, "q", true).await;
+    next(&mut frames).await.unwrap().unwrap();
+    frames
+}
+
 #[test]
 fn a_client_that_never_reads_its_frames_holds_the_server_no_longer_than_the_grace() {
     let said = held_by(|server| {
         let runtime = tokio::runtime::Runtime::new().unwrap();
-        let unread = runtime.block_on(async {
-            // Its window is smaller than what the server has ready to send.
-            let address = format!("http://{}", server.address);
-            let endpoint = Channel::from_shared(address).unwrap();
-            let endpoint = endpoint.initial_stream_window_size(65_535);
-            let mut client = Client::new(endpoint.connect().await.unwrap());
-            client.plan(plan_request("q", &["a", "b"])).await.unwrap();
-            for number in 0..64 {
-                let text = "x".repeat(100_000);
-                let body = format!(r#"{{"id":"task-a","number":{number},"text":"{text}"}}"#);
-                let request = SubmitRecordsRequest {
-                    plan_id: "q".into(),
-                    records: vec![record(&body)],
-                };
-                client.submit_records(request).await.unwrap();
-            }
-            let mut frames = watch(&mut client, "q", true).await;
-            next(&mut frames).await.unwrap().unwrap();
-            frames
-        });
-        (unread, runtime)
+        (runtime.block_on(lagging_watch(server)), runtime)
     });
     check_cut(&said, "500");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_watcher_that_lags_is_told_too_once_it_has_read_what_was_sent_before() {
+    let mut server = Served::start(&[]);
+    let mut frames = lagging_watch(&server).await;
+    server.program.signal(Signal::SIGTERM);
+    server.program.stderr.line_with("draining");
+    let mut sequence = 2;
+    let end = loop {
+        match next(&mut frames).await {
+            Ok(Some(response)) => {
+                let Some(Frame::Result(result)) = response.frame else {
+                    panic!("{response:?}")
+                };
+                sequence += 1;
+                assert_eq!(result.sequence, sequence);
+            }
+            end => break end,
+        }
+    };
+    check_draining(end);
+    check_drained(&server.program.finish(), "30000");
 }
 
 #[test]
