@@ -2,6 +2,7 @@
 //! standard error.
 
 mod client;
+mod display;
 mod documents;
 mod executor;
 mod files;

@@ -1,32 +1,31 @@
 //! `run`: the whole product in one command. Plans, runs a command once for each task, streams every record through a
 //! real coordinator (its own on loopback, or another), shows progress, writes the result document.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashSet, VecDeque};
 use std::ffi::{OsStr, OsString};
-use std::io::IsTerminal;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::sync::Arc;
+use std::time::Duration;
 
 use clap::{ArgAction, Args, Parser};
-use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use super::client::{Client, connect, explain};
+use super::display::Display;
 use super::executor::{Executor, Interrupt, Ran, refused_record};
 use super::files::{read_config, read_document, read_list, write_document};
-use super::print::{self, printable, short};
+use super::print::{self, printable};
 use super::record_stream::{self, Answered, Answers, Batches};
-use super::{DONE, Failure, INTERRUPTED, NOT_COMPLETED, Outcome};
+use super::{DONE, FAILED, Failure, INTERRUPTED, NOT_COMPLETED, Outcome};
 use crate::config::{Config, duration};
 use crate::json::{self, Object, Value};
 use crate::proto::plan_request::Source;
 use crate::proto::{
-    Counts, Disposition, FindingPackets, GetPlanRequest, PlanRequest, PlanStatus, Receipt,
-    ReconcileRequest, Record, SealPlanRequest, TaskRequest, TaskStatus, View,
+    Counts, FindingPackets, GetPlanRequest, PlanRequest, PlanStatus, ReconcileRequest, Record,
+    SealPlanRequest, TaskRequest, View,
 };
 use crate::server;
 
@@ -79,8 +78,6 @@ pub(super) struct Run {
 
 const CONCURRENCY_DEFAULT: u32 = 3;
 const PAGE_SIZE: i32 = 1_000;
-/// A record this small is refused for what it says, not for its size; another one in its place would not be taken.
-const REPLACEMENT_BYTES_MAX: usize = 1 << 10;
 
 pub(super) async fn run(command: Run) -> Outcome {
     let config = read_config(&command.config)?;
@@ -116,11 +113,15 @@ async fn with_coordinator(
     );
     let ran = session.run(tasks, concurrency).await;
     display.finish();
-    ran?;
+    let undelivered = ran?;
 
     let interrupted = interrupt.end.is_cancelled();
-    if interrupted {
-        let reason = "interrupted".to_owned();
+    let sealed_because = match undelivered {
+        _ if interrupted => Some("interrupted".to_owned()),
+        0 => None,
+        tasks => Some(format!("the records of {tasks} tasks were refused")),
+    };
+    if let Some(reason) = sealed_because {
         let request = SealPlanRequest {
             plan_id: plan_id.clone(),
             reason,
@@ -147,6 +148,7 @@ async fn with_coordinator(
     }
     Ok(match status {
         _ if interrupted => INTERRUPTED,
+        _ if undelivered > 0 => FAILED,
         PlanStatus::Completed => DONE,
         _ if command.fail_on_failure => NOT_COMPLETED,
         _ => DONE,
@@ -372,6 +374,10 @@ struct Session {
     outbox: VecDeque<Record>,
     /// Records in the stream that have no receipt yet.
     unanswered: usize,
+    /// Tasks whose record was refused, and replaced by one that says so.
+    replaced: HashSet<String>,
+    /// Tasks for which that one was refused, too.
+    undelivered: usize,
 }
 
 impl Session {
@@ -393,11 +399,13 @@ impl Session {
             running: JoinSet::new(),
             outbox: VecDeque::new(),
             unanswered: 0,
+            replaced: HashSet::new(),
+            undelivered: 0,
         }
     }
 
-    /// Runs every task, so many at a time, until each has its receipt.
-    async fn run(mut self, tasks: Vec<TaskRequest>, concurrency: usize) -> Result<(), Failure> {
+    /// Runs every task, so many at a time, until each has its receipt. Answers how many are without a record after all.
+    async fn run(mut self, tasks: Vec<TaskRequest>, concurrency: usize) -> Result<usize, Failure> {
         let interrupt = self.executor.interrupt.end.clone();
         let batches = self.batches.clone();
         let mut waiting = tasks.into_iter();
@@ -431,7 +439,7 @@ impl Session {
         while let Some(answered) = self.answers.recv().await {
             answered?;
         }
-        Ok(())
+        Ok(self.undelivered)
     }
 
     fn start(&mut self, task: TaskRequest) {
@@ -463,11 +471,20 @@ impl Session {
         for (record, receipt) in answered.records.iter().zip(&answered.response.receipts) {
             self.unanswered = self.unanswered.saturating_sub(1);
             self.display.receipt(&record.task_id, receipt);
-            let replaced = record.body.len() < REPLACEMENT_BYTES_MAX;
-            if let Some(violation) = receipt.violation.as_ref().filter(|_| !replaced) {
+            let Some(violation) = &receipt.violation else {
+                continue;
+            };
+            if self.replaced.insert(record.task_id.clone()) {
                 self.outbox.push_back(record_of(
                     &record.task_id,
                     refused_record(&violation.description),
+                ));
+            } else {
+                self.undelivered += 1;
+                self.display.say(&format!(
+                    "{}: the coordinator takes no record of this task: {}",
+                    printable(&record.task_id),
+                    printable(&violation.description)
                 ));
             }
         }
@@ -540,130 +557,4 @@ async fn result(
         }
         page_token = page.next_page_token;
     }
-}
-
-/// Progress: bars on a terminal, lines elsewhere, nothing if asked for nothing.
-#[derive(Clone)]
-struct Display {
-    kind: DisplayKind,
-    /// The tasks that run, or wait for their receipt.
-    shown: Arc<Mutex<HashMap<String, Shown>>>,
-}
-
-#[derive(Clone)]
-enum DisplayKind {
-    Bars(MultiProgress, ProgressBar),
-    Lines,
-    Nothing,
-}
-
-struct Shown {
-    since: Instant,
-    bar: Option<ProgressBar>,
-}
-
-impl Display {
-    fn new(tasks: u64, quiet: bool) -> Self {
-        let kind = if quiet {
-            DisplayKind::Nothing
-        } else if std::io::stderr().is_terminal() {
-            let bars = MultiProgress::new();
-            let total = bars.add(ProgressBar::new(tasks));
-            let style =
-                ProgressStyle::with_template("[{elapsed_precise}] {bar:32} {pos}/{len} tasks");
-            if let Ok(style) = style {
-                total.set_style(style);
-            }
-            total.enable_steady_tick(Duration::from_millis(200));
-            DisplayKind::Bars(bars, total)
-        } else {
-            DisplayKind::Lines
-        };
-        Self {
-            kind,
-            shown: Arc::default(),
-        }
-    }
-
-    fn shown(&self) -> MutexGuard<'_, HashMap<String, Shown>> {
-        self.shown.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn start(&self, task_id: &str) {
-        let bar = match &self.kind {
-            DisplayKind::Bars(bars, _) => {
-                let bar = bars.add(ProgressBar::new_spinner());
-                bar.set_message(short(task_id, 60));
-                bar.enable_steady_tick(Duration::from_millis(120));
-                Some(bar)
-            }
-            DisplayKind::Lines | DisplayKind::Nothing => None,
-        };
-        self.shown().insert(
-            task_id.to_owned(),
-            Shown {
-                since: Instant::now(),
-                bar,
-            },
-        );
-    }
-
-    fn stop(&self, task_id: &str) {
-        let bar = self
-            .shown()
-            .get_mut(task_id)
-            .and_then(|shown| shown.bar.take());
-        if let (DisplayKind::Bars(bars, _), Some(bar)) = (&self.kind, bar) {
-            bar.finish_and_clear();
-            bars.remove(&bar);
-        }
-    }
-
-    fn receipt(&self, task_id: &str, receipt: &Receipt) {
-        let seconds = self
-            .shown()
-            .remove(task_id)
-            .map_or(0.0, |shown| shown.since.elapsed().as_secs_f64());
-        let word = match receipt.disposition() {
-            Disposition::Accepted | Disposition::SupersededPrevious | Disposition::Duplicate => {
-                print::task_status(receipt.status())
-            }
-            refused => print::word(refused.as_str_name(), "DISPOSITION_"),
-        };
-        let line = format!(
-            "{word:<12} {}  {seconds:.1} s{}",
-            short(task_id, 80),
-            trouble(receipt)
-        );
-        match &self.kind {
-            DisplayKind::Bars(bars, total) => {
-                // A terminal that is gone shows nothing; the run goes on.
-                let _ = bars.println(line);
-                total.inc(1);
-            }
-            DisplayKind::Lines => eprintln!("{line}"),
-            DisplayKind::Nothing => {}
-        }
-    }
-
-    fn finish(&self) {
-        if let DisplayKind::Bars(_, total) = &self.kind {
-            total.finish_and_clear();
-        }
-    }
-}
-
-/// Why a record failed, in a few words.
-fn trouble(receipt: &Receipt) -> String {
-    if receipt.status() != TaskStatus::Failed {
-        return String::new();
-    }
-    let record = print::document(&receipt.record);
-    let message = record
-        .get("executor_error")
-        .and_then(|error| error.get("message"))
-        .and_then(Value::as_str);
-    message
-        .map(|message| format!("  ({})", short(message, 100)))
-        .unwrap_or_default()
 }

@@ -692,10 +692,11 @@ async fn live_result(config: &Value, records: &[&String]) -> Value {
         .end("p", "", EndReason::Sealed, "")
         .await
         .unwrap();
-    let live = plan.read().unwrap();
-    let folded = State::fold(live.history.iter().map(|entry| &**entry)).unwrap();
-    assert_eq!(folded, live.state);
-    drop(live);
+    {
+        let live = plan.read().unwrap();
+        let folded = State::fold(live.history.iter().map(|entry| &**entry)).unwrap();
+        assert_eq!(folded, live.state);
+    }
     let page = coordinator.result(plan, Page::Whole).await.unwrap();
     parse(&page.document.unwrap())
 }

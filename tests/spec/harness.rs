@@ -12,10 +12,9 @@ use fanout::proto::{
     Plan, PlanRequest, Receipt, Record, SubmitRecordRequest, SubmitRecordResponse,
     SubmitRecordsRequest,
 };
-use fanout::server::{self, Ended};
+use fanout::server;
 use tokio::net::TcpListener;
 use tokio::sync::{mpsc, oneshot};
-use tokio::task::JoinHandle;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::Channel;
 use tonic::{Code, Status, Streaming};
@@ -30,7 +29,6 @@ pub struct TestServer {
     pub address: String,
     client: Client,
     stop: Option<oneshot::Sender<()>>,
-    served: JoinHandle<Ended>,
 }
 
 impl TestServer {
@@ -45,9 +43,9 @@ impl TestServer {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap().to_string();
         let (stop, stopped) = oneshot::channel();
-        let served = tokio::spawn(async move {
+        tokio::spawn(async move {
             let shutdown = async { drop(stopped.await) };
-            server::run(listener, config, shutdown).await.unwrap()
+            server::run(listener, config, shutdown).await.unwrap();
         });
         let client = Client::connect(format!("http://{address}")).await.unwrap();
         let client = client
@@ -57,7 +55,6 @@ impl TestServer {
             address,
             client,
             stop: Some(stop),
-            served,
         }
     }
 
@@ -119,20 +116,11 @@ impl TestServer {
         }
     }
 
-    /// Asks the server to end; answers how it ended.
-    pub async fn stop(mut self) -> Ended {
-        self.begin_to_stop();
-        self.served.await.unwrap()
-    }
-
+    /// Asks the server to end.
     pub fn begin_to_stop(&mut self) {
         if let Some(stop) = self.stop.take() {
             let _ = stop.send(());
         }
-    }
-
-    pub async fn ended(self) -> Ended {
-        self.served.await.unwrap()
     }
 }
 

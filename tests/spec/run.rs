@@ -394,6 +394,26 @@ fn a_record_that_the_server_refuses_is_replaced_by_one_that_says_so() {
 }
 
 #[test]
+fn a_task_whose_record_is_refused_again_is_missing_and_the_run_says_so_and_fails() {
+    let server = Served::start(&["--record-body-bytes-max", "16"]);
+    let directory = tasks(&["a"]);
+    let said = run(
+        directory.path(),
+        &["--server", &server.address],
+        r#"echo '{"success":true,"text":"long"}'"#,
+    );
+    assert_eq!(said.code, 1);
+    let line = "t-a: the coordinator takes no record of this task: is ";
+    assert!(said.stderr.contains(line), "{}", said.stderr);
+    let result = document(said.stdout.as_bytes());
+    assert_eq!(compact_at(&result, "status"), r#""failed""#);
+    assert_eq!(
+        compact_at(&result, "records"),
+        r#"[{"id":"t-a","group_key":"a","status":"missing_record"}]"#
+    );
+}
+
+#[test]
 fn run_again_only_tasks_without_a_record_are_run() {
     let server = Served::start(&[]);
     let directory = tasks(&["a", "b"]);
