@@ -28,5 +28,10 @@ pub fn is_white_space(c: char) -> bool {
 /// The text without [white space](is_white_space) at both ends.
 #[must_use]
 pub fn trim(text: &str) -> &str {
+    let plain = |byte: Option<&u8>| byte.is_some_and(u8::is_ascii_graphic);
+    let bytes = text.as_bytes();
+    if plain(bytes.first()) && plain(bytes.last()) {
+        return text;
+    }
     text.trim_matches(is_white_space)
 }

@@ -27,12 +27,22 @@ pub enum Value {
 #[derive(Clone, Debug, Default)]
 pub struct Object {
     members: Vec<(Arc<str>, Value)>,
+    /// The [bits](name_bit) of all keys. Most look-ups are for keys that are not there, and end here.
+    names: u64,
     /// Position of each key, kept once there are more than [`LINEAR_MEMBERS`], so that no object is slow to read.
     #[expect(
         clippy::box_collection,
         reason = "objects are many and most have no index: a pointer, not a map"
     )]
     index: Option<Box<HashMap<Arc<str>, usize>>>,
+}
+
+/// One of 64 bits for a key: cheap to tell, and seldom the same for two keys of one object.
+fn name_bit(key: &str) -> u64 {
+    let bytes = key.as_bytes();
+    let end = |byte: Option<&u8>| byte.map_or(0, |byte| usize::from(*byte));
+    let mixed = bytes.len() * 7 + end(bytes.first()) * 3 + end(bytes.last());
+    1 << (mixed % 64)
 }
 
 /// Up to this many members, comparing every key is faster than hashing one.
@@ -213,6 +223,7 @@ impl Object {
     pub fn with_capacity(members: usize) -> Self {
         Self {
             members: Vec::with_capacity(members),
+            names: 0,
             index: None,
         }
     }
@@ -248,6 +259,7 @@ impl Object {
         self.members.reserve(other.len());
         if self.is_empty() {
             self.members.extend_from_slice(&other.members);
+            self.names = other.names;
             self.index.clone_from(&other.index);
             return;
         }
@@ -271,6 +283,9 @@ impl Object {
     }
 
     fn position(&self, key: &str) -> Option<usize> {
+        if self.names & name_bit(key) == 0 {
+            return None;
+        }
         match &self.index {
             Some(index) => index.get(key).copied(),
             None => self.members.iter().position(|(name, _)| &**name == key),
@@ -278,6 +293,7 @@ impl Object {
     }
 
     fn push(&mut self, key: Arc<str>, value: Value) {
+        self.names |= name_bit(&key);
         if let Some(index) = &mut self.index {
             index.insert(Arc::clone(&key), self.members.len());
         }
