@@ -9,6 +9,7 @@ mod files;
 mod plans;
 mod print;
 mod record_stream;
+mod registered;
 mod run;
 mod serve;
 mod submit;
@@ -63,8 +64,10 @@ type Outcome = Result<u8, Failure>;
         "  fanout run --config config.json --items items.json -- ./work.sh\n\n",
         "Or serve, and let executors anywhere send their records over gRPC:\n\n",
         "  fanout serve &\n",
+        "  fanout plan --config config.json --items items.json --register --plan-id PLAN\n",
         "  fanout submit --plan-id PLAN records.jsonl\n",
-        "  fanout watch PLAN\n\n",
+        "  fanout watch PLAN\n",
+        "  fanout reconcile --plan-id PLAN --wait 5m\n\n",
         "Without a command, --config plans (or, with --records, reconciles) JSON files as the existing tool does.\n\n",
         "Exit codes: 0 done; 1 usage or input error, or the work could not be done; 2 done but not\n",
         "completed (only with --fail-on-failure); 130 interrupted.",
@@ -83,9 +86,9 @@ enum Command {
     Run(run::Run),
     /// Serve the coordinator over gRPC.
     Serve(serve::Serve),
-    /// Group items and render one task request for each group: JSON files in, plan document out.
-    Plan(documents::PlanFiles),
-    /// Reconcile records with a plan: JSON files in, result document out.
+    /// Group items and render one task request for each group: JSON files in, plan document out; or register it.
+    Plan(plans::PlanCommand),
+    /// Reconcile records with a plan: JSON files in, result document out; or the result of a registered plan.
     Reconcile(documents::ReconcileFiles),
     /// Turn finding packets into items, a config, a plan or a result.
     Findings(documents::FindingsFiles),
@@ -159,8 +162,8 @@ async fn dispatch(arguments: Arguments) -> Outcome {
         None => documents::single_form(&arguments.single_form),
         Some(Command::Run(command)) => run::run(command).await,
         Some(Command::Serve(command)) => serve::serve(command).await,
-        Some(Command::Plan(command)) => documents::plan_files(&command),
-        Some(Command::Reconcile(command)) => documents::reconcile_files(&command),
+        Some(Command::Plan(command)) => plans::plan(command).await,
+        Some(Command::Reconcile(command)) => documents::reconcile_files(command).await,
         Some(Command::Findings(command)) => documents::findings_files(&command),
         Some(Command::Submit(command)) => submit::submit(command).await,
         Some(Command::Watch(command)) => watch::watch(command).await,

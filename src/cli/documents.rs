@@ -1,11 +1,14 @@
-//! `plan`, `reconcile`, `findings` and the single form: documents in files, no server.
+//! `reconcile`, `findings` and the single form: documents in files.
 
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use clap::{Args, ValueEnum};
 
+use super::client::{ServerAddress, connect};
 use super::files::{read_config, read_document, read_list, write_document};
-use super::{DONE, Failure, NOT_COMPLETED, Outcome};
+use super::{DONE, Failure, NOT_COMPLETED, Outcome, registered};
+use crate::config::duration;
 use crate::json::{Object, Value};
 use crate::plan::{self, FindingsInput, Input};
 use crate::reconcile;
@@ -33,26 +36,16 @@ pub(super) struct SingleForm {
     fail_on_failure: bool,
 }
 
-/// `fanout plan`.
-#[derive(Debug, Args)]
-pub(super) struct PlanFiles {
-    /// The config: a JSON object.
-    #[arg(long, value_name = "FILE")]
-    config: PathBuf,
-    /// Items: a JSON list or JSON Lines; `-` is standard input. Without it: the config's.
-    #[arg(long, value_name = "FILE")]
-    items: Option<PathBuf>,
-    /// Where to write the plan document; `-` or nothing is standard output.
-    #[arg(long, value_name = "FILE")]
-    output: Option<PathBuf>,
-}
-
 /// `fanout reconcile`.
 #[derive(Debug, Args)]
+#[command(
+    override_usage = "fanout reconcile --config <FILE> --records <FILE> [OPTIONS]\n       \
+    fanout reconcile --plan-id <PLAN> [OPTIONS]"
+)]
 pub(super) struct ReconcileFiles {
     /// The config: a JSON object.
-    #[arg(long, value_name = "FILE")]
-    config: PathBuf,
+    #[arg(long, value_name = "FILE", required_unless_present = "plan_id")]
+    config: Option<PathBuf>,
     /// The plan document. Without it the plan is made from the config and the items.
     #[arg(long, value_name = "FILE")]
     plan: Option<PathBuf>,
@@ -60,8 +53,19 @@ pub(super) struct ReconcileFiles {
     #[arg(long, value_name = "FILE")]
     items: Option<PathBuf>,
     /// Records: a JSON list or JSON Lines; `-` is standard input.
-    #[arg(long, value_name = "FILE")]
-    records: PathBuf,
+    #[arg(long, value_name = "FILE", required_unless_present = "plan_id")]
+    records: Option<PathBuf>,
+    /// Instead of all these files: a plan that is registered with a coordinator.
+    #[arg(long, value_name = "PLAN", conflicts_with_all = ["config", "plan", "items", "records"])]
+    plan_id: Option<String>,
+    /// Wait until that plan has ended, at most so long (5m at most).
+    #[arg(long, value_name = "TIME", value_parser = duration, requires = "plan_id")]
+    wait: Option<Duration>,
+    /// End that plan first: tasks without a record become missing_record.
+    #[arg(long, requires = "plan_id")]
+    seal: bool,
+    #[command(flatten)]
+    server: ServerAddress,
     /// Where to write the result document; `-` or nothing is standard output.
     #[arg(long, value_name = "FILE")]
     output: Option<PathBuf>,
@@ -131,19 +135,25 @@ pub(super) fn single_form(form: &SingleForm) -> Outcome {
     }
 }
 
-pub(super) fn plan_files(command: &PlanFiles) -> Outcome {
-    let items = command.items.as_deref().map(read_list).transpose()?;
-    write_plan(
-        read_config(&command.config)?,
-        items,
-        command.output.as_deref(),
-    )
-}
-
-pub(super) fn reconcile_files(command: &ReconcileFiles) -> Outcome {
-    let items = command.items.as_deref().map(read_list).transpose()?;
-    let plan = command.plan.as_deref().map(read_document).transpose()?;
-    let result = result(read_config(&command.config)?, items, plan, &command.records)?;
+pub(super) async fn reconcile_files(command: ReconcileFiles) -> Outcome {
+    let result = match (&command.plan_id, &command.config, &command.records) {
+        (Some(plan_id), ..) => {
+            let mut client = connect(&command.server.server).await?;
+            registered::wait(&mut client, plan_id, command.wait, command.seal).await?;
+            let (.., result) = registered::result(&mut client, plan_id).await?;
+            result
+        }
+        (None, Some(config), Some(records)) => {
+            let items = command.items.as_deref().map(read_list).transpose()?;
+            let plan = command.plan.as_deref().map(read_document).transpose()?;
+            result(read_config(config)?, items, plan, records)?
+        }
+        _ => {
+            return Err(Failure::new(
+                "--config and --records, or --plan-id, are required",
+            ));
+        }
+    };
     finish(command.output.as_deref(), &result, command.fail_on_failure)
 }
 

@@ -1,14 +1,42 @@
-//! `get`, `list`, `seal`, `cancel`, `delete`.
+//! `plan`, `get`, `list`, `seal`, `cancel`, `delete`.
+
+use std::path::PathBuf;
 
 use clap::Args;
 
 use super::client::{ServerAddress, connect, explain};
-use super::files::write_out;
-use super::print::{self, json_line, short, table};
+use super::files::{write_document, write_out};
+use super::print::{self, json_line, printable, short, table};
+use super::registered::PlanInput;
 use super::{DONE, Failure, Outcome};
 use crate::proto::{
-    CancelPlanRequest, DeletePlanRequest, GetPlanRequest, ListPlansRequest, Plan, SealPlanRequest,
+    CancelPlanRequest, DeletePlanRequest, GetPlanRequest, ListPlansRequest, Plan, PlanRequest,
+    SealPlanRequest,
 };
+
+/// `fanout plan`.
+#[derive(Debug, Args)]
+pub(super) struct PlanCommand {
+    #[command(flatten)]
+    input: PlanInput,
+    /// Where to write the plan document; `-` or nothing is standard output.
+    #[arg(long, value_name = "FILE")]
+    output: Option<PathBuf>,
+    /// Register the plan with a coordinator, too, so that records can be sent to it.
+    #[arg(long)]
+    register: bool,
+    /// Name for the registered plan. Default: `run_id:plan_id` of the config's orchestrator, or a new one.
+    #[arg(
+        long,
+        value_name = "PLAN",
+        requires = "register",
+        default_value = "",
+        hide_default_value = true
+    )]
+    plan_id: String,
+    #[command(flatten)]
+    server: ServerAddress,
+}
 
 /// The plan and the form of the answer.
 #[derive(Debug, Args)]
@@ -67,6 +95,38 @@ pub(super) struct Cancel {
 pub(super) struct Delete {
     #[command(flatten)]
     target: Target,
+}
+
+pub(super) async fn plan(command: PlanCommand) -> Outcome {
+    let input = command.input.read()?;
+    let request = command.register.then(|| input.request());
+    let document = input.document()?;
+    if let Some(request) = request {
+        let mut client = connect(&command.server.server).await?;
+        let request = PlanRequest {
+            plan_id: command.plan_id,
+            page_size: 1,
+            ..request
+        };
+        let answer = client
+            .plan(request)
+            .await
+            .map_err(|status| explain(&status))?
+            .into_inner();
+        let plan = answer.plan.unwrap_or_default();
+        eprintln!(
+            "plan {} {}, {} tasks",
+            printable(&plan.plan_id),
+            if answer.created {
+                "is registered"
+            } else {
+                "was registered already"
+            },
+            plan.counts.unwrap_or_default().tasks
+        );
+    }
+    write_document(command.output.as_deref(), &document)?;
+    Ok(DONE)
 }
 
 pub(super) async fn get(Get { target }: Get) -> Outcome {

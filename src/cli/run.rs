@@ -16,17 +16,14 @@ use tokio_util::sync::CancellationToken;
 use super::client::{Client, connect, explain};
 use super::display::Display;
 use super::executor::{Executor, Interrupt, Ran, refused_record};
-use super::files::{read_config, read_document, read_list, write_document};
+use super::files::write_document;
 use super::print::{self, printable};
 use super::record_stream::{self, Answered, Answers, Batches};
+use super::registered::{self, PlanInput};
 use super::{DONE, FAILED, Failure, INTERRUPTED, NOT_COMPLETED, Outcome};
 use crate::config::{Config, duration};
 use crate::json::{self, Object, Value};
-use crate::proto::plan_request::Source;
-use crate::proto::{
-    Counts, FindingPackets, GetPlanRequest, PlanRequest, PlanStatus, ReconcileRequest, Record,
-    SealPlanRequest, TaskRequest, View,
-};
+use crate::proto::{PlanRequest, PlanStatus, Record, SealPlanRequest, TaskRequest};
 use crate::server;
 
 /// `fanout run`.
@@ -38,18 +35,8 @@ signal, a timeout or an unreadable record becomes a failed record that says so.
 
   fanout run --config config.json --items items.json -- sh -c 'jq \"{status: \\\"completed\\\", outcome: .item_ids}\"'")]
 pub(super) struct Run {
-    /// The config: a JSON object.
-    #[arg(long, value_name = "FILE")]
-    config: PathBuf,
-    /// Items: a JSON list or JSON Lines; `-` is standard input. Without it: the config's.
-    #[arg(long, value_name = "FILE", conflicts_with = "packets")]
-    items: Option<PathBuf>,
-    /// Finding packets instead of items: a JSON list or JSON Lines.
-    #[arg(long, value_name = "FILE")]
-    packets: Option<PathBuf>,
-    /// How packets and findings are named and grouped: a JSON object.
-    #[arg(long, value_name = "FILE", requires = "packets")]
-    policy: Option<PathBuf>,
+    #[command(flatten)]
+    input: PlanInput,
     /// Tasks that run at the same time. Default: the config's `concurrency`, else 3.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     concurrency: Option<u32>,
@@ -77,12 +64,11 @@ pub(super) struct Run {
 }
 
 const CONCURRENCY_DEFAULT: u32 = 3;
-const PAGE_SIZE: i32 = 1_000;
 
 pub(super) async fn run(command: Run) -> Outcome {
-    let config = read_config(&command.config)?;
-    let concurrency = concurrency(&command, &config)?;
-    let request = plan_request(&command, &config)?;
+    let input = command.input.read()?;
+    let concurrency = concurrency(&command, &input.config)?;
+    let request = input.request();
     let coordinator = Coordinator::reach(command.server.as_deref()).await?;
     let outcome = with_coordinator(command, concurrency, request, &coordinator).await;
     coordinator.leave().await;
@@ -132,7 +118,7 @@ async fn with_coordinator(
             .await
             .map_err(|status| explain(&status))?;
     }
-    let (status, counts, document) = result(&mut client, &plan_id).await?;
+    let (status, counts, document) = registered::result(&mut client, &plan_id).await?;
     write_document(command.output.as_deref(), &document).or_else(|failure| {
         // The work was done; it is not thrown away with a path that was wrong.
         write_document(None, &document)?;
@@ -242,63 +228,14 @@ fn concurrency(command: &Run, config: &Object) -> Result<usize, Failure> {
     Ok(configured.min(most) as usize)
 }
 
-fn plan_request(command: &Run, config: &Object) -> Result<PlanRequest, Failure> {
-    let compact = |value: &Value| json::compact(value).into();
-    let source = match (&command.items, &command.packets) {
-        (Some(items), _) => {
-            let items = read_list(items)?;
-            items
-                .as_array()
-                .is_some()
-                .then(|| Source::Items(compact(&items)))
-        }
-        (None, Some(packets)) => {
-            let policy = command.policy.as_deref().map(read_document).transpose()?;
-            Some(Source::FindingPackets(FindingPackets {
-                packets: compact(&read_list(packets)?),
-                policy: policy.as_ref().map(compact).unwrap_or_default(),
-            }))
-        }
-        (None, None) => None,
-    };
-    let config = compact(&config.clone().into());
-    Ok(PlanRequest {
-        config,
-        source,
-        page_size: PAGE_SIZE,
-        ..Default::default()
-    })
-}
-
 /// Registers the plan and answers the tasks that have no record yet: all of them, unless an earlier run of the same plan
 /// was cut short.
 async fn plan(
     client: &mut Client,
     request: PlanRequest,
 ) -> Result<(String, Vec<TaskRequest>), Failure> {
-    let planned = client
-        .plan(request)
-        .await
-        .map_err(|status| explain(&status))?
-        .into_inner();
-    let plan = planned.plan.unwrap_or_default();
-    let mut tasks = planned.task_requests;
-    let mut page_token = planned.next_page_token;
-    while !page_token.is_empty() {
-        let request = GetPlanRequest {
-            plan_id: plan.plan_id.clone(),
-            view: View::Full.into(),
-            page_size: PAGE_SIZE,
-            page_token,
-        };
-        let page = client
-            .get_plan(request)
-            .await
-            .map_err(|status| explain(&status))?
-            .into_inner();
-        tasks.extend(page.task_requests);
-        page_token = page.next_page_token;
-    }
+    let planned = registered::register(client, request).await?;
+    let (plan, mut tasks) = (planned.plan, planned.task_requests);
     let recorded = plan.counts.unwrap_or_default().recorded;
     if !planned.created && plan.status() != PlanStatus::Incomplete {
         eprintln!(
@@ -313,7 +250,7 @@ async fn plan(
             printable(&plan.plan_id),
             tasks.len()
         );
-        let (.., document) = result(client, &plan.plan_id).await?;
+        let (.., document) = registered::result(client, &plan.plan_id).await?;
         let records = document
             .get("records")
             .and_then(Value::as_array)
@@ -503,58 +440,5 @@ fn record_of(task_id: &str, record: Object) -> Record {
         task_id: task_id.to_owned(),
         body: json::compact(&record.into()).into(),
         ..Default::default()
-    }
-}
-
-/// Fetches the result page by page, and puts the pages together.
-async fn result(
-    client: &mut Client,
-    plan_id: &str,
-) -> Result<(PlanStatus, Counts, Value), Failure> {
-    const LISTS: [&str; 2] = ["records", "outcomes"];
-    let mut whole: Option<Object> = None;
-    let mut lists: [Vec<Value>; 2] = Default::default();
-    let mut failed_task_ids = Vec::new();
-    let mut page_token = String::new();
-    loop {
-        let request = ReconcileRequest {
-            plan_id: plan_id.to_owned(),
-            page_size: PAGE_SIZE,
-            page_token: page_token.clone(),
-            ..Default::default()
-        };
-        let page = client
-            .reconcile(request)
-            .await
-            .map_err(|status| explain(&status))?
-            .into_inner();
-        let document = print::document(&page.document);
-        let items =
-            |value: Option<&Value>| value.and_then(Value::as_array).unwrap_or_default().to_vec();
-        for (list, name) in lists.iter_mut().zip(LISTS) {
-            list.extend(items(document.get(name)));
-        }
-        let reconciliation = document.get("reconciliation");
-        failed_task_ids.extend(items(
-            reconciliation.and_then(|counts| counts.get("failed_task_ids")),
-        ));
-        if let Value::Object(page) = document {
-            whole.get_or_insert_with(|| Arc::unwrap_or_clone(page));
-        }
-        if page.next_page_token.is_empty() {
-            let mut whole = whole.unwrap_or_default();
-            for (list, name) in lists.into_iter().zip(LISTS) {
-                whole.set(name, Value::array(list));
-            }
-            let mut counts = whole
-                .get("reconciliation")
-                .and_then(Value::as_object)
-                .cloned()
-                .unwrap_or_default();
-            counts.set("failed_task_ids", Value::array(failed_task_ids));
-            whole.set("reconciliation", Value::from(counts));
-            return Ok((page.status(), page.counts.unwrap_or_default(), whole.into()));
-        }
-        page_token = page.next_page_token;
     }
 }

@@ -93,20 +93,22 @@ fn plan_refuses_to_go_without_a_config_or_with_two() {
 
 #[test]
 fn reconcile_refuses_to_go_without_config_or_records() {
+    let usage = "reconcile --config <FILE> --records <FILE> [OPTIONS]\n       \
+                 fanout reconcile --plan-id <PLAN> [OPTIONS]";
     lacks(
         &["reconcile", "--config", "c.json", "--items", "i.json"],
         "  --records <FILE>",
-        "reconcile --config <FILE> --records <FILE> --items <FILE>",
+        usage,
     );
     lacks(
         &["reconcile", "--plan", "c.json", "--records", "r.json"],
         "  --config <FILE>",
-        "reconcile --config <FILE> --records <FILE> --plan <FILE>",
+        usage,
     );
     lacks(
         &["reconcile"],
         "  --config <FILE>\n  --records <FILE>",
-        "reconcile --config <FILE> --records <FILE>",
+        usage,
     );
     unexpected(
         &[
@@ -119,7 +121,7 @@ fn reconcile_refuses_to_go_without_config_or_records() {
             "i.json",
         ],
         "--packets",
-        "reconcile --config <FILE> --records <FILE>",
+        usage,
     );
 }
 

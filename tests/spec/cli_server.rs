@@ -71,6 +71,58 @@ fn serve_warns_if_others_than_this_machine_can_reach_it() {
 }
 
 #[test]
+fn a_registered_plan_takes_records_and_its_result_is_that_of_the_files() {
+    let server = Served::start(&[]);
+    let directory = directory(&[
+        (
+            "c.json",
+            r#"{"group_key_path":"k","task_request_template":{"id":"task-{{group.key}}"}}"#,
+        ),
+        ("i.json", r#"[{"k":"a"},{"k":"b"}]"#),
+        ("r.jsonl", "{\"id\":\"task-a\",\"success\":true}\n"),
+    ]);
+    let files = ["--config", "c.json", "--items", "i.json"];
+    let said_of = |arguments: &[&str]| {
+        let mut command = fanout();
+        command
+            .env("FANOUT_SERVER", &server.address)
+            .current_dir(directory.path());
+        Program::start(command.args(arguments)).finish()
+    };
+    let register = [&["plan"], &files[..], &["--register", "--plan-id", "p"]].concat();
+    let planned = said_of(&[&["plan"], &files[..]].concat());
+    assert_eq!(
+        said_of(&register),
+        says(0, &planned.stdout, "plan p is registered, 2 tasks\n")
+    );
+    assert_eq!(
+        said_of(&register).stderr,
+        "plan p was registered already, 2 tasks\n"
+    );
+    assert_eq!(said_of(&["submit", "--plan-id", "p", "r.jsonl"]).code, 0);
+
+    let open = said_of(&[
+        "reconcile",
+        "--plan-id",
+        "p",
+        "--wait",
+        "1ms",
+        "--fail-on-failure",
+    ]);
+    assert_eq!(
+        (open.code, text(&document(open.stdout.as_bytes()), "status")),
+        (2, "incomplete")
+    );
+    let sealed = said_of(&["reconcile", "--plan-id", "p", "--seal"]);
+    let from_files = said_of(&[&["reconcile"], &files[..], &["--records", "r.jsonl"]].concat());
+    assert_eq!(sealed, says(0, &from_files.stdout, ""));
+    let too_long = said_of(&["reconcile", "--plan-id", "p", "--wait", "6m"]);
+    let refusal =
+        "error: wait: is 360s, expected 0ns to 300s (InvalidArgument, INVALID_DURATION)\n";
+    assert_eq!(too_long, says(1, "", refusal));
+}
+
+#[test]
 fn get_shows_a_plan_as_a_table_and_as_one_json_object() {
     let (server, plan) = with_plan();
     let created = plan.create_time.unwrap().to_string();

@@ -1,0 +1,238 @@
+//! Plans at a coordinator: what is planned, registering it, and fetching the result.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use clap::Args;
+
+use super::Failure;
+use super::client::{Client, explain};
+use super::files::{read_config, read_document, read_list};
+use super::print;
+use crate::json::{self, Object, Value};
+use crate::plan::{self, FindingsInput, Input};
+use crate::proto::plan_request::Source;
+use crate::proto::{
+    Counts, FindingPackets, GetPlanRequest, Plan, PlanRequest, PlanStatus, ReconcileRequest,
+    TaskRequest, View,
+};
+
+/// Task requests and records fetched at a time.
+const PAGE_SIZE: i32 = 1_000;
+
+/// The files that say what is planned.
+#[derive(Debug, Args)]
+pub(super) struct PlanInput {
+    /// The config: a JSON object.
+    #[arg(long, value_name = "FILE")]
+    config: PathBuf,
+    /// Items: a JSON list or JSON Lines; `-` is standard input. Without it: the config's.
+    #[arg(long, value_name = "FILE", conflicts_with = "packets")]
+    items: Option<PathBuf>,
+    /// Finding packets instead of items: a JSON list or JSON Lines.
+    #[arg(long, value_name = "FILE")]
+    packets: Option<PathBuf>,
+    /// How packets and findings are named and grouped: a JSON object.
+    #[arg(long, value_name = "FILE", requires = "packets")]
+    policy: Option<PathBuf>,
+}
+
+/// What is planned.
+pub(super) struct Planned {
+    pub(super) config: Object,
+    source: Given,
+}
+
+enum Given {
+    Config,
+    Items(Value),
+    Packets {
+        packets: Value,
+        policy: Option<Value>,
+    },
+}
+
+impl PlanInput {
+    /// Reads the files.
+    pub(super) fn read(&self) -> Result<Planned, Failure> {
+        let config = read_config(&self.config)?;
+        let source = match (&self.items, &self.packets) {
+            (Some(items), _) => Given::Items(read_list(items)?),
+            (None, Some(packets)) => Given::Packets {
+                packets: read_list(packets)?,
+                policy: self.policy.as_deref().map(read_document).transpose()?,
+            },
+            (None, None) => Given::Config,
+        };
+        Ok(Planned { config, source })
+    }
+}
+
+impl Planned {
+    /// The request that registers it.
+    pub(super) fn request(&self) -> PlanRequest {
+        let compact = |value: &Value| json::compact(value).into();
+        let source = match &self.source {
+            Given::Config => None,
+            // A value that is no list leaves the config's items, as in the documents.
+            Given::Items(items) => items.as_array().map(|_| Source::Items(compact(items))),
+            Given::Packets { packets, policy } => Some(Source::FindingPackets(FindingPackets {
+                packets: compact(packets),
+                policy: policy.as_ref().map(compact).unwrap_or_default(),
+            })),
+        };
+        PlanRequest {
+            config: compact(&self.config.clone().into()),
+            source,
+            page_size: PAGE_SIZE,
+            ..Default::default()
+        }
+    }
+
+    /// The plan document, made here.
+    pub(super) fn document(self) -> Result<Value, Failure> {
+        let Self { config, source } = self;
+        let limits = plan::Limits::default();
+        let plan = match source {
+            Given::Packets { packets, policy } => {
+                plan::plan_findings(&FindingsInput::new(Some(packets), policy, config), &limits)?
+            }
+            Given::Items(items) => plan::plan(
+                Input {
+                    config,
+                    items: Some(items),
+                    groups: None,
+                },
+                &limits,
+            )?,
+            Given::Config => plan::plan(
+                Input {
+                    config,
+                    items: None,
+                    groups: None,
+                },
+                &limits,
+            )?,
+        };
+        Ok(plan.document())
+    }
+}
+
+/// A plan at a coordinator, with all its task requests.
+pub(super) struct Registered {
+    pub(super) plan: Plan,
+    pub(super) task_requests: Vec<TaskRequest>,
+    /// Whether it was not there before.
+    pub(super) created: bool,
+}
+
+/// Registers a plan, and fetches the task requests that did not come with the answer.
+pub(super) async fn register(
+    client: &mut Client,
+    request: PlanRequest,
+) -> Result<Registered, Failure> {
+    let answer = client
+        .plan(request)
+        .await
+        .map_err(|status| explain(&status))?
+        .into_inner();
+    let plan = answer.plan.unwrap_or_default();
+    let mut task_requests = answer.task_requests;
+    let mut page_token = answer.next_page_token;
+    while !page_token.is_empty() {
+        let request = GetPlanRequest {
+            plan_id: plan.plan_id.clone(),
+            view: View::Full.into(),
+            page_size: PAGE_SIZE,
+            page_token,
+        };
+        let page = client
+            .get_plan(request)
+            .await
+            .map_err(|status| explain(&status))?
+            .into_inner();
+        task_requests.extend(page.task_requests);
+        page_token = page.next_page_token;
+    }
+    Ok(Registered {
+        plan,
+        task_requests,
+        created: answer.created,
+    })
+}
+
+/// Ends a plan if asked to, and waits for its end if asked to.
+pub(super) async fn wait(
+    client: &mut Client,
+    plan_id: &str,
+    at_most: Option<Duration>,
+    seal: bool,
+) -> Result<(), Failure> {
+    let wait = at_most
+        .map(prost_types::Duration::try_from)
+        .transpose()
+        .map_err(|_| Failure::new("--wait is too long"))?;
+    let request = ReconcileRequest {
+        plan_id: plan_id.to_owned(),
+        view: View::Basic.into(),
+        wait,
+        seal,
+        ..Default::default()
+    };
+    let answer = client.reconcile(request).await;
+    answer.map(drop).map_err(|status| explain(&status))
+}
+
+/// Fetches the result page by page, and puts the pages together.
+pub(super) async fn result(
+    client: &mut Client,
+    plan_id: &str,
+) -> Result<(PlanStatus, Counts, Value), Failure> {
+    const LISTS: [&str; 2] = ["records", "outcomes"];
+    let mut whole: Option<Object> = None;
+    let mut lists: [Vec<Value>; 2] = Default::default();
+    let mut failed_task_ids = Vec::new();
+    let mut page_token = String::new();
+    loop {
+        let request = ReconcileRequest {
+            plan_id: plan_id.to_owned(),
+            page_size: PAGE_SIZE,
+            page_token: page_token.clone(),
+            ..Default::default()
+        };
+        let page = client
+            .reconcile(request)
+            .await
+            .map_err(|status| explain(&status))?
+            .into_inner();
+        let document = print::document(&page.document);
+        let items =
+            |value: Option<&Value>| value.and_then(Value::as_array).unwrap_or_default().to_vec();
+        for (list, name) in lists.iter_mut().zip(LISTS) {
+            list.extend(items(document.get(name)));
+        }
+        let reconciliation = document.get("reconciliation");
+        failed_task_ids.extend(items(
+            reconciliation.and_then(|counts| counts.get("failed_task_ids")),
+        ));
+        if let Value::Object(page) = document {
+            whole.get_or_insert_with(|| Arc::unwrap_or_clone(page));
+        }
+        if page.next_page_token.is_empty() {
+            let mut whole = whole.unwrap_or_default();
+            for (list, name) in lists.into_iter().zip(LISTS) {
+                whole.set(name, Value::array(list));
+            }
+            let mut counts = whole
+                .get("reconciliation")
+                .and_then(Value::as_object)
+                .cloned()
+                .unwrap_or_default();
+            counts.set("failed_task_ids", Value::array(failed_task_ids));
+            whole.set("reconciliation", Value::from(counts));
+            return Ok((page.status(), page.counts.unwrap_or_default(), whole.into()));
+        }
+        page_token = page.next_page_token;
+    }
+}
