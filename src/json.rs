@@ -15,7 +15,7 @@ mod write;
 pub use number::Number;
 pub use parse::{Error, Limits, Parsed, parse, parse_lines};
 pub use value::{Object, Value};
-pub use write::{compact, pretty, write_compact_within, write_string};
+pub use write::{compact, pretty, pretty_in_pieces, write_compact_within, write_string};
 
 /// White space as the documents' rules define it: ECMAScript's set, which differs from Unicode's (and so from
 /// [`str::trim`]) by including U+FEFF and leaving out U+0085.

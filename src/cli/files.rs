@@ -61,11 +61,12 @@ fn at(path: &Path, error: &json::Error) -> Failure {
 /// Writes a document, pretty, to a file or to standard output (`-` or nothing). A file is replaced at once, so nobody
 /// ever reads half of it; missing directories are made.
 pub(super) fn write_document(output: Option<&Path>, document: &Value) -> Result<(), Failure> {
-    let text = json::pretty(document);
-    match output {
-        None => write_out(&text).map(drop),
-        Some(path) if path == Path::new("-") => write_out(&text).map(drop),
-        Some(path) => write_file(path, &text)
+    match output.filter(|path| *path != Path::new("-")) {
+        None => {
+            print(|out| json::pretty_in_pieces(document, |piece| out.write_all(piece.as_bytes())))
+                .map(drop)
+        }
+        Some(path) => write_file(path, document)
             .map_err(|error| Failure::new(format!("{}: failed to write: {error}", path.display()))),
     }
 }
@@ -73,8 +74,12 @@ pub(super) fn write_document(output: Option<&Path>, document: &Value) -> Result<
 /// Writes to standard output, and answers whether anybody reads it. A reader that has seen enough (`| head`) is no
 /// failure.
 pub(super) fn write_out(text: &str) -> Result<bool, Failure> {
+    print(|out| out.write_all(text.as_bytes()))
+}
+
+fn print(write: impl FnOnce(&mut io::StdoutLock<'_>) -> io::Result<()>) -> Result<bool, Failure> {
     let mut out = io::stdout().lock();
-    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+    match write(&mut out).and_then(|()| out.flush()) {
         Ok(()) => Ok(true),
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(false),
         Err(error) => Err(Failure::new(format!(
@@ -83,11 +88,12 @@ pub(super) fn write_out(text: &str) -> Result<bool, Failure> {
     }
 }
 
-fn write_file(path: &Path, text: &str) -> io::Result<()> {
+fn write_file(path: &Path, document: &Value) -> io::Result<()> {
     // A link is followed, and what is no regular file (a pipe, a terminal) cannot be replaced.
     let path = fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
     if fs::metadata(&path).is_ok_and(|metadata| !metadata.is_file()) {
-        return fs::write(&path, text);
+        let mut file = fs::OpenOptions::new().write(true).open(&path)?;
+        return write_pieces(&mut file, document);
     }
     let directory = match path.parent() {
         Some(parent) if !parent.as_os_str().is_empty() => parent.to_owned(),
@@ -103,8 +109,12 @@ fn write_file(path: &Path, text: &str) -> io::Result<()> {
         builder.permissions(fs::Permissions::from_mode(mode));
     }
     let mut file = builder.prefix(".fanout-").tempfile_in(&directory)?;
-    file.write_all(text.as_bytes())?;
+    write_pieces(file.as_file_mut(), document)?;
     file.as_file().sync_all()?;
     file.persist(&path)?;
     Ok(())
+}
+
+fn write_pieces(file: &mut fs::File, document: &Value) -> io::Result<()> {
+    json::pretty_in_pieces(document, |piece| file.write_all(piece.as_bytes()))
 }

@@ -1,5 +1,6 @@
 //! Printing: compact for embedding and the wire, pretty for files, both byte for byte as ECMAScript prints.
 
+use std::convert::Infallible;
 use std::fmt::Write as _;
 
 use super::Value;
@@ -52,19 +53,43 @@ pub fn write_compact_within(out: &mut String, value: &Value, limit: usize) -> bo
 /// The value indented by two spaces, with a final newline: the form of document files.
 #[must_use]
 pub fn pretty(value: &Value) -> String {
-    let mut out = String::new();
-    write_pretty(&mut out, value, 0);
-    out.push('\n');
-    out
+    let mut whole = String::new();
+    let Ok(()) = pretty_in_pieces(value, |piece| {
+        whole.push_str(piece);
+        Ok::<_, Infallible>(())
+    });
+    whole
 }
 
-fn write_pretty(out: &mut String, value: &Value, depth: usize) {
+/// [`pretty`], handed on piece by piece, so that a large document is never in memory as text.
+///
+/// # Errors
+/// The first one of `take`.
+pub fn pretty_in_pieces<E>(
+    value: &Value,
+    mut take: impl FnMut(&str) -> Result<(), E>,
+) -> Result<(), E> {
+    let mut out = String::with_capacity(PIECE_BYTES + PIECE_BYTES / 4);
+    write_pretty(&mut out, value, 0, &mut take)?;
+    out.push('\n');
+    take(&out)
+}
+
+/// About how long the pieces of a document are; a longer string in it makes a longer one.
+const PIECE_BYTES: usize = 64 << 10;
+
+fn write_pretty<E>(
+    out: &mut String,
+    value: &Value,
+    depth: usize,
+    take: &mut impl FnMut(&str) -> Result<(), E>,
+) -> Result<(), E> {
     match value {
         Value::Array(values) if !values.is_empty() => {
             out.push('[');
             for (position, value) in values.iter().enumerate() {
                 new_line(out, position, depth + 1);
-                write_pretty(out, value, depth + 1);
+                write_pretty(out, value, depth + 1, take)?;
             }
             new_line(out, 0, depth);
             out.push(']');
@@ -75,7 +100,7 @@ fn write_pretty(out: &mut String, value: &Value, depth: usize) {
                 new_line(out, position, depth + 1);
                 write_string(out, key);
                 out.push_str(": ");
-                write_pretty(out, value, depth + 1);
+                write_pretty(out, value, depth + 1, take)?;
             }
             new_line(out, 0, depth);
             out.push('}');
@@ -84,6 +109,11 @@ fn write_pretty(out: &mut String, value: &Value, depth: usize) {
         Value::Object(_) => out.push_str("{}"),
         scalar => write_scalar(out, scalar),
     }
+    if out.len() >= PIECE_BYTES {
+        take(out)?;
+        out.clear();
+    }
+    Ok(())
 }
 
 fn new_line(out: &mut String, position: usize, depth: usize) {
