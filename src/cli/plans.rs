@@ -7,7 +7,7 @@ use clap::Args;
 use super::client::{ServerAddress, connect, explain};
 use super::files::{write_document, write_out};
 use super::print::{self, json_line, printable, short, table};
-use super::registered::PlanInput;
+use super::registered::{self, PlanInput};
 use super::{DONE, Failure, Outcome};
 use crate::proto::{
     CancelPlanRequest, DeletePlanRequest, GetPlanRequest, ListPlansRequest, Plan, PlanRequest,
@@ -108,11 +108,7 @@ pub(super) async fn plan(command: PlanCommand) -> Outcome {
             page_size: 1,
             ..request
         };
-        let answer = client
-            .plan(request)
-            .await
-            .map_err(|status| explain(&status))?
-            .into_inner();
+        let answer = registered::send(&mut client, request).await?;
         let plan = answer.plan.unwrap_or_default();
         eprintln!(
             "plan {} {}, {} tasks",

@@ -14,8 +14,8 @@ use crate::json::{self, Object, Value};
 use crate::plan::{self, FindingsInput, Input};
 use crate::proto::plan_request::Source;
 use crate::proto::{
-    Counts, FindingPackets, GetPlanRequest, Plan, PlanRequest, PlanStatus, ReconcileRequest,
-    TaskRequest, View,
+    Counts, FindingPackets, GetPlanRequest, Plan, PlanRequest, PlanResponse, PlanStatus,
+    ReconcileRequest, TaskRequest, View,
 };
 
 /// Task requests and records fetched at a time.
@@ -127,16 +127,23 @@ pub(super) struct Registered {
     pub(super) created: bool,
 }
 
+/// Registers a plan.
+pub(super) async fn send(
+    client: &mut Client,
+    request: PlanRequest,
+) -> Result<PlanResponse, Failure> {
+    let answer = client.plan(request).await;
+    answer
+        .map(tonic::Response::into_inner)
+        .map_err(|status| explain(&status))
+}
+
 /// Registers a plan, and fetches the task requests that did not come with the answer.
 pub(super) async fn register(
     client: &mut Client,
     request: PlanRequest,
 ) -> Result<Registered, Failure> {
-    let answer = client
-        .plan(request)
-        .await
-        .map_err(|status| explain(&status))?
-        .into_inner();
+    let answer = send(client, request).await?;
     let plan = answer.plan.unwrap_or_default();
     let mut task_requests = answer.task_requests;
     let mut page_token = answer.next_page_token;
