@@ -9,7 +9,9 @@ fn main() -> Result<(), Box<dyn Error>> {
     let files = protox::compile(
         [
             "fanout/v1/plan.proto",
+            "fanout/v1/quarantine.proto",
             "fanout/v1/record.proto",
+            "fanout/v1/task.proto",
             "fanout/v1/fanout_service.proto",
         ],
         ["proto"],

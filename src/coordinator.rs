@@ -5,23 +5,28 @@
 //! the same: a journal that takes a while is waited for by a task of its own, which then applies.
 
 mod clock;
+mod quarantine;
 mod register;
 mod request_ids;
 mod result;
+mod tasks;
 mod timers;
 mod watch;
 
 pub use crate::journal::Error as JournalError;
 pub use clock::Clock;
+pub use quarantine::{QuarantineEntry, QuarantinePage};
 pub use register::{Deadline, PlanCommand, Registered, Source};
 pub use result::{Page, ResultPage};
+pub use tasks::TaskPage;
 pub use watch::{Next, Watch};
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use crate::engine::{
-    self, Command, Counts, End, EndReason, Entry, PlanStatus, Receipt, Spec, State, Timestamp,
+    self, Command, Counts, End, EndReason, Entry, PlanStatus, Receipt, Refusal, Resolution, Spec,
+    State, Timestamp,
 };
 use crate::journal::{self, Answer, Journal};
 use crate::plan;
@@ -71,6 +76,22 @@ pub enum Error {
         /// Its name.
         plan_id: String,
     },
+    /// There is no such task.
+    #[error("plan {plan_id:?} has no task {task_id:?}")]
+    TaskNotFound {
+        /// Name of the plan.
+        plan_id: String,
+        /// Identity of the task.
+        task_id: String,
+    },
+    /// Nothing is done about a record in quarantine.
+    #[error("record {id} in quarantine {}", why(*refusal))]
+    QuarantineRefused {
+        /// Its number.
+        id: u64,
+        /// Why.
+        refusal: Refusal,
+    },
     /// The name is taken by a plan of other content.
     #[error(
         "plan {plan_id:?} exists with other content: its digest is {existing}, this one's {requested}"
@@ -116,6 +137,16 @@ pub enum Error {
     /// The journal did not take it.
     #[error("failed to append to the journal: {0}")]
     Journal(#[from] journal::Error),
+}
+
+fn why(refusal: Refusal) -> &'static str {
+    match refusal {
+        Refusal::NotFound => "does not exist",
+        Refusal::Resolved(Resolution::Rematched(_)) => "was applied to a task already",
+        Refusal::Resolved(Resolution::Discarded) => "was discarded",
+        Refusal::PlanEnded => "cannot be applied: the plan has ended",
+        Refusal::NotAResult => "is no result",
+    }
 }
 
 impl From<plan::Error> for Error {
@@ -327,7 +358,7 @@ impl Coordinator {
         let _ = tokio::time::timeout(at_most, ended).await;
     }
 
-    /// Decides, appends, applies.
+    /// Decides, appends, applies. A refusal is an error, after what happened all the same (a deadline) was applied.
     async fn execute(
         &self,
         plan: &Arc<LivePlan>,
@@ -340,8 +371,14 @@ impl Coordinator {
                 engine::decide(&live.state, command, self.clock.now(), &self.limits.engine);
             (decision, Standing::of(&live.state))
         };
+        let refused = match (decision.refusal, command) {
+            (Some(refusal), Command::Rematch { id, .. } | Command::Discard { id, .. }) => {
+                Some(Error::QuarantineRefused { id: *id, refusal })
+            }
+            _ => None,
+        };
         if decision.entries.is_empty() {
-            return Ok((decision.receipts, before));
+            return refused.map_or(Ok((decision.receipts, before)), Err);
         }
         let entries: Vec<Arc<Entry>> = decision.entries.into_iter().map(Arc::new).collect();
         let standing = match plan.journal().append(before.sequence, &entries) {
@@ -372,7 +409,7 @@ impl Coordinator {
             self.timers
                 .add(end.at.plus(plan.spec().retention), plan.plan_id());
         }
-        Ok((decision.receipts, standing))
+        refused.map_or(Ok((decision.receipts, standing)), Err)
     }
 }
 

@@ -8,14 +8,16 @@ mod decide;
 mod event;
 mod spec;
 mod state;
+mod task;
 
 pub use decide::{
-    Command, Decision, Disposition, Limits, Receipt, RecordKind, Submission, Violation, Warning,
-    decide,
+    Command, Decision, Disposition, Limits, Receipt, RecordKind, Refusal, Submission, Violation,
+    Warning, decide,
 };
-pub use event::{Entry, Event, Held, QuarantineReason, Quarantined, SignOfLife};
-pub use spec::{SealRule, Spec, TaskSpec, Terms};
-pub use state::{Counts, End, EndReason, PlanStatus, State};
+pub use event::{Entry, Event, Held, QuarantineReason, Quarantined, Resolution, SignOfLife};
+pub use spec::{Completion, SealRule, Spec, TaskSpec, Terms};
+pub use state::{Counts, End, EndReason, PlanStatus, Resolved, State};
+pub use task::{MissingCause, QuarantineByTask, TaskStanding, TaskState};
 
 /// Milliseconds since 1970-01-01T00:00:00Z.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]

@@ -9,7 +9,7 @@ pub mod record;
 mod status;
 
 pub use document::{Page, Reconciled, ResultHead, document, missing_record};
-pub use matching::{Candidates, DocumentMatching, Index, MatchedBy, Resolution, Sessions};
+pub use matching::{Candidates, DocumentMatching, Index, MatchedBy, Named, Sessions};
 pub use status::{Facts, Status, Verdict, classify};
 
 use std::sync::Arc;
@@ -23,6 +23,10 @@ const RESULT_SCHEMA: &str = "homeboy/generic-fanout-reconcile-result/v1";
 /// The config's fields that reconciling reads.
 #[derive(Clone, Debug)]
 pub struct Settings {
+    /// Whether a record whose keys name different tasks is for none of them (`matching: strict`).
+    pub strict_matching: bool,
+    /// Whether a task keeps its first record instead of its last (`duplicate_policy: first`).
+    pub keeps_first: bool,
     result_schema: Value,
     reconciliation_schema: Value,
     /// Statuses that count as successful, instead of the built-in ones.
@@ -37,15 +41,24 @@ impl Settings {
     /// Reads a config.
     ///
     /// # Errors
-    /// `matching` or `duplicate_policy` asks for something other than the default, which is all there is so far.
+    /// `matching` or `duplicate_policy` is something that there is not.
     pub fn read(config: &Object) -> Result<Self, Error> {
-        for (field, only) in [("matching", "first_key"), ("duplicate_policy", "last")] {
-            let value = first_present(config, &[field]);
-            if let Some(value) = value.filter(|value| value.as_str() != Some(only)) {
-                let problem = format!("expected {only:?}, found {}", crate::json::compact(value));
-                return Err(Error::new(format!("config.{field}"), problem));
+        let chosen = |field: &str, default: &str, other: &str| {
+            let Some(value) = first_present(config, &[field]) else {
+                return Ok(false);
+            };
+            match value.as_str() {
+                Some(text) if text == default => Ok(false),
+                Some(text) if text == other => Ok(true),
+                _ => {
+                    let found = crate::json::compact(value);
+                    let problem = format!("expected {default:?} or {other:?}, found {found}");
+                    Err(Error::new(format!("config.{field}"), problem))
+                }
             }
-        }
+        };
+        let strict_matching = chosen("matching", "first_key", "strict")?;
+        let keeps_first = chosen("duplicate_policy", "last", "first")?;
         let outcome_path = first_present(config, &["outcome_path", "outcomePath"]);
         let statuses = config.get("success_statuses").and_then(Value::as_array);
         let texts = |values: &[Value]| {
@@ -53,6 +66,8 @@ impl Settings {
             values.iter().filter_map(text).collect()
         };
         Ok(Self {
+            strict_matching,
+            keeps_first,
             result_schema: first_present(config, &["result_schema", "resultSchema"])
                 .cloned()
                 .unwrap_or_else(|| RESULT_SCHEMA.into()),
@@ -91,7 +106,7 @@ pub fn reconcile(config: &Object, plan: &Value, records: Vec<Value>) -> Result<V
         return Err(Error::over("records", "records", u32::MAX as usize));
     }
     let identities = Identities::of(task_requests)?;
-    let mut matching = DocumentMatching::new(&identities);
+    let mut matching = DocumentMatching::new(&identities, task_requests, &settings);
     // Each record is read once, while it is at hand; which task it is for is known when all have been seen.
     let mut reconciled: Vec<Option<Reconciled>> = records
         .into_iter()
@@ -106,7 +121,7 @@ pub fn reconcile(config: &Object, plan: &Value, records: Vec<Value>) -> Result<V
         .collect();
 
     let mut page = Page::with_capacity(task_requests.len());
-    let matches = matching.finish(task_requests);
+    let matches = matching.finish();
     for ((matched, task_id), request) in matches
         .into_iter()
         .zip(identities.in_order())
@@ -139,7 +154,8 @@ pub fn reconcile(config: &Object, plan: &Value, records: Vec<Value>) -> Result<V
         page,
         &counts,
         status.name(),
-    ))
+    )
+    .into())
 }
 
 impl Settings {

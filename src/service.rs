@@ -3,9 +3,11 @@
 //! A handler's future is dropped when its client goes away, so whatever changes a plan runs on a task of its own.
 
 mod convert;
+mod quarantine;
 mod reconcile_request;
 mod status;
 mod submit_record;
+mod tasks;
 mod watch_plan;
 
 use std::future::Future;
@@ -20,10 +22,14 @@ use crate::coordinator::{Coordinator, Error, Registered};
 use crate::engine::EndReason;
 use crate::proto::fanout_service_server::FanoutService;
 use crate::proto::{
-    CancelPlanRequest, CancelPlanResponse, DeletePlanRequest, DeletePlanResponse, GetPlanRequest,
-    GetPlanResponse, ListPlansRequest, ListPlansResponse, PlanRequest, PlanResponse,
-    ReconcileRequest, ReconcileResponse, SealPlanRequest, SealPlanResponse, SubmitRecordRequest,
-    SubmitRecordResponse, SubmitRecordsRequest, SubmitRecordsResponse, View, WatchPlanRequest,
+    CancelPlanRequest, CancelPlanResponse, DeletePlanRequest, DeletePlanResponse,
+    DiscardRecordRequest, DiscardRecordResponse, ExplainTaskRequest, ExplainTaskResponse,
+    GetPlanRequest, GetPlanResponse, GetTaskRequest, GetTaskResponse, ListPlansRequest,
+    ListPlansResponse, ListQuarantineRequest, ListQuarantineResponse, ListTasksRequest,
+    ListTasksResponse, PlanRequest, PlanResponse, ReconcileRequest, ReconcileResponse,
+    RematchRecordRequest, RematchRecordResponse, SealPlanRequest, SealPlanResponse,
+    SubmitRecordRequest, SubmitRecordResponse, SubmitRecordsRequest, SubmitRecordsResponse, View,
+    WatchPlanRequest,
 };
 
 /// The service.
@@ -201,6 +207,50 @@ impl FanoutService for Fanout {
             plans,
             next_page_token,
         }))
+    }
+
+    async fn get_task(
+        &self,
+        request: Request<GetTaskRequest>,
+    ) -> Result<Response<GetTaskResponse>, Status> {
+        tasks::get(self, request.get_ref()).map(Response::new)
+    }
+
+    async fn list_tasks(
+        &self,
+        request: Request<ListTasksRequest>,
+    ) -> Result<Response<ListTasksResponse>, Status> {
+        tasks::list(self, request.get_ref()).map(Response::new)
+    }
+
+    async fn explain_task(
+        &self,
+        request: Request<ExplainTaskRequest>,
+    ) -> Result<Response<ExplainTaskResponse>, Status> {
+        tasks::explain(self, request.get_ref()).map(Response::new)
+    }
+
+    async fn list_quarantine(
+        &self,
+        request: Request<ListQuarantineRequest>,
+    ) -> Result<Response<ListQuarantineResponse>, Status> {
+        quarantine::list(self, request.get_ref()).map(Response::new)
+    }
+
+    async fn rematch_record(
+        &self,
+        request: Request<RematchRecordRequest>,
+    ) -> Result<Response<RematchRecordResponse>, Status> {
+        let rematched = quarantine::rematch(self, request.into_inner()).await;
+        rematched.map(Response::new)
+    }
+
+    async fn discard_record(
+        &self,
+        request: Request<DiscardRecordRequest>,
+    ) -> Result<Response<DiscardRecordResponse>, Status> {
+        let discarded = quarantine::discard(self, request.into_inner()).await;
+        discarded.map(Response::new)
     }
 
     async fn seal_plan(

@@ -7,7 +7,7 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use super::{Coordinator, Error, PlanView, view};
-use crate::engine::{Command, Entry, Event, SealRule, Spec, State, Terms, Timestamp};
+use crate::engine::{Command, Completion, Entry, Event, SealRule, Spec, State, Terms, Timestamp};
 use crate::json::{self, Object, Value};
 use crate::plan::{self, FindingsInput, Input, Plan, first_present};
 use crate::registry::{LivePlan, Refusal};
@@ -23,8 +23,8 @@ pub struct PlanCommand {
     pub config: Object,
     /// What is cut into groups.
     pub source: Source,
-    /// What seals the plan.
-    pub seal_rule: SealRule,
+    /// When the plan ends by itself, and what counts as completed.
+    pub completion: Completion,
     /// When it is sealed whatever is missing.
     pub deadline: Option<Deadline>,
     /// How long it can be read after its end; `None`: the default.
@@ -194,7 +194,7 @@ fn prepare(
         plan_id: plan_id(command.plan_id, &command.config)?,
         digest,
         labels: command.labels,
-        seal_rule: command.seal_rule,
+        completion: command.completion,
         deadline,
         retention: command.retention.unwrap_or(limits.retention),
         created_at: now,
@@ -264,14 +264,27 @@ fn digest(command: &PlanCommand) -> String {
             add("policy", policy.as_ref());
         }
     }
+    let completion = &command.completion;
     add(
-        if command.seal_rule == SealRule::Explicit {
+        if completion.seal_rule == SealRule::Explicit {
             "explicit"
         } else {
             "when_all_recorded"
         },
         None,
     );
+    if !completion.is_everything() {
+        let Completion {
+            seal_rule: _,
+            min_successful,
+            tolerated_failure_count,
+            tolerated_failure_percentage,
+        } = completion;
+        let rules = format!(
+            "{min_successful:?} {tolerated_failure_count:?} {tolerated_failure_percentage:?}"
+        );
+        add("completion", Some(&rules.as_str().into()));
+    }
     hasher.finalize().to_string()
 }
 

@@ -137,6 +137,21 @@ fn write(taken: &Taken) -> Value {
             .unwrap_or(usize::MAX),
         failed_task_ids: page.failed_task_ids().to_vec(),
     };
-    let status = taken.view.standing.status.name();
-    reconcile::document(settings, &spec.result_head, page, &reconciliation, status)
+    let standing = &taken.view.standing;
+    let mut document = reconcile::document(
+        settings,
+        &spec.result_head,
+        page,
+        &reconciliation,
+        standing.status.name(),
+    );
+    // Said only where `completed` may mean less than everything; other documents stay as they always were.
+    if let Some(end) = standing
+        .end
+        .as_ref()
+        .filter(|_| !spec.completion.is_everything())
+    {
+        document.set("completion_reason", end.reason.name());
+    }
+    document.into()
 }

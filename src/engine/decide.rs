@@ -3,13 +3,14 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use bytes::Bytes;
+
 use super::Timestamp;
-use super::event::{Entry, Event, Held, QuarantineReason, Quarantined, SignOfLife};
-use super::spec::SealRule;
-use super::state::{self, End, EndReason, State, Store, Task, Totals};
+use super::event::{Entry, Event, Held, QuarantineReason, Quarantined, Resolution, SignOfLife};
+use super::state::{self, End, EndReason, Resolved, State, Store, Task, Totals};
 use crate::json;
 use crate::reconcile::record::ReadRecord;
-use crate::reconcile::{Candidates, MatchedBy, Resolution, Sessions, Status};
+use crate::reconcile::{Candidates, MatchedBy, Named, Sessions, Status, Verdict};
 
 /// How many tasks an ambiguous record's receipt lists.
 const CANDIDATES_LISTED: usize = 16;
@@ -73,8 +74,37 @@ pub enum Command<'c> {
         /// Somebody's words for it, or empty.
         note: Arc<str>,
     },
+    /// Apply a record in quarantine to a task.
+    Rematch {
+        /// Its number in quarantine.
+        id: u64,
+        /// Position of the task in the plan.
+        task: u32,
+        /// The operator's words for it, or empty.
+        note: Arc<str>,
+    },
+    /// Set a record in quarantine aside for good.
+    Discard {
+        /// Its number in quarantine.
+        id: u64,
+        /// The operator's words for it, or empty.
+        note: Arc<str>,
+    },
     /// See whether the time has come for something.
     Tick,
+}
+
+/// Why something is not done about a record in quarantine.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Refusal {
+    /// There is none of this number.
+    NotFound,
+    /// Something else was done about it already.
+    Resolved(Resolution),
+    /// The plan has ended.
+    PlanEnded,
+    /// It is no result.
+    NotAResult,
 }
 
 /// What follows from a command.
@@ -82,8 +112,10 @@ pub enum Command<'c> {
 pub struct Decision {
     /// What happened, in order; empty if nothing did.
     pub entries: Vec<Entry>,
-    /// One receipt for each submitted record, in order.
+    /// One receipt for each submitted record, in order; of a rematch, the record's.
     pub receipts: Vec<Receipt>,
+    /// Why nothing happened, if that is an error.
+    pub refusal: Option<Refusal>,
 }
 
 /// What became of a record.
@@ -99,8 +131,10 @@ pub enum Disposition {
     Unmatched,
     /// Quarantined: a key names several tasks.
     Ambiguous,
-    /// Quarantined: the plan has ended.
+    /// Quarantined: the plan has ended, or the task keeps its first record.
     Late,
+    /// Quarantined: its keys name different tasks, and matching is strict.
+    KeysDisagree,
     /// Not a record.
     Invalid,
     /// Over a limit.
@@ -161,15 +195,24 @@ pub struct Receipt {
 pub fn decide(state: &State, command: &Command<'_>, now: Timestamp, limits: &Limits) -> Decision {
     let mut draft = Draft::over(state, now, limits);
     let mut receipts = Vec::new();
+    let mut refusal = None;
     match command {
         Command::Submit(submissions) => {
             receipts.reserve(submissions.len());
             draft.end_if_due();
             for submission in *submissions {
                 receipts.push(draft.submit(submission));
-                draft.end_if_all_recorded();
+                draft.end_if_complete();
             }
         }
+        Command::Rematch { id, task, note } => match draft.rematch(*id, *task, note) {
+            Ok(receipt) => {
+                receipts.push(receipt);
+                draft.end_if_complete();
+            }
+            Err(refused) => refusal = Some(refused),
+        },
+        Command::Discard { id, note } => refusal = draft.discard(*id, note).err(),
         Command::End { reason, note } if draft.end.is_none() => {
             draft.happen(Event::PlanEnded {
                 reason: *reason,
@@ -178,13 +221,14 @@ pub fn decide(state: &State, command: &Command<'_>, now: Timestamp, limits: &Lim
         }
         Command::End { .. } => {}
         Command::Tick => {
-            draft.end_if_all_recorded();
+            draft.end_if_complete();
             draft.end_if_due();
         }
     }
     Decision {
         entries: draft.entries,
         receipts,
+        refusal,
     }
 }
 
@@ -232,13 +276,19 @@ impl<'s> Draft<'s> {
             .unwrap_or(&self.state.tasks[task as usize])
     }
 
-    fn end_if_all_recorded(&mut self) {
-        let all = self.totals.recorded == self.state.tasks.len() as u64;
-        if all && self.end.is_none() && self.state.spec.seal_rule == SealRule::WhenAllRecorded {
-            self.happen(Event::PlanEnded {
-                reason: EndReason::AllRecorded,
-                note: "".into(),
-            });
+    fn end_if_complete(&mut self) {
+        if self.end.is_some() {
+            return;
+        }
+        let Totals {
+            recorded,
+            successful,
+            ..
+        } = self.totals;
+        let tasks = self.state.tasks.len() as u64;
+        if let Some(reason) = self.state.spec.completion.ends(tasks, recorded, successful) {
+            let note = "".into();
+            self.happen(Event::PlanEnded { reason, note });
         }
     }
 
@@ -270,17 +320,23 @@ impl<'s> Draft<'s> {
             );
         }
         match self.state.spec.index.resolve(&record.keys, self) {
-            Resolution::Unmatched => {
+            Named::Unmatched => {
                 self.quarantine(submission.kind, record, QuarantineReason::Unmatched, &[])
             }
-            Resolution::Ambiguous(tasks) => {
+            Named::Ambiguous(tasks) => {
                 self.quarantine(submission.kind, record, QuarantineReason::Ambiguous, &tasks)
             }
-            Resolution::Matched {
-                task,
-                by,
-                keys_disagree,
-            } => {
+            Named::Matched { task, others, .. }
+                if !others.is_empty() && self.state.spec.settings.strict_matching =>
+            {
+                let mut tasks = others;
+                tasks.push(task);
+                tasks.sort_unstable();
+                tasks.dedup();
+                let reason = QuarantineReason::KeysDisagree;
+                self.quarantine(submission.kind, record, reason, &tasks)
+            }
+            Named::Matched { task, by, others } => {
                 let mut receipt = match submission.kind {
                     RecordKind::Result => self.result(record, task, by),
                     RecordKind::Started | RecordKind::Progress => {
@@ -289,7 +345,7 @@ impl<'s> Draft<'s> {
                 };
                 receipt.task = Some(task);
                 receipt.matched_by = Some(by);
-                if keys_disagree {
+                if !others.is_empty() {
                     receipt.warnings.push(Warning::KeysDisagree);
                 }
                 if record.body_field_ignored {
@@ -316,30 +372,113 @@ impl<'s> Draft<'s> {
         if self.end.is_some() {
             return self.quarantine(RecordKind::Result, record, QuarantineReason::Late, &[task]);
         }
-        let held = Arc::new(Held {
+        if previous.is_some() && self.state.spec.settings.keeps_first {
+            let reason = QuarantineReason::NotFirst;
+            return self.quarantine(RecordKind::Result, record, reason, &[task]);
+        }
+        let receipt = self.accept(
             task,
-            revision: previous
-                .as_ref()
-                .map_or(0, |previous| previous.revision)
-                .saturating_add(1),
-            sequence: self.sequence + 1,
-            at: self.now,
-            verdict: record.verdict,
-            has_outcome: record.has_outcome,
-            matched_by: by,
-            document: record.document.clone(),
-        });
-        self.happen(Event::RecordAccepted(Arc::clone(&held)));
+            by,
+            record.verdict,
+            record.has_outcome,
+            &record.document,
+        );
         let warnings = self.learn_session(record, task, by);
         Receipt {
+            warnings,
+            ..receipt
+        }
+    }
+
+    /// Gives a task its record, or another one.
+    fn accept(
+        &mut self,
+        task: u32,
+        matched_by: MatchedBy,
+        verdict: Verdict,
+        has_outcome: bool,
+        document: &Bytes,
+    ) -> Receipt {
+        let previous = self.now_held(task).held.as_ref();
+        let revision = previous.map_or(0, |previous| previous.revision);
+        let disposition = match previous {
+            None => Disposition::Accepted,
+            Some(_) => Disposition::SupersededPrevious,
+        };
+        let held = Arc::new(Held {
+            task,
+            revision: revision.saturating_add(1),
+            sequence: self.sequence + 1,
+            at: self.now,
+            verdict,
+            has_outcome,
+            matched_by,
+            document: document.clone(),
+        });
+        self.happen(Event::RecordAccepted(Arc::clone(&held)));
+        Receipt {
+            task: Some(task),
+            matched_by: Some(matched_by),
             sequence: held.sequence,
             held: Some(held),
-            warnings,
-            ..Receipt::of(match previous {
-                None => Disposition::Accepted,
-                Some(_) => Disposition::SupersededPrevious,
-            })
+            ..Receipt::of(disposition)
         }
+    }
+
+    fn rematch(&mut self, id: u64, task: u32, note: &Arc<str>) -> Result<Receipt, Refusal> {
+        let state = self.state;
+        let record = state.quarantined(id).ok_or(Refusal::NotFound)?;
+        match state.resolved(id).map(|resolved| resolved.resolution) {
+            // Said again.
+            Some(Resolution::Rematched(before)) if before == task => {
+                let held = self.now_held(task).held.clone();
+                return Ok(Receipt {
+                    task: Some(task),
+                    matched_by: Some(MatchedBy::Operator),
+                    sequence: held.as_ref().map_or(0, |held| held.sequence),
+                    held,
+                    ..Receipt::of(Disposition::Duplicate)
+                });
+            }
+            Some(resolution) => return Err(Refusal::Resolved(resolution)),
+            None => {}
+        }
+        if record.kind != RecordKind::Result {
+            return Err(Refusal::NotAResult);
+        }
+        self.end_if_due();
+        if self.end.is_some() {
+            return Err(Refusal::PlanEnded);
+        }
+        let by = MatchedBy::Operator;
+        let receipt = self.accept(
+            task,
+            by,
+            record.verdict,
+            record.has_outcome,
+            &record.document,
+        );
+        self.resolve(id, Resolution::Rematched(task), note);
+        Ok(receipt)
+    }
+
+    fn discard(&mut self, id: u64, note: &Arc<str>) -> Result<(), Refusal> {
+        self.state.quarantined(id).ok_or(Refusal::NotFound)?;
+        match self.state.resolved(id).map(|resolved| resolved.resolution) {
+            None => self.resolve(id, Resolution::Discarded, note),
+            Some(Resolution::Discarded) => {}
+            Some(resolution) => return Err(Refusal::Resolved(resolution)),
+        }
+        Ok(())
+    }
+
+    fn resolve(&mut self, id: u64, resolution: Resolution, note: &Arc<str>) {
+        let note = Arc::clone(note);
+        self.happen(Event::QuarantineResolved {
+            id,
+            resolution,
+            note,
+        });
     }
 
     fn sign_of_life(&mut self, kind: RecordKind, record: &ReadRecord<'_>, task: u32) -> Receipt {
@@ -372,6 +511,7 @@ impl<'s> Draft<'s> {
         let sign = SignOfLife {
             task,
             sequence: self.sequence + 1,
+            at: self.now,
             kind,
             session: record.keys.sandbox_session_id.as_ref().into(),
             document: record.document.clone(),
@@ -426,22 +566,29 @@ impl<'s> Draft<'s> {
                 self.limits.quarantined_records,
             );
         }
-        let id = self.totals.quarantined + 1;
+        let id = self.totals.set_aside + 1;
         let candidates: Vec<u32> = tasks.iter().copied().take(CANDIDATES_LISTED).collect();
         self.happen(Event::RecordQuarantined(Arc::new(Quarantined {
             id,
+            sequence: self.sequence + 1,
+            at: self.now,
             reason,
             candidates: candidates.clone(),
             kind,
+            verdict: record.verdict,
+            has_outcome: record.has_outcome,
             document: record.document.clone(),
         })));
         let (disposition, candidates) = match reason {
             QuarantineReason::Unmatched => (Disposition::Unmatched, Vec::new()),
             QuarantineReason::Ambiguous => (Disposition::Ambiguous, candidates),
-            QuarantineReason::Late => (Disposition::Late, Vec::new()),
+            QuarantineReason::KeysDisagree => (Disposition::KeysDisagree, candidates),
+            QuarantineReason::Late | QuarantineReason::NotFirst => (Disposition::Late, Vec::new()),
         };
         let held = match reason {
-            QuarantineReason::Late => self.now_held(tasks[0]).held.clone(),
+            QuarantineReason::Late | QuarantineReason::NotFirst => {
+                self.now_held(tasks[0]).held.clone()
+            }
             _ => None,
         };
         let sequence = self.sequence;
@@ -475,7 +622,10 @@ impl Store for Draft<'_> {
             .add(task);
     }
 
+    /// No command looks at what it has set aside itself, or resolves two records.
     fn set_aside(&mut self, _: &Arc<Quarantined>) {}
+
+    fn resolve(&mut self, _: u64, _: Resolved) {}
 
     fn end(&mut self, end: End) {
         self.end = Some(end);

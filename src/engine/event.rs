@@ -39,6 +39,15 @@ pub enum Event {
     },
     /// A record could not be applied and was set aside.
     RecordQuarantined(Arc<Quarantined>),
+    /// An operator did something about a record that was set aside.
+    QuarantineResolved {
+        /// Its number in quarantine.
+        id: u64,
+        /// What was done.
+        resolution: Resolution,
+        /// The operator's words for it, or empty.
+        note: Arc<str>,
+    },
     /// The plan takes no more records.
     PlanEnded {
         /// Why.
@@ -76,6 +85,8 @@ pub struct SignOfLife {
     pub task: u32,
     /// The event that accepted it.
     pub sequence: u64,
+    /// When it was accepted.
+    pub at: Timestamp,
     /// STARTED or PROGRESS.
     pub kind: RecordKind,
     /// The session it named, or empty.
@@ -89,12 +100,20 @@ pub struct SignOfLife {
 pub struct Quarantined {
     /// Its number in the plan's quarantine, from 1.
     pub id: u64,
+    /// The event that set it aside.
+    pub sequence: u64,
+    /// When it was set aside.
+    pub at: Timestamp,
     /// Why.
     pub reason: QuarantineReason,
     /// The tasks it may be for.
     pub candidates: Vec<u32>,
     /// What kind of record it was.
     pub kind: RecordKind,
+    /// What it comes to.
+    pub verdict: Verdict,
+    /// Whether it has an outcome.
+    pub has_outcome: bool,
     /// The reconciled record: a JSON object.
     pub document: Bytes,
 }
@@ -108,4 +127,17 @@ pub enum QuarantineReason {
     Ambiguous,
     /// The plan had ended, and the record differs from what the task has.
     Late,
+    /// Its keys name different tasks, and matching is strict.
+    KeysDisagree,
+    /// The task has a record, and keeps its first.
+    NotFirst,
+}
+
+/// What was done about a record that was set aside.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Resolution {
+    /// It was applied to this task.
+    Rematched(u32),
+    /// It was set aside for good.
+    Discarded,
 }

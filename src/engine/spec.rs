@@ -7,6 +7,7 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use super::Timestamp;
+use super::state::EndReason;
 use crate::json::{self, Object, Value};
 use crate::plan::{self, Keys, Plan};
 use crate::reconcile::{Index, ResultHead, Settings};
@@ -21,6 +22,66 @@ pub enum SealRule {
     Explicit,
 }
 
+/// When a plan ends by itself, and what counts as completed.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Completion {
+    /// What seals the plan.
+    pub seal_rule: SealRule,
+    /// So many successful tasks are enough.
+    pub min_successful: Option<u64>,
+    /// So many tasks may fail.
+    pub tolerated_failure_count: Option<u64>,
+    /// So many of a hundred tasks may fail.
+    pub tolerated_failure_percentage: Option<f64>,
+}
+
+impl Completion {
+    /// Whether every task has to be successful.
+    #[must_use]
+    pub fn is_everything(&self) -> bool {
+        self.min_successful.is_none() && !self.has_tolerance()
+    }
+
+    fn has_tolerance(&self) -> bool {
+        self.tolerated_failure_count.is_some() || self.tolerated_failure_percentage.is_some()
+    }
+
+    /// Whether so many failures of so many tasks are tolerated; without a tolerance, none are.
+    #[must_use]
+    #[expect(
+        clippy::cast_precision_loss,
+        reason = "plans have far fewer than 2^52 tasks"
+    )]
+    pub fn tolerates(&self, failures: u64, tasks: u64) -> bool {
+        if !self.has_tolerance() {
+            return failures == 0;
+        }
+        let count = self
+            .tolerated_failure_count
+            .is_none_or(|most| failures <= most);
+        let share = self
+            .tolerated_failure_percentage
+            .is_none_or(|most| failures as f64 * 100.0 <= most * tasks as f64);
+        count && share
+    }
+
+    /// What ends an open plan by itself, with so many of its tasks recorded and so many of those successful.
+    #[must_use]
+    pub(super) fn ends(&self, tasks: u64, recorded: u64, successful: u64) -> Option<EndReason> {
+        if self.seal_rule == SealRule::Explicit {
+            None
+        } else if self.has_tolerance() && !self.tolerates(recorded - successful, tasks) {
+            Some(EndReason::ToleranceExceeded)
+        } else if recorded == tasks {
+            Some(EndReason::AllRecorded)
+        } else if self.min_successful.is_some_and(|least| successful >= least) {
+            Some(EndReason::MinimumReached)
+        } else {
+            None
+        }
+    }
+}
+
 /// The immutable part of a plan.
 #[derive(Debug)]
 pub struct Spec {
@@ -30,8 +91,8 @@ pub struct Spec {
     pub digest: String,
     /// The caller's labels.
     pub labels: BTreeMap<String, String>,
-    /// What seals it.
-    pub seal_rule: SealRule,
+    /// When it ends by itself, and what counts as completed.
+    pub completion: Completion,
     /// When it is sealed whatever is missing.
     pub deadline: Option<Timestamp>,
     /// How long it can be read after its end.
@@ -74,8 +135,8 @@ pub struct Terms {
     pub digest: String,
     /// See [`Spec::labels`].
     pub labels: BTreeMap<String, String>,
-    /// See [`Spec::seal_rule`].
-    pub seal_rule: SealRule,
+    /// See [`Spec::completion`].
+    pub completion: Completion,
     /// See [`Spec::deadline`].
     pub deadline: Option<Timestamp>,
     /// See [`Spec::retention`].
@@ -131,7 +192,7 @@ impl Spec {
             plan_id: terms.plan_id,
             digest: terms.digest,
             labels: terms.labels,
-            seal_rule: terms.seal_rule,
+            completion: terms.completion,
             deadline: terms.deadline,
             retention: terms.retention,
             created_at: terms.created_at,

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use super::Timestamp;
-use super::event::{Entry, Event, Held, Quarantined, SignOfLife};
+use super::event::{Entry, Event, Held, Quarantined, Resolution, SignOfLife};
 use super::spec::Spec;
 use crate::reconcile::{Candidates, Sessions};
 
@@ -19,6 +19,25 @@ pub enum EndReason {
     Deadline,
     /// Somebody cancelled it.
     Cancelled,
+    /// More tasks failed than the completion policy tolerates.
+    ToleranceExceeded,
+    /// As many tasks succeeded as the completion policy asks for.
+    MinimumReached,
+}
+
+impl EndReason {
+    /// The word that documents hold.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::AllRecorded => "all_recorded",
+            Self::Sealed => "sealed",
+            Self::Deadline => "deadline",
+            Self::Cancelled => "cancelled",
+            Self::ToleranceExceeded => "tolerance_exceeded",
+            Self::MinimumReached => "minimum_reached",
+        }
+    }
 }
 
 /// The end of a plan.
@@ -39,7 +58,7 @@ pub struct End {
 pub enum PlanStatus {
     /// Open.
     Incomplete,
-    /// Ended, and every task is successful.
+    /// Ended, and every task is successful, or as many as the completion policy asks for.
     Completed,
     /// Ended otherwise.
     Failed,
@@ -73,6 +92,9 @@ pub(super) struct Totals {
     pub(super) successful: u64,
     pub(super) outcomes: u64,
     pub(super) running: u64,
+    /// Records ever set aside.
+    pub(super) set_aside: u64,
+    /// Those of them that nothing was done about.
     pub(super) quarantined: u64,
     pub(super) signs_of_life: u64,
     pub(super) sessions: u64,
@@ -101,8 +123,17 @@ pub struct Counts {
     pub running: u64,
     /// Outcomes.
     pub outcomes: u64,
-    /// Records set aside.
+    /// Records set aside that nothing was done about.
     pub quarantined: u64,
+}
+
+/// What was done about a record that was set aside.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Resolved {
+    /// What was done.
+    pub resolution: Resolution,
+    /// The operator's words for it, or empty.
+    pub note: Arc<str>,
 }
 
 /// The state of a plan: the fold of its events.
@@ -113,6 +144,7 @@ pub struct State {
     pub(super) tasks: Vec<Task>,
     pub(super) sessions: HashMap<Arc<str>, Candidates>,
     pub(super) quarantine: Vec<Arc<Quarantined>>,
+    pub(super) resolved: HashMap<u64, Resolved>,
     pub(super) totals: Totals,
     pub(super) end: Option<End>,
 }
@@ -126,6 +158,7 @@ impl PartialEq for State {
             tasks,
             sessions,
             quarantine,
+            resolved,
             totals,
             end,
         } = self;
@@ -134,6 +167,7 @@ impl PartialEq for State {
             && *tasks == other.tasks
             && *sessions == other.sessions
             && *quarantine == other.quarantine
+            && *resolved == other.resolved
             && *totals == other.totals
             && *end == other.end
     }
@@ -145,6 +179,7 @@ pub(super) trait Store {
     fn task(&mut self, task: u32) -> &mut Task;
     fn learn(&mut self, session: &Arc<str>, task: u32);
     fn set_aside(&mut self, quarantined: &Arc<Quarantined>);
+    fn resolve(&mut self, id: u64, resolved: Resolved);
     fn end(&mut self, end: End);
     fn advance(&mut self, sequence: u64);
 }
@@ -188,8 +223,19 @@ pub(super) fn apply(store: &mut impl Store, entry: &Entry) {
         Event::RecordQuarantined(quarantined) => {
             store.set_aside(quarantined);
             let totals = store.totals();
+            totals.set_aside += 1;
             totals.quarantined += 1;
             totals.document_bytes += quarantined.document.len() as u64;
+        }
+        Event::QuarantineResolved {
+            id,
+            resolution,
+            note,
+        } => {
+            let note = Arc::clone(note);
+            let resolution = *resolution;
+            store.resolve(*id, Resolved { resolution, note });
+            store.totals().quarantined -= 1;
         }
         Event::PlanEnded { reason, note } => store.end(End {
             reason: *reason,
@@ -209,6 +255,7 @@ impl State {
             tasks: vec![Task::default(); spec.tasks.len()],
             sessions: HashMap::new(),
             quarantine: Vec::new(),
+            resolved: HashMap::new(),
             totals: Totals::default(),
             end: None,
             spec,
@@ -259,10 +306,29 @@ impl State {
         self.tasks.get(task)?.held.as_ref()
     }
 
-    /// The records that were set aside.
+    /// The last sign of life of a task that has no record.
+    #[must_use]
+    pub fn sign_of_life(&self, task: usize) -> Option<&Arc<SignOfLife>> {
+        self.tasks.get(task)?.alive.as_ref()
+    }
+
+    /// The records that were ever set aside; number `n` stands at `n - 1`.
     #[must_use]
     pub fn quarantine(&self) -> &[Arc<Quarantined>] {
         &self.quarantine
+    }
+
+    /// The record of this number that was set aside.
+    #[must_use]
+    pub fn quarantined(&self, id: u64) -> Option<&Arc<Quarantined>> {
+        let position = usize::try_from(id.checked_sub(1)?).ok()?;
+        self.quarantine.get(position)
+    }
+
+    /// What was done about a record that was set aside, if anything was.
+    #[must_use]
+    pub fn resolved(&self, id: u64) -> Option<&Resolved> {
+        self.resolved.get(&id)
     }
 
     /// Where the plan stands.
@@ -271,12 +337,22 @@ impl State {
         match &self.end {
             None => PlanStatus::Incomplete,
             Some(End {
-                reason: EndReason::Cancelled,
+                reason: EndReason::Cancelled | EndReason::ToleranceExceeded,
                 ..
             }) => PlanStatus::Failed,
-            Some(_) if self.unsuccessful() == 0 => PlanStatus::Completed,
+            Some(_) if self.is_good_enough() => PlanStatus::Completed,
             Some(_) => PlanStatus::Failed,
         }
+    }
+
+    /// Whether the plan would be completed if it ended now.
+    fn is_good_enough(&self) -> bool {
+        let policy = &self.spec.completion;
+        let tasks = self.spec.tasks.len() as u64;
+        policy.tolerates(self.unsuccessful(), tasks)
+            || policy
+                .min_successful
+                .is_some_and(|least| self.totals.successful >= least)
     }
 
     /// Tasks that do not count as successful, those without a record among them.
@@ -338,7 +414,7 @@ impl State {
             (
                 "quarantined",
                 self.totals.quarantined,
-                self.quarantine.len() as u64,
+                (self.quarantine.len() - self.resolved.len()) as u64,
             ),
         ];
         for (name, total, counted) in expected {
@@ -353,7 +429,10 @@ impl State {
         if let Some(task) = both {
             return Err(format!("task {task} has a record and still runs"));
         }
-        if self.status() == PlanStatus::Completed && held().any(|held| !held.verdict.successful) {
+        if self.status() == PlanStatus::Completed
+            && held().any(|held| !held.verdict.successful)
+            && self.spec.completion.is_everything()
+        {
             return Err("a completed plan has an unsuccessful record".into());
         }
         Ok(())
@@ -378,6 +457,10 @@ impl Store for State {
 
     fn set_aside(&mut self, quarantined: &Arc<Quarantined>) {
         self.quarantine.push(Arc::clone(quarantined));
+    }
+
+    fn resolve(&mut self, id: u64, resolved: Resolved) {
+        self.resolved.insert(id, resolved);
     }
 
     fn end(&mut self, end: End) {

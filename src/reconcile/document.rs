@@ -125,7 +125,7 @@ pub fn document(
     page: Page,
     counts: &Reconciliation,
     status: &str,
-) -> Value {
+) -> Object {
     let mut document = Object::with_capacity(8);
     document.set("schema", settings.result_schema.clone());
     let summary = head.summary.as_ref().filter(|_| settings.include_summary);
@@ -147,5 +147,5 @@ pub fn document(
         counts.document(settings.reconciliation_schema.clone()),
     );
     document.set("status", status);
-    document.into()
+    document
 }

@@ -8,6 +8,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use super::Settings;
 use crate::json::{Object, Value, trim};
 use crate::plan::{Identities, Keys, canonical_id};
 
@@ -22,6 +23,8 @@ pub enum MatchedBy {
     SandboxSessionId,
     /// `group_key`.
     GroupKey,
+    /// No field: an operator said so.
+    Operator,
 }
 
 impl MatchedBy {
@@ -82,17 +85,17 @@ pub trait Sessions {
     fn tasks_of(&self, session: &str) -> Option<&Candidates>;
 }
 
-/// How a record resolved.
+/// What a record's keys name.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Resolution {
+pub enum Named {
     /// It is for this task.
     Matched {
         /// Position of the task in the plan.
         task: u32,
         /// The field that decided.
         by: MatchedBy,
-        /// Whether another of its keys names another task.
-        keys_disagree: bool,
+        /// Other tasks that others of its keys name.
+        others: Vec<u32>,
     },
     /// No key names a task.
     Unmatched,
@@ -138,7 +141,7 @@ impl Index {
 
     /// Finds the task of one record.
     #[must_use]
-    pub fn resolve<T: AsRef<str>>(&self, keys: &Keys<T>, sessions: &impl Sessions) -> Resolution {
+    pub fn resolve<T: AsRef<str>>(&self, keys: &Keys<T>, sessions: &impl Sessions) -> Named {
         let mut matched = self.by_identity(keys);
         let mut several: &[u32] = &[];
         if matched.is_none() {
@@ -156,21 +159,29 @@ impl Index {
         }
         match matched {
             Some((task, by)) => {
-                let disagrees = |other: MatchedBy| {
+                let others = MatchedBy::ORDER.into_iter().filter(|other| *other != by);
+                let others = others.filter_map(|other| {
                     // A key that names several tasks is no evidence against any of them.
-                    other != by
-                        && matches!(self.named_by(other, keys, sessions), [named] if *named != task)
-                };
-                let keys_disagree = MatchedBy::ORDER.into_iter().any(disagrees);
-                Resolution::Matched {
+                    match self.named_by(other, keys, sessions) {
+                        [named] if *named != task => Some(*named),
+                        _ => None,
+                    }
+                });
+                Named::Matched {
                     task,
                     by,
-                    keys_disagree,
+                    others: others.collect(),
                 }
             }
-            None if several.is_empty() => Resolution::Unmatched,
-            None => Resolution::Ambiguous(several.to_vec()),
+            None if several.is_empty() => Named::Unmatched,
+            None => Named::Ambiguous(several.to_vec()),
         }
+    }
+
+    /// The task of this identity.
+    #[must_use]
+    pub fn task(&self, identity: &str) -> Option<u32> {
+        self.identities.get(identity).map(|(task, _)| *task)
     }
 
     /// The task whose identity is the record's canonical id.
@@ -199,6 +210,7 @@ impl Index {
             MatchedBy::Id => &keys.id,
             MatchedBy::SandboxSessionId => &keys.sandbox_session_id,
             MatchedBy::GroupKey => &keys.group_key,
+            MatchedBy::Operator => return &[],
         };
         let key = trim(key.as_ref());
         if key.is_empty() {
@@ -232,23 +244,37 @@ fn add(map: &mut HashMap<Arc<str>, Candidates>, text: &Arc<str>, task: u32) {
 
 /// Matches a whole document's records: for each task, in plan order, the position of its record.
 ///
-/// First, every record whose canonical id is a task's identity; the last one wins. Then, for tasks still without one and
-/// over the records that named no task so, later records first and each used once: a record with the text of the task's
-/// `id`, `task_id` or `sandbox_session_id` in one of those fields; or, if no other task has its group key, one with that.
-pub struct DocumentMatching<'i> {
-    identities: &'i Identities,
+/// First, every record whose canonical id is a task's identity; of several the last one, or the first if the settings
+/// keep that. Then, for tasks still without one and over the records that named no task so, in the same order and each
+/// used once: a record with the text of the task's `id`, `task_id` or `sandbox_session_id` in one of those fields; or, if
+/// no other task has its group key, one with that. With strict matching, a record whose keys name different tasks is not
+/// there.
+pub struct DocumentMatching<'d> {
+    identities: &'d Identities,
+    task_requests: &'d [Value],
+    keeps_first: bool,
+    /// Every name of a task, if matching is strict.
+    names: Option<Index>,
     matches: Vec<Option<u32>>,
     unnamed: Vec<(u32, Keys)>,
     record_count: u32,
 }
 
-impl<'i> DocumentMatching<'i> {
-    /// Begins with the plan's identities.
+impl<'d> DocumentMatching<'d> {
+    /// Begins with the plan's task requests.
     #[must_use]
-    pub fn new(identities: &'i Identities) -> Self {
+    pub fn new(
+        identities: &'d Identities,
+        task_requests: &'d [Value],
+        settings: &Settings,
+    ) -> Self {
+        let names = || Index::new(identities.in_order(), &keys_of(task_requests));
         Self {
             identities,
-            matches: vec![None; identities.in_order().len()],
+            task_requests,
+            keeps_first: settings.keeps_first,
+            names: settings.strict_matching.then(names),
+            matches: vec![None; task_requests.len()],
             unnamed: Vec::new(),
             record_count: 0,
         }
@@ -258,8 +284,15 @@ impl<'i> DocumentMatching<'i> {
     pub fn add(&mut self, record: &Object) {
         let position = self.record_count;
         self.record_count += 1;
+        if let Some(names) = &self.names {
+            let resolution = names.resolve(&Keys::of(record), &NoSessions);
+            if matches!(resolution, Named::Matched { others, .. } if !others.is_empty()) {
+                return;
+            }
+        }
         let id = canonical_id(record).map(Value::text);
         match id.and_then(|id| self.identities.position(&id)) {
+            Some(task) if self.keeps_first => _ = self.matches[task].get_or_insert(position),
             Some(task) => self.matches[task] = Some(position),
             None => self.unnamed.push((position, Keys::of(record))),
         }
@@ -267,31 +300,43 @@ impl<'i> DocumentMatching<'i> {
 
     /// Answers the position of each task's record.
     #[must_use]
-    pub fn finish(self, task_requests: &[Value]) -> Vec<Option<u32>> {
-        let Self {
-            mut matches,
-            unnamed,
-            record_count,
-            ..
-        } = self;
-        if !unnamed.is_empty() && matches.iter().any(Option::is_none) {
-            match_by_name(&mut matches, task_requests, &unnamed, record_count);
+    pub fn finish(mut self) -> Vec<Option<u32>> {
+        if !self.unnamed.is_empty() && self.matches.iter().any(Option::is_none) {
+            // Names are taken from the end.
+            if self.keeps_first {
+                self.unnamed.reverse();
+            }
+            match_by_name(
+                &mut self.matches,
+                &keys_of(self.task_requests),
+                &self.unnamed,
+                self.record_count,
+            );
         }
-        matches
+        self.matches
     }
+}
+
+/// A document knows no sessions but those of its task requests.
+struct NoSessions;
+
+impl Sessions for NoSessions {
+    fn tasks_of(&self, _: &str) -> Option<&Candidates> {
+        None
+    }
+}
+
+fn keys_of(task_requests: &[Value]) -> Vec<Keys> {
+    let requests = task_requests.iter().filter_map(Value::as_object);
+    requests.map(Keys::of).collect()
 }
 
 fn match_by_name(
     matches: &mut [Option<u32>],
-    task_requests: &[Value],
+    tasks: &[Keys],
     unnamed: &[(u32, Keys)],
     record_count: u32,
 ) {
-    let tasks: Vec<Keys> = task_requests
-        .iter()
-        .filter_map(Value::as_object)
-        .map(Keys::of)
-        .collect();
     let mut by_name: HashMap<&str, Vec<u32>> = HashMap::new();
     let mut by_group_key: HashMap<&str, Vec<u32>> = HashMap::new();
     for (position, keys) in unnamed {
@@ -310,7 +355,7 @@ fn match_by_name(
         }
     }
     let mut group_sizes: HashMap<&str, usize> = HashMap::new();
-    for keys in &tasks {
+    for keys in tasks {
         *group_sizes.entry(&keys.group_key).or_default() += 1;
     }
     let mut used = vec![false; record_count as usize];
@@ -325,7 +370,7 @@ fn match_by_name(
     };
     for (slot, keys) in matches
         .iter_mut()
-        .zip(&tasks)
+        .zip(tasks)
         .filter(|(slot, _)| slot.is_none())
     {
         *slot = [&keys.id, &keys.task_id, &keys.sandbox_session_id]

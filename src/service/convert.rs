@@ -9,7 +9,7 @@ use tonic::Status;
 use super::status::{invalid, over_limit};
 use crate::config::{LABELS, Limits, PAGE_SIZE, PLAN_TIME_MAX, WHOLE_DOCUMENT_BYTES_MAX};
 use crate::coordinator::{Deadline, PlanCommand, PlanView, Source};
-use crate::engine::{self, EndReason, PlanStatus, SealRule, Timestamp};
+use crate::engine::{self, Completion, EndReason, PlanStatus, SealRule, Timestamp};
 use crate::json::{self, Object, Value};
 use crate::proto;
 use crate::reconcile;
@@ -27,10 +27,18 @@ pub(super) fn text<'t>(field: &str, text: &'t str, most: usize) -> Result<&'t st
 }
 
 pub(super) fn required_plan_id<'t>(plan_id: &'t str, limits: &Limits) -> Result<&'t str, Status> {
-    if plan_id.is_empty() {
-        return Err(invalid("plan_id", "is required", "FIELD_REQUIRED"));
+    required_text("plan_id", plan_id, limits.key_bytes_max)
+}
+
+pub(super) fn required_text<'t>(
+    field: &str,
+    given: &'t str,
+    most: usize,
+) -> Result<&'t str, Status> {
+    if given.is_empty() {
+        return Err(invalid(field, "is required", "FIELD_REQUIRED"));
     }
-    text("plan_id", plan_id, limits.key_bytes_max)
+    text(field, given, most)
 }
 
 pub(super) fn page_size(page_size: i32, default: usize) -> Result<usize, Status> {
@@ -57,13 +65,12 @@ pub(super) fn task_page_start(page_token: &str) -> Result<usize, Status> {
     let start = page_token
         .strip_prefix("t.")
         .and_then(|start| start.parse().ok());
-    start.ok_or_else(|| {
-        invalid(
-            "page_token",
-            "is not a token of this call",
-            "INVALID_PAGE_TOKEN",
-        )
-    })
+    start.ok_or_else(bad_page_token)
+}
+
+pub(super) fn bad_page_token() -> Status {
+    let problem = "is not a token of this call";
+    invalid("page_token", problem, "INVALID_PAGE_TOKEN")
 }
 
 pub(super) fn task_page_token(start: Option<usize>) -> String {
@@ -149,24 +156,7 @@ pub(super) fn plan_command(
     use proto::plan_request::Source as Given;
     text("request_id", &request.request_id, limits.key_bytes_max)?;
     text("plan_id", &request.plan_id, limits.key_bytes_max)?;
-    let seal_rule = request
-        .completion_policy
-        .as_ref()
-        .map(|policy| policy.seal_rule);
-    let seal_rule = match seal_rule.map(proto::SealRule::try_from) {
-        None | Some(Ok(proto::SealRule::Unspecified | proto::SealRule::WhenAllRecorded)) => {
-            SealRule::WhenAllRecorded
-        }
-        Some(Ok(proto::SealRule::Explicit)) => SealRule::Explicit,
-        Some(Err(_)) => {
-            let field = "completion_policy.seal_rule";
-            return Err(invalid(
-                field,
-                "is not a rule that this server knows",
-                "UNKNOWN_ENUM_VALUE",
-            ));
-        }
-    };
+    let completion = completion(request.completion_policy.as_ref())?;
     let zero_to_most = (Duration::ZERO, PLAN_TIME_MAX);
     let deadline = match (&request.deadline, &request.timeout) {
         (Some(_), Some(_)) => {
@@ -207,7 +197,7 @@ pub(super) fn plan_command(
     Ok(PlanCommand {
         config: config("config", &request.config, limits)?,
         source,
-        seal_rule,
+        completion,
         deadline,
         retention: retention.transpose()?,
         labels: labels(request.labels)?,
@@ -215,6 +205,45 @@ pub(super) fn plan_command(
         document_bytes_max: WHOLE_DOCUMENT_BYTES_MAX,
         request_id: request.request_id,
         plan_id: request.plan_id,
+    })
+}
+
+fn completion(policy: Option<&proto::CompletionPolicy>) -> Result<Completion, Status> {
+    let Some(policy) = policy else {
+        return Ok(Completion::default());
+    };
+    let seal_rule = match proto::SealRule::try_from(policy.seal_rule) {
+        Ok(proto::SealRule::Unspecified | proto::SealRule::WhenAllRecorded) => {
+            SealRule::WhenAllRecorded
+        }
+        Ok(proto::SealRule::Explicit) => SealRule::Explicit,
+        Err(_) => {
+            return Err(invalid(
+                "completion_policy.seal_rule",
+                "is not a rule that this server knows",
+                "UNKNOWN_ENUM_VALUE",
+            ));
+        }
+    };
+    if policy.min_successful == Some(0) {
+        let field = "completion_policy.min_successful";
+        return Err(invalid(
+            field,
+            "is 0, expected at least 1",
+            "INVALID_COMPLETION_POLICY",
+        ));
+    }
+    let share = policy.tolerated_failure_percentage;
+    if let Some(share) = share.filter(|share| !(0.0..=100.0).contains(share)) {
+        let field = "completion_policy.tolerated_failure_percentage";
+        let problem = format!("is {share}, expected 0 to 100");
+        return Err(invalid(field, &problem, "INVALID_COMPLETION_POLICY"));
+    }
+    Ok(Completion {
+        seal_rule,
+        min_successful: policy.min_successful,
+        tolerated_failure_count: policy.tolerated_failure_count,
+        tolerated_failure_percentage: share,
     })
 }
 
@@ -258,14 +287,7 @@ impl<'r> PlanFilter<'r> {
                     let (created_at, plan_id) = token.strip_prefix("p.")?.split_once('.')?;
                     Some((Timestamp(created_at.parse().ok()?), plan_id))
                 };
-                let bad = || {
-                    invalid(
-                        "page_token",
-                        "is not a token of this call",
-                        "INVALID_PAGE_TOKEN",
-                    )
-                };
-                Some(read().ok_or_else(bad)?)
+                Some(read().ok_or_else(bad_page_token)?)
             }
         };
         let status = match proto::PlanStatus::try_from(request.status) {
@@ -321,11 +343,14 @@ pub(super) fn plan(view: &PlanView) -> proto::Plan {
         end_time: standing.end.as_ref().map(|end| timestamp(end.at)),
         expire_time: view.expires_at().map(timestamp),
         completion_policy: Some(proto::CompletionPolicy {
-            seal_rule: match spec.seal_rule {
+            seal_rule: match spec.completion.seal_rule {
                 SealRule::WhenAllRecorded => proto::SealRule::WhenAllRecorded,
                 SealRule::Explicit => proto::SealRule::Explicit,
             }
             .into(),
+            min_successful: spec.completion.min_successful,
+            tolerated_failure_count: spec.completion.tolerated_failure_count,
+            tolerated_failure_percentage: spec.completion.tolerated_failure_percentage,
         }),
         end_note: standing
             .end
@@ -350,6 +375,8 @@ pub(super) fn end_reason(end: Option<&engine::End>) -> proto::EndReason {
         Some(EndReason::Sealed) => proto::EndReason::Sealed,
         Some(EndReason::Deadline) => proto::EndReason::Deadline,
         Some(EndReason::Cancelled) => proto::EndReason::Cancelled,
+        Some(EndReason::ToleranceExceeded) => proto::EndReason::ToleranceExceeded,
+        Some(EndReason::MinimumReached) => proto::EndReason::MinimumReached,
     }
 }
 
@@ -369,6 +396,7 @@ pub(super) fn matched_by(by: Option<reconcile::MatchedBy>) -> proto::MatchedBy {
         Some(reconcile::MatchedBy::TaskId) => proto::MatchedBy::TaskId,
         Some(reconcile::MatchedBy::SandboxSessionId) => proto::MatchedBy::SandboxSessionId,
         Some(reconcile::MatchedBy::GroupKey) => proto::MatchedBy::GroupKey,
+        Some(reconcile::MatchedBy::Operator) => proto::MatchedBy::Operator,
     }
 }
 

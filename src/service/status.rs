@@ -10,6 +10,7 @@ use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, StatusExt};
 
 use crate::coordinator::{Error, JournalError};
+use crate::engine::Refusal;
 
 const DOMAIN: &str = "fanout.v1";
 /// Longest text in a status, in bytes: trailers have to stay small.
@@ -36,6 +37,24 @@ pub(super) fn of(error: &Error) -> Status {
                 "there is no such plan",
             );
             with(Code::NotFound, &message, details)
+        }
+        Error::TaskNotFound { task_id, .. } => {
+            let mut details = info("TASK_NOT_FOUND", []);
+            let resource = clean(task_id);
+            details.set_resource_info("fanout.v1.Task", resource, "", "the plan has no such task");
+            with(Code::NotFound, &message, details)
+        }
+        Error::QuarantineRefused { id, refusal } => {
+            let (code, reason) = match refusal {
+                Refusal::NotFound => (Code::NotFound, "QUARANTINED_RECORD_NOT_FOUND"),
+                Refusal::Resolved(_) => (Code::FailedPrecondition, "QUARANTINED_RECORD_RESOLVED"),
+                Refusal::PlanEnded => (Code::FailedPrecondition, "PLAN_ENDED"),
+                Refusal::NotAResult => (Code::FailedPrecondition, "NOT_A_RESULT"),
+            };
+            let mut details = info(reason, []);
+            let resource = id.to_string();
+            details.set_resource_info("fanout.v1.QuarantinedRecord", resource, "", clean(&message));
+            with(code, &message, details)
         }
         Error::PlanExists {
             plan_id,

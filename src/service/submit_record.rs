@@ -122,7 +122,7 @@ pub(super) async fn submit(
     let receipts = receipts.into_iter().enumerate();
     Ok(SubmitRecordResponse {
         receipts: receipts
-            .map(|(position, receipt)| convert_receipt(receipt, position, spec))
+            .map(|(position, given)| receipt(given, position, spec))
             .collect(),
         counts: Some(convert::counts(&standing.counts)),
         status: convert::plan_status(standing.status).into(),
@@ -254,7 +254,8 @@ fn over(field: &'static str, description: String, reason: &'static str, limit: u
     }
 }
 
-fn convert_receipt(receipt: Receipt, position: usize, spec: &Spec) -> proto::Receipt {
+/// A receipt as it goes out, that of the record at this position of its message.
+pub(super) fn receipt(receipt: Receipt, position: usize, spec: &Spec) -> proto::Receipt {
     let (disposition, code) = match receipt.disposition {
         Disposition::Accepted => (proto::Disposition::Accepted, Code::Ok),
         Disposition::Duplicate => (proto::Disposition::Duplicate, Code::Ok),
@@ -262,6 +263,7 @@ fn convert_receipt(receipt: Receipt, position: usize, spec: &Spec) -> proto::Rec
         Disposition::Unmatched => (proto::Disposition::Unmatched, Code::NotFound),
         Disposition::Ambiguous => (proto::Disposition::Ambiguous, Code::FailedPrecondition),
         Disposition::Late => (proto::Disposition::Late, Code::FailedPrecondition),
+        Disposition::KeysDisagree => (proto::Disposition::KeysDisagree, Code::InvalidArgument),
         Disposition::Invalid => (proto::Disposition::Invalid, Code::InvalidArgument),
         Disposition::TooLarge
             if receipt

@@ -155,6 +155,7 @@ fn frame_of(entry: &Entry, spec: &Spec, payload: bool) -> Option<Frame> {
         Event::PlanCreated(_)
         | Event::SessionLearnt { .. }
         | Event::RecordQuarantined(_)
+        | Event::QuarantineResolved { .. }
         | Event::PlanEnded { .. } => None,
     }
 }

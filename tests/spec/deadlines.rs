@@ -7,7 +7,7 @@ use std::time::Duration;
 use fanout::coordinator::{
     Clock, Coordinator, Deadline, Error, Limits, Next, PlanCommand, Registered, Source,
 };
-use fanout::engine::{self, EndReason, PlanStatus, SealRule};
+use fanout::engine::{self, Completion, EndReason, PlanStatus};
 use fanout::journal::{Journal, Memory};
 use fanout::plan;
 
@@ -24,7 +24,7 @@ fn command(plan_id: &str) -> PlanCommand {
             .unwrap()
             .clone(),
         source: Source::Config,
-        seal_rule: SealRule::WhenAllRecorded,
+        completion: Completion::default(),
         deadline: None,
         retention: None,
         labels: BTreeMap::new(),

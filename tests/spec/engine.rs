@@ -8,8 +8,9 @@ use fanout::coordinator::{
     Clock, Coordinator, Limits as CoordinatorLimits, Page, PlanCommand, Source,
 };
 use fanout::engine::{
-    self, Command, Disposition, EndReason, Entry, Event, Limits, PlanStatus, Receipt, RecordKind,
-    SealRule, Spec, State, Submission, Terms, Timestamp, Violation, Warning, decide,
+    self, Command, Completion, Disposition, EndReason, Entry, Event, Limits, PlanStatus,
+    QuarantineReason, Receipt, RecordKind, Refusal, Resolution, SealRule, Spec, State, Submission,
+    Terms, Timestamp, Violation, Warning, decide,
 };
 use fanout::journal::Memory;
 use fanout::json::{self, Value};
@@ -110,6 +111,7 @@ fn name(event: &Event) -> &'static str {
         Event::TaskProgressed(_) => "progressed",
         Event::SessionLearnt { .. } => "learnt",
         Event::RecordQuarantined(_) => "quarantined",
+        Event::QuarantineResolved { .. } => "resolved",
         Event::PlanEnded { .. } => "ended",
     }
 }
@@ -170,7 +172,10 @@ fn three() -> Machine {
 
 fn explicit() -> Terms {
     Terms {
-        seal_rule: SealRule::Explicit,
+        completion: Completion {
+            seal_rule: SealRule::Explicit,
+            ..Completion::default()
+        },
         ..Terms::default()
     }
 }
@@ -510,6 +515,8 @@ fn one_past_each_limit_of_a_plan_is_refused_with_the_limit() {
 enum Step {
     Submit(Vec<(RecordKind, String)>),
     End(EndReason),
+    Rematch(u64, u32),
+    Discard(u64),
     Tick(u64),
 }
 
@@ -541,14 +548,37 @@ fn step() -> impl Strategy<Value = Step> {
     prop_oneof![
         12 => prop::collection::vec((kind, body), 1..5).prop_map(Step::Submit),
         1 => select(&[EndReason::Sealed, EndReason::Cancelled][..]).prop_map(Step::End),
+        2 => (0..6_u64, 0..4_u32).prop_map(|(id, task)| Step::Rematch(id, task)),
+        1 => (0..6_u64).prop_map(Step::Discard),
         2 => (0..3_000_u64).prop_map(Step::Tick),
     ]
 }
 
-fn four(terms: Terms) -> Machine {
-    let config = r#"{"groups":[{"key":"g"},{"key":"g"},{"key":"h"},{"key":"i"}],
+fn completion() -> impl Strategy<Value = Completion> {
+    let rule = select(
+        &[
+            SealRule::WhenAllRecorded,
+            SealRule::WhenAllRecorded,
+            SealRule::Explicit,
+        ][..],
+    );
+    let share = prop::option::of(select(&[0.0, 25.0, 49.9, 100.0][..]));
+    let count = || prop::option::of(1..4_u64);
+    (rule, count(), count(), share).prop_map(
+        |(seal_rule, min_successful, tolerated_failure_count, share)| Completion {
+            seal_rule,
+            min_successful,
+            tolerated_failure_count,
+            tolerated_failure_percentage: share,
+        },
+    )
+}
+
+fn four(rules: &str, terms: Terms) -> Machine {
+    let config = r#"{RULES"groups":[{"key":"g"},{"key":"g"},{"key":"h"},{"key":"i"}],
         "task_request_template":{"id":"task-{{group.index}}","sandbox_session_id":"box-{{group.key}}"}}"#;
-    let mut machine = Machine::new(config, terms);
+    let config = config.replace("RULES", rules);
+    let mut machine = Machine::new(&config, terms);
     machine.limits = Limits {
         quarantined_records: 6,
         signs_of_life_per_task: 2,
@@ -577,6 +607,18 @@ fn run(machine: &mut Machine, step: &Step, one_by_one: bool) -> Vec<Receipt> {
                 machine.execute(&Command::Submit(&submissions))
             }
         }
+        Step::Rematch(id, task) => {
+            let note = "by hand".into();
+            machine.execute(&Command::Rematch {
+                id: *id,
+                task: *task,
+                note,
+            })
+        }
+        Step::Discard(id) => machine.execute(&Command::Discard {
+            id: *id,
+            note: "".into(),
+        }),
         Step::End(reason) => machine.execute(&Command::End {
             reason: *reason,
             note: "".into(),
@@ -591,11 +633,11 @@ proptest! {
     #[test]
     fn whatever_happens_the_state_is_sound_and_the_fold_of_the_history(
         steps in prop::collection::vec(step(), 1..25),
-        explicit in any::<bool>(),
+        completion in completion(),
+        rules in select(&["", r#""matching":"strict","#, r#""duplicate_policy":"first","#][..]),
         deadline in prop::option::of(1_001..4_000_u64),
     ) {
-        let seal_rule = if explicit { SealRule::Explicit } else { SealRule::WhenAllRecorded };
-        let mut machine = four(Terms { seal_rule, deadline: deadline.map(Timestamp), ..Terms::default() });
+        let mut machine = four(rules, Terms { completion, deadline: deadline.map(Timestamp), ..Terms::default() });
         let mut ended = None;
         for step in &steps {
             let receipts = run(&mut machine, step, false);
@@ -615,8 +657,8 @@ proptest! {
 
     #[test]
     fn records_in_one_message_and_one_by_one_come_to_the_same(steps in prop::collection::vec(step(), 1..12)) {
-        let spec = Arc::clone(four(Terms::default()).state.spec());
-        let limits = four(Terms::default()).limits;
+        let spec = Arc::clone(four("", Terms::default()).state.spec());
+        let limits = four("", Terms::default()).limits;
         let [mut together, mut single] = [(); 2].map(|()| Machine { limits, ..Machine::of(Arc::clone(&spec)) });
         for step in &steps {
             prop_assert_eq!(run(&mut together, step, false), run(&mut single, step, true));
@@ -671,7 +713,10 @@ async fn live_result(config: &Value, records: &[&String]) -> Value {
         plan_id: "p".into(),
         config: config.as_object().unwrap().clone(),
         source: Source::Config,
-        seal_rule: SealRule::Explicit,
+        completion: Completion {
+            seal_rule: SealRule::Explicit,
+            ..Completion::default()
+        },
         deadline: None,
         retention: None,
         labels: BTreeMap::new(),
@@ -701,6 +746,260 @@ async fn live_result(config: &Value, records: &[&String]) -> Value {
     parse(&page.document.unwrap())
 }
 
+#[test]
+fn strict_matching_sets_a_record_aside_whose_keys_name_different_tasks() {
+    let strict = THREE.replacen('{', r#"{"matching":"strict","#, 1);
+    let mut plan = Machine::new(&strict, Terms::default());
+    let torn = plan.submit_one(r#"{"id":"task-a","group_key":"b"}"#);
+    assert_eq!(
+        (torn.disposition, torn.candidates),
+        (Disposition::KeysDisagree, vec![0, 1])
+    );
+    assert_eq!(
+        plan.state.quarantine()[0].reason,
+        QuarantineReason::KeysDisagree
+    );
+    let agreeing = plan.submit_one(r#"{"id":"task-a","group_key":"a"}"#);
+    assert_eq!(
+        (agreeing.disposition, agreeing.warnings),
+        (Disposition::Accepted, vec![])
+    );
+}
+
+#[test]
+fn a_plan_that_keeps_the_first_record_sets_another_one_aside() {
+    let first = THREE.replacen('{', r#"{"duplicate_policy":"first","#, 1);
+    let mut plan = Machine::new(&first, Terms::default());
+    plan.submit_one(r#"{"id":"task-a","status":"failed"}"#);
+    let other = plan.submit_one(r#"{"id":"task-a","status":"completed"}"#);
+    assert_eq!(
+        (other.disposition, other.held.unwrap().revision),
+        (Disposition::Late, 1)
+    );
+    let same = plan.submit_one(r#"{"id":"task-a","status":"failed"}"#);
+    assert_eq!(same.disposition, Disposition::Duplicate);
+    assert_eq!(plan.state.counts().failed, 1);
+}
+
+#[test]
+fn a_rematched_record_counts_as_if_it_had_named_its_task() {
+    let mut plan = three();
+    plan.submit(&[
+        r#"{"id":"task-a","success":true}"#,
+        r#"{"id":"task-b","success":true}"#,
+        r#"{"id":"tsk-c","status":"passed"}"#,
+    ]);
+    let decided = |machine: &Machine, id, task| {
+        decide(
+            &machine.state,
+            &Command::Rematch {
+                id,
+                task,
+                note: "".into(),
+            },
+            NOW,
+            &machine.limits,
+        )
+        .refusal
+    };
+    assert_eq!(decided(&plan, 2, 2), Some(Refusal::NotFound));
+    let receipt = plan
+        .execute(&Command::Rematch {
+            id: 1,
+            task: 2,
+            note: "typo".into(),
+        })
+        .remove(0);
+    assert_eq!(
+        (receipt.disposition, receipt.matched_by),
+        (Disposition::Accepted, Some(MatchedBy::Operator))
+    );
+    assert_eq!(plan.state.status(), PlanStatus::Completed);
+    assert_eq!(plan.state.counts().quarantined, 0);
+    assert_eq!(
+        plan.events(),
+        [
+            "created",
+            "accepted",
+            "accepted",
+            "quarantined",
+            "accepted",
+            "resolved",
+            "ended"
+        ]
+    );
+    // Said again, it changes nothing; said otherwise, it is refused.
+    let again = plan
+        .execute(&Command::Rematch {
+            id: 1,
+            task: 2,
+            note: "".into(),
+        })
+        .remove(0);
+    assert_eq!(again.disposition, Disposition::Duplicate);
+    assert_eq!(
+        decided(&plan, 1, 0),
+        Some(Refusal::Resolved(Resolution::Rematched(2)))
+    );
+    let discard = decide(
+        &plan.state,
+        &Command::Discard {
+            id: 1,
+            note: "".into(),
+        },
+        NOW,
+        &plan.limits,
+    );
+    assert_eq!(
+        discard.refusal,
+        Some(Refusal::Resolved(Resolution::Rematched(2)))
+    );
+}
+
+#[test]
+fn nothing_is_rematched_into_an_ended_plan_but_it_can_be_discarded() {
+    let mut plan = three();
+    plan.end(EndReason::Sealed);
+    plan.submit_one(r#"{"id":"task-a","success":true}"#);
+    let rematch = decide(
+        &plan.state,
+        &Command::Rematch {
+            id: 1,
+            task: 0,
+            note: "".into(),
+        },
+        NOW,
+        &plan.limits,
+    );
+    assert_eq!(
+        (rematch.refusal, rematch.entries.len()),
+        (Some(Refusal::PlanEnded), 0)
+    );
+    plan.execute(&Command::Discard {
+        id: 1,
+        note: "too late".into(),
+    });
+    assert_eq!(plan.state.counts().quarantined, 0);
+    assert_eq!(&*plan.state.resolved(1).unwrap().note, "too late");
+}
+
+/// Submits so many successful and failed records, in this order, to a plan of ten tasks.
+fn ten(completion: Completion, successful: usize, failed: usize) -> Machine {
+    let groups: Vec<_> = (0..10).map(|n| format!(r#"{{"key":"{n}"}}"#)).collect();
+    let config = format!(
+        r#"{{"groups":[{}],"task_request_template":{{"id":"t{{{{group.key}}}}"}}}}"#,
+        groups.join(",")
+    );
+    let mut plan = Machine::new(
+        &config,
+        Terms {
+            completion,
+            ..Terms::default()
+        },
+    );
+    for n in 0..successful + failed {
+        plan.submit_one(&format!(r#"{{"id":"t{n}","success":{}}}"#, n < successful));
+    }
+    plan
+}
+
+#[test]
+fn a_tolerance_and_a_minimum_decide_when_a_plan_ends_and_how() {
+    let count = |count| Completion {
+        tolerated_failure_count: Some(count),
+        ..Completion::default()
+    };
+    let share = |share| Completion {
+        tolerated_failure_percentage: Some(share),
+        ..Completion::default()
+    };
+    let least = |least| Completion {
+        min_successful: Some(least),
+        ..Completion::default()
+    };
+    let both = Completion {
+        min_successful: Some(3),
+        ..count(1)
+    };
+    let open = (PlanStatus::Incomplete, None);
+    let completed = |reason| (PlanStatus::Completed, Some(reason));
+    let failed = |reason| (PlanStatus::Failed, Some(reason));
+    for (what, plan, expected) in [
+        (
+            "no tolerance waits for all",
+            ten(Completion::default(), 0, 9),
+            open,
+        ),
+        (
+            "no tolerance tolerates none",
+            ten(Completion::default(), 9, 1),
+            failed(EndReason::AllRecorded),
+        ),
+        (
+            "2 of 2 tolerated",
+            ten(count(2), 8, 2),
+            completed(EndReason::AllRecorded),
+        ),
+        ("2 of 2 tolerated, one to come", ten(count(2), 7, 2), open),
+        (
+            "3 of 2 tolerated",
+            ten(count(2), 0, 3),
+            failed(EndReason::ToleranceExceeded),
+        ),
+        (
+            "20 % of 20 %",
+            ten(share(20.0), 8, 2),
+            completed(EndReason::AllRecorded),
+        ),
+        (
+            "30 % of 29 %",
+            ten(share(29.0), 0, 3),
+            failed(EndReason::ToleranceExceeded),
+        ),
+        (
+            "3 of at least 3",
+            ten(least(3), 3, 0),
+            completed(EndReason::MinimumReached),
+        ),
+        ("2 of at least 3", ten(least(3), 2, 5), open),
+        (
+            "all there, fewer than the minimum",
+            ten(least(9), 8, 2),
+            failed(EndReason::AllRecorded),
+        ),
+        (
+            "exceeded comes before the minimum",
+            ten(both, 2, 2),
+            failed(EndReason::ToleranceExceeded),
+        ),
+        (
+            "the minimum, with what is tolerated",
+            ten(both, 3, 0),
+            completed(EndReason::MinimumReached),
+        ),
+    ] {
+        assert_eq!(
+            (plan.state.status(), plan.state.end().map(|end| end.reason)),
+            expected,
+            "{what}"
+        );
+    }
+    let mut sealed = ten(count(2), 8, 0);
+    sealed.end(EndReason::Sealed);
+    assert_eq!(
+        sealed.state.status(),
+        PlanStatus::Completed,
+        "two missing are tolerated"
+    );
+    let mut sealed = ten(count(2), 7, 0);
+    sealed.end(EndReason::Sealed);
+    assert_eq!(
+        sealed.state.status(),
+        PlanStatus::Failed,
+        "three missing are not"
+    );
+}
+
 proptest! {
     #![proptest_config(cases(200))]
 
@@ -720,7 +1019,8 @@ proptest! {
             ][..]),
         ), 1..12),
         order in prop::collection::vec(any::<Index>(), 0..40),
-        rules in select(&["", r#","outcome_path":"a.b""#, r#","success_statuses":["running","completed"]"#,
+        first in any::<bool>(),
+        rules in select(&["", r#","matching":"strict""#, r#","outcome_path":"a.b""#, r#","success_statuses":["running","completed"]"#,
             r#","base_run":{"by":"x","status":"overridden"},"include_summary":false"#][..]),
     ) {
         let groups: Vec<_> = (0..tasks).map(|task| format!(r#"{{"key":"g{task}","items":[{task}]}}"#)).collect();
@@ -739,10 +1039,20 @@ proptest! {
         // Any order, any repetition; what was left out comes at the end.
         let chosen: Vec<usize> = order.iter().map(|at| at.index(pool.len())).chain(0..pool.len()).collect();
         let sent: Vec<&String> = chosen.iter().map(|at| &pool[*at].1).collect();
-        let last: BTreeMap<usize, &String> = chosen.iter().map(|at| (pool[*at].0, &pool[*at].1)).collect();
+        let mut last: BTreeMap<usize, &String> = BTreeMap::new();
+        for (task, body) in chosen.iter().map(|at| (pool[*at].0, &pool[*at].1)) {
+            if first {
+                last.entry(task).or_insert(body);
+            } else {
+                last.insert(task, body);
+            }
+        }
         let finals = last.values().map(|body| parse(body)).collect();
 
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let mut config = config.as_object().unwrap().clone();
+        config.set("duplicate_policy", if first { "first" } else { "last" });
+        let config = Value::from(config);
         let live = runtime.block_on(live_result(&config, &sent));
         let planned = plan::plan(Input::from_document(&config), &plan::Limits::default()).unwrap().document();
         let stateless = reconcile::reconcile(config.as_object().unwrap(), &planned, finals).unwrap();

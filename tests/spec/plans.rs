@@ -259,6 +259,7 @@ async fn a_plan_without_tasks_is_complete_at_once_unless_somebody_must_seal_it()
     );
     let explicit = Some(CompletionPolicy {
         seal_rule: SealRule::Explicit.into(),
+        ..Default::default()
     });
     let plan = server
         .register_with("open", &[], |request| request.completion_policy = explicit)

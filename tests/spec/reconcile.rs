@@ -154,6 +154,7 @@ async fn pages_put_together_are_the_whole_document() {
     let keys: Vec<String> = (0..25).map(|n| n.to_string()).collect();
     let explicit = Some(CompletionPolicy {
         seal_rule: SealRule::Explicit.into(),
+        ..Default::default()
     });
     let keys: Vec<&str> = keys.iter().map(String::as_str).collect();
     server

@@ -115,13 +115,13 @@ async fn a_wrong_plan_request_is_refused_with_its_field() {
             invalid("INVALID_DOCUMENT", "config.task_request_template"),
         ),
         (
-            "strict matching",
-            config(r#"{"matching":"strict"}"#),
+            "unknown matching",
+            config(r#"{"matching":"loose"}"#),
             invalid("INVALID_DOCUMENT", "config.matching"),
         ),
         (
-            "first of duplicates",
-            config(r#"{"duplicate_policy":"first"}"#),
+            "unknown duplicate policy",
+            config(r#"{"duplicate_policy":"best"}"#),
             invalid("INVALID_DOCUMENT", "config.duplicate_policy"),
         ),
         (
@@ -189,10 +189,55 @@ async fn a_wrong_plan_request_is_refused_with_its_field() {
         (
             "unknown seal rule",
             PlanRequest {
-                completion_policy: Some(CompletionPolicy { seal_rule: 9 }),
+                completion_policy: Some(CompletionPolicy {
+                    seal_rule: 9,
+                    ..Default::default()
+                }),
                 ..request()
             },
             invalid("UNKNOWN_ENUM_VALUE", "completion_policy.seal_rule"),
+        ),
+        (
+            "minimum of 0",
+            PlanRequest {
+                completion_policy: Some(CompletionPolicy {
+                    min_successful: Some(0),
+                    ..Default::default()
+                }),
+                ..request()
+            },
+            invalid(
+                "INVALID_COMPLETION_POLICY",
+                "completion_policy.min_successful",
+            ),
+        ),
+        (
+            "share over 100",
+            PlanRequest {
+                completion_policy: Some(CompletionPolicy {
+                    tolerated_failure_percentage: Some(100.5),
+                    ..Default::default()
+                }),
+                ..request()
+            },
+            invalid(
+                "INVALID_COMPLETION_POLICY",
+                "completion_policy.tolerated_failure_percentage",
+            ),
+        ),
+        (
+            "share that is no number",
+            PlanRequest {
+                completion_policy: Some(CompletionPolicy {
+                    tolerated_failure_percentage: Some(f64::NAN),
+                    ..Default::default()
+                }),
+                ..request()
+            },
+            invalid(
+                "INVALID_COMPLETION_POLICY",
+                "completion_policy.tolerated_failure_percentage",
+            ),
         ),
         (
             "deadline and timeout",

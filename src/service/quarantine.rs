@@ -1,0 +1,158 @@
+//! `ListQuarantine`, `RematchRecord`, `DiscardRecord`: records that were set aside, and their repair.
+
+use std::sync::Arc;
+
+use tonic::Status;
+
+use super::{Fanout, convert, detached, status, submit_record};
+use crate::config::{PAGE_SIZE, REASON_BYTES_MAX};
+use crate::coordinator::{PlanView, QuarantineEntry};
+use crate::engine::{QuarantineReason, RecordKind, Resolution};
+use crate::proto::{
+    self, DiscardRecordRequest, DiscardRecordResponse, ListQuarantineRequest,
+    ListQuarantineResponse, RematchRecordRequest, RematchRecordResponse,
+};
+
+pub(super) fn list(
+    fanout: &Fanout,
+    request: &ListQuarantineRequest,
+) -> Result<ListQuarantineResponse, Status> {
+    let limits = &fanout.config.limits;
+    let plan_id = convert::required_plan_id(&request.plan_id, limits)?;
+    let page_size = convert::page_size(request.page_size, PAGE_SIZE.0)?;
+    let after = after(&request.page_token)?;
+    let page = fanout
+        .coordinator
+        .quarantine(plan_id, after, page_size, request.include_resolved)
+        .map_err(|error| status::of(&error))?;
+    let mut more = page.more;
+    let mut left = limits.message_bytes_max / 2;
+    let mut records = Vec::with_capacity(page.records.len());
+    for entry in &page.records {
+        if !records.is_empty() && entry.record.document.len() > left {
+            more = true;
+            break;
+        }
+        left = left.saturating_sub(entry.record.document.len());
+        records.push(record(&page.view, entry));
+    }
+    let next_page_token = match records.last() {
+        Some(last) if more => format!("q.{}", last.quarantine_id),
+        _ => String::new(),
+    };
+    Ok(ListQuarantineResponse {
+        records,
+        next_page_token,
+    })
+}
+
+/// The number that a page begins after. Tokens of these pages are `q.` and that number.
+fn after(page_token: &str) -> Result<u64, Status> {
+    if page_token.is_empty() {
+        return Ok(0);
+    }
+    let number = page_token
+        .strip_prefix("q.")
+        .and_then(|number| number.parse().ok());
+    number.ok_or_else(convert::bad_page_token)
+}
+
+pub(super) async fn rematch(
+    fanout: &Fanout,
+    request: RematchRecordRequest,
+) -> Result<RematchRecordResponse, Status> {
+    let limits = &fanout.config.limits;
+    convert::required_plan_id(&request.plan_id, limits)?;
+    convert::required_text("task_id", &request.task_id, limits.key_bytes_max)?;
+    check(request.quarantine_id, &request.reason)?;
+    let coordinator = Arc::clone(&fanout.coordinator);
+    let rematched = async move {
+        let RematchRecordRequest {
+            plan_id,
+            quarantine_id,
+            task_id,
+            reason,
+        } = request;
+        coordinator
+            .rematch(&plan_id, quarantine_id, &task_id, &reason)
+            .await
+    };
+    let (view, receipt, entry) = detached(rematched).await?;
+    Ok(RematchRecordResponse {
+        receipt: Some(submit_record::receipt(receipt, 0, &view.spec)),
+        record: Some(record(&view, &entry)),
+    })
+}
+
+pub(super) async fn discard(
+    fanout: &Fanout,
+    request: DiscardRecordRequest,
+) -> Result<DiscardRecordResponse, Status> {
+    convert::required_plan_id(&request.plan_id, &fanout.config.limits)?;
+    check(request.quarantine_id, &request.reason)?;
+    let coordinator = Arc::clone(&fanout.coordinator);
+    let discarded = async move {
+        let DiscardRecordRequest {
+            plan_id,
+            quarantine_id,
+            reason,
+        } = request;
+        coordinator.discard(&plan_id, quarantine_id, &reason).await
+    };
+    let (view, entry) = detached(discarded).await?;
+    Ok(DiscardRecordResponse {
+        record: Some(record(&view, &entry)),
+    })
+}
+
+fn check(quarantine_id: u64, reason: &str) -> Result<(), Status> {
+    if quarantine_id == 0 {
+        return Err(status::invalid(
+            "quarantine_id",
+            "is required",
+            "FIELD_REQUIRED",
+        ));
+    }
+    convert::text("reason", reason, REASON_BYTES_MAX).map(drop)
+}
+
+fn record(view: &PlanView, entry: &QuarantineEntry) -> proto::QuarantinedRecord {
+    let task_id = |task: &u32| view.spec.tasks[*task as usize].id.to_string();
+    let quarantined = &entry.record;
+    let (resolution, resolved_task) =
+        match entry.resolved.as_ref().map(|resolved| resolved.resolution) {
+            None => (proto::QuarantineResolution::Unspecified, None),
+            Some(Resolution::Rematched(task)) => {
+                (proto::QuarantineResolution::Rematched, Some(task))
+            }
+            Some(Resolution::Discarded) => (proto::QuarantineResolution::Discarded, None),
+        };
+    proto::QuarantinedRecord {
+        quarantine_id: quarantined.id,
+        reason: match quarantined.reason {
+            QuarantineReason::Unmatched => proto::QuarantineReason::Unmatched,
+            QuarantineReason::Ambiguous => proto::QuarantineReason::Ambiguous,
+            QuarantineReason::Late => proto::QuarantineReason::Late,
+            QuarantineReason::KeysDisagree => proto::QuarantineReason::KeysDisagree,
+            QuarantineReason::NotFirst => proto::QuarantineReason::NotFirst,
+        }
+        .into(),
+        candidate_task_ids: quarantined.candidates.iter().map(task_id).collect(),
+        kind: match quarantined.kind {
+            RecordKind::Result => proto::RecordKind::Result,
+            RecordKind::Started => proto::RecordKind::Started,
+            RecordKind::Progress => proto::RecordKind::Progress,
+        }
+        .into(),
+        record: quarantined.document.clone(),
+        quarantine_time: Some(convert::timestamp(quarantined.at)),
+        sequence: quarantined.sequence,
+        resolution: resolution.into(),
+        task_id: resolved_task.as_ref().map(task_id).unwrap_or_default(),
+        resolution_note: entry
+            .resolved
+            .as_ref()
+            .map(|resolved| resolved.note.to_string())
+            .unwrap_or_default(),
+    }
+}
