@@ -8,11 +8,13 @@ mod executor;
 mod files;
 mod plans;
 mod print;
+mod quarantine;
 mod record_stream;
 mod registered;
 mod run;
 mod serve;
 mod submit;
+mod tasks;
 mod watch;
 
 use std::ffi::OsString;
@@ -100,6 +102,12 @@ enum Command {
     Get(plans::Get),
     /// List plans, oldest first.
     List(plans::List),
+    /// Show where the tasks of a plan stand.
+    Tasks(tasks::Tasks),
+    /// Explain why a task is where it is.
+    Explain(tasks::Explain),
+    /// Look after records that were set aside.
+    Quarantine(quarantine::Quarantine),
     /// End a plan: tasks without a record become missing_record.
     Seal(plans::Seal),
     /// End a plan as failed.
@@ -169,6 +177,9 @@ async fn dispatch(arguments: Arguments) -> Outcome {
         Some(Command::Watch(command)) => watch::watch(command).await,
         Some(Command::Get(command)) => plans::get(command).await,
         Some(Command::List(command)) => plans::list(command).await,
+        Some(Command::Tasks(command)) => tasks::tasks(command).await,
+        Some(Command::Explain(command)) => tasks::explain(command).await,
+        Some(Command::Quarantine(command)) => quarantine::quarantine(command).await,
         Some(Command::Seal(command)) => plans::seal(command).await,
         Some(Command::Cancel(command)) => plans::cancel(command).await,
         Some(Command::Delete(command)) => plans::delete(command).await,

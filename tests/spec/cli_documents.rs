@@ -489,7 +489,7 @@ fn a_wrong_field_of_the_config_or_the_plan_is_named() {
     wrong(
         r#"{"matching":"x"}"#,
         "reconcile --config c.json --items i.json --records r.json",
-        "error: config.matching: expected \"first_key\", found \"x\"\n",
+        "error: config.matching: expected \"first_key\" or \"strict\", found \"x\"\n",
     );
     wrong(
         CONFIG,

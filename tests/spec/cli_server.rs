@@ -123,6 +123,76 @@ fn a_registered_plan_takes_records_and_its_result_is_that_of_the_files() {
 }
 
 #[test]
+fn tasks_explain_and_quarantine_show_what_is_missing_and_repair_it() {
+    let (server, _) = with_plan();
+    let records =
+        "{\"id\":\"task-a\",\"status\":\"failed\"}\n{\"id\":\"tsk-b\",\"status\":\"passed\"}\n";
+    server.said_with(&["submit", "--plan-id", "p"], records);
+    let table = "TASK    STATE     STATUS  REVISION  WHY MISSING\n\
+                 task-a  recorded  failed  1         -\n\
+                 task-b  pending   -       0         never_started\n";
+    assert_eq!(server.said(&["tasks", "p"]), says(0, table, ""));
+    let pending = server.said(&["tasks", "p", "--state", "pending", "--json"]);
+    let task = document(pending.stdout.as_bytes());
+    assert_eq!(
+        (text(&task, "task_id"), text(&task, "missing_cause")),
+        ("task-b", "never_started")
+    );
+    assert_eq!(text(task.get("request").unwrap(), "id"), "task-b");
+    let why = "task-b: pending\n  never_started: nothing was heard of it\n";
+    assert_eq!(server.said(&["explain", "p", "task-b"]), says(0, why, ""));
+    let list = "ID  REASON     RESOLUTION  CANDIDATES  RECORD\n\
+                1   unmatched  -           -           {\"id\":\"tsk-b\",\"status\":\"completed\"}\n";
+    assert_eq!(server.said(&["quarantine", "list", "p"]), says(0, list, ""));
+    let done = "record 1: accepted, task-b is completed\n";
+    let rematch = [
+        "quarantine",
+        "rematch",
+        "p",
+        "1",
+        "task-b",
+        "--reason",
+        "typo",
+    ];
+    assert_eq!(server.said(&rematch), says(0, done, ""));
+    let refused = "error: record 1 in quarantine was applied to a task already (FailedPrecondition, QUARANTINED_RECORD_RESOLVED)\n";
+    assert_eq!(
+        server.said(&["quarantine", "discard", "p", "1"]),
+        says(1, "", refused)
+    );
+    assert_eq!(
+        server
+            .said(&["quarantine", "list", "p"])
+            .stdout
+            .lines()
+            .count(),
+        1
+    );
+    let all = document(
+        server
+            .said(&["quarantine", "list", "p", "--all", "--json"])
+            .stdout
+            .as_bytes(),
+    );
+    assert_eq!(
+        (text(&all, "resolution"), text(&all, "resolution_note")),
+        ("rematched", "typo")
+    );
+    let json = document(
+        server
+            .said(&["explain", "p", "task-b", "--json"])
+            .stdout
+            .as_bytes(),
+    );
+    assert_eq!(
+        (text(&json, "state"), text(&json, "matched_by")),
+        ("recorded", "operator")
+    );
+    let unknown = "error: plan \"p\" has no task \"x\" (NotFound, TASK_NOT_FOUND)\n";
+    assert_eq!(server.said(&["explain", "p", "x"]), says(1, "", unknown));
+}
+
+#[test]
 fn get_shows_a_plan_as_a_table_and_as_one_json_object() {
     let (server, plan) = with_plan();
     let created = plan.create_time.unwrap().to_string();

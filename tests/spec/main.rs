@@ -21,6 +21,7 @@ mod run;
 mod run_interrupted;
 mod shutdown;
 mod submit_record;
+mod tasks;
 mod vectors;
 mod vectors_hold;
 mod watch_plan;

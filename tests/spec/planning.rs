@@ -104,6 +104,40 @@ fn task_requests_with_one_identity_are_refused_where_they_are_to_be_told_apart()
     );
 }
 
+/// The ids of the records that a document's tasks got.
+fn reconciled(rules: &str, records: &str) -> String {
+    let config = format!(
+        r#"{{{rules}"groups":[{{"key":"a"}},{{"key":"b"}}],"task_request_template":{{"id":"t-{{{{group.key}}}}"}}}}"#
+    );
+    let config = object(&config);
+    let plan = planned(&config, None, &plan::Limits::default()).unwrap();
+    let result = reconcile::reconcile(&config, &plan, parse(records).into_list()).unwrap();
+    json::compact(result.get("records").unwrap())
+}
+
+#[test]
+fn a_document_can_keep_the_first_record_of_a_task() {
+    let records = r#"[{"id":"t-a","n":1},{"id":"t-a","n":2},{"group_key":"b","n":3},{"group_key":"b","n":4}]"#;
+    let last =
+        r#"[{"id":"t-a","n":2,"status":"failed"},{"group_key":"b","n":4,"status":"failed"}]"#;
+    let first =
+        r#"[{"id":"t-a","n":1,"status":"failed"},{"group_key":"b","n":3,"status":"failed"}]"#;
+    assert_eq!(reconciled("", records), last);
+    assert_eq!(reconciled(r#""duplicate_policy":"last","#, records), last);
+    assert_eq!(reconciled(r#""duplicate_policy":"first","#, records), first);
+}
+
+#[test]
+fn strict_matching_takes_no_record_whose_keys_name_different_tasks() {
+    let records = r#"[{"id":"t-a","group_key":"b","n":1},{"id":"t-b","group_key":"b","n":2}]"#;
+    let missing = r#"{"id":"t-a","group_key":"a","status":"missing_record"}"#;
+    let strict = reconciled(r#""matching":"strict","#, records);
+    assert_eq!(
+        strict,
+        format!(r#"[{missing},{{"id":"t-b","group_key":"b","n":2,"status":"failed"}}]"#)
+    );
+}
+
 proptest! {
     #![proptest_config(cases(600))]
 
