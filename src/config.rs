@@ -86,6 +86,14 @@ pub struct Limits {
         value_name = "N"
     )]
     pub request_ids_max: usize,
+    /// Most connections; one more is closed at once.
+    #[arg(
+        long,
+        env = "FANOUT_CONNECTIONS_MAX",
+        default_value_t = 4_096,
+        value_name = "N"
+    )]
+    pub connections_max: usize,
     /// Most streams on one connection.
     #[arg(
         long,
@@ -121,6 +129,16 @@ pub struct Times {
     /// How long open calls may take to finish after SIGTERM before they are cut.
     #[arg(long, env = "FANOUT_DRAIN_GRACE", default_value = "30s", value_parser = duration, value_name = "TIME")]
     pub drain_grace: Duration,
+    /// How long to go on serving after SIGTERM, no longer ready, so that balancers stop sending.
+    #[arg(long, env = "FANOUT_DRAIN_DELAY", default_value = "0s", value_parser = duration, value_name = "TIME")]
+    pub drain_delay: Duration,
+    /// How long a new connection may take to say its first bytes.
+    #[arg(long, env = "FANOUT_FIRST_BYTES_TIMEOUT", default_value = "5s", value_parser = duration, value_name = "TIME")]
+    pub first_bytes_timeout: Duration,
+    /// How long a connection lives, give or take a tenth, before it is ended so that its client connects anew; 0s: for
+    /// ever.
+    #[arg(long, env = "FANOUT_CONNECTION_AGE", default_value = "0s", value_parser = duration, value_name = "TIME")]
+    pub connection_age: Duration,
     /// How long a quiet connection waits before it is asked for a sign of life.
     #[arg(long, env = "FANOUT_KEEPALIVE_INTERVAL", default_value = "45s", value_parser = duration, value_name = "TIME")]
     pub keepalive_interval: Duration,

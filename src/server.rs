@@ -1,5 +1,7 @@
 //! The composition: journal, coordinator, service, health and reflection on one listener, and how they end.
 
+mod edge;
+
 use std::future::Future;
 use std::pin::pin;
 use std::sync::Arc;
@@ -9,28 +11,20 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tonic::codec::CompressionEncoding;
-use tonic::transport::Server;
-use tonic::transport::server::TcpIncoming;
+use tonic::service::Routes;
 use tonic_health::ServingStatus;
 
-use crate::config::{Config, REQUEST_ID_LIFE};
+use crate::config::{Config, REQUEST_ID_LIFE, Times};
 use crate::coordinator::{Clock, Coordinator, Limits};
 use crate::journal;
 use crate::proto::FILE_DESCRIPTOR_SET;
 use crate::proto::fanout_service_server::{FanoutServiceServer, SERVICE_NAME};
 use crate::service::Fanout;
 use crate::{engine, plan};
+use edge::Edge;
 
 /// The health service's name for "may be sent work": false while draining.
 pub const READINESS: &str = "readiness";
-
-/// Flow control: a peer that is not read is stopped by its stream's window long before h2 takes its many small unread
-/// frames for an attack; that guard allows half of the connection's window.
-const STREAM_WINDOW_BYTES: u32 = 64 << 10;
-const CONNECTION_WINDOW_BYTES: u32 = 16 << 20;
-const HEADER_BYTES_MAX: u32 = 16 << 10;
-/// Streams that this side had to reset on one connection before it is closed.
-const LOCAL_RESETS_MAX: usize = 1_024;
 
 /// Why the server did not run.
 #[derive(Debug, thiserror::Error)]
@@ -38,9 +32,6 @@ pub enum Error {
     /// The descriptors do not describe a service.
     #[error("failed to set up reflection: {0}")]
     Reflection(#[from] tonic_reflection::server::Error),
-    /// The listener failed.
-    #[error("failed to serve: {0}")]
-    Transport(#[from] tonic::transport::Error),
 }
 
 /// How the server ended.
@@ -92,40 +83,46 @@ pub async fn run(
             .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
     };
 
-    let stop_accepting = draining.clone();
-    let serving = Server::builder()
-        .initial_stream_window_size(STREAM_WINDOW_BYTES)
-        .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
-        .max_concurrent_streams(config.limits.streams_per_connection_max)
-        .http2_max_local_error_reset_streams(Some(LOCAL_RESETS_MAX))
-        .http2_max_header_list_size(HEADER_BYTES_MAX)
-        .http2_keepalive_interval(Some(config.times.keepalive_interval))
-        .http2_keepalive_timeout(Some(config.times.keepalive_timeout))
-        .add_service(health_service)
-        .add_service(reflection().build_v1()?)
-        .add_service(reflection().build_v1alpha()?)
-        .add_service(fanout)
-        .serve_with_incoming_shutdown(
-            TcpIncoming::from(listener).with_nodelay(Some(true)),
-            async move { stop_accepting.cancelled().await },
-        );
-    let mut serving = pin!(serving);
+    let mut routes = Routes::new(fanout);
+    routes = routes.add_service(health_service);
+    routes = routes.add_service(reflection().build_v1()?);
+    routes = routes.add_service(reflection().build_v1alpha()?);
+    let edge = Edge::new(routes, &config, draining);
+    let accepting = edge.accept(listener);
+    let mut accepting = pin!(accepting);
     let timers = async { coordinator.run_timers().await };
+    let mut timers = pin!(timers);
 
     tokio::select! {
-        ended = &mut serving => return ended.map(|()| Ended::Drained).map_err(Error::from),
-        () = timers => unreachable!("timers run for ever"),
+        () = &mut accepting => unreachable!("connections are accepted until the server drains"),
+        () = &mut timers => unreachable!("timers run for ever"),
         () = shutdown => {}
     }
-    tracing::info!(grace_ms = config.times.drain_grace.as_millis(), "draining");
+    let Times {
+        drain_delay,
+        drain_grace,
+        ..
+    } = config.times;
+    tracing::info!(
+        delay_ms = drain_delay.as_millis(),
+        grace_ms = drain_grace.as_millis(),
+        "draining"
+    );
     for name in ["", SERVICE_NAME, READINESS] {
         health
             .set_service_status(name, ServingStatus::NotServing)
             .await;
     }
-    draining.cancel();
+    tokio::select! {
+        () = &mut accepting => unreachable!("connections are accepted until the server drains"),
+        () = &mut timers => unreachable!("timers run for ever"),
+        () = tokio::time::sleep(drain_delay) => {}
+    }
+    edge.draining.cancel();
     streams.close();
+    edge.connections.close();
     let drained = async {
+        accepting.await;
         streams.wait().await;
         // A health watch never ends by itself; it has been told now, and is let go.
         tokio::time::sleep(HEALTH_WATCH_LINGER).await;
@@ -133,15 +130,15 @@ pub async fn run(
             let mut health = health.clone();
             health.clear_service_status(name).await;
         }
-        serving.await
+        edge.connections.wait().await;
     };
-    match tokio::time::timeout(config.times.drain_grace, drained).await {
-        Ok(ended) => ended.map(|()| Ended::Drained).map_err(Error::from),
-        Err(_) => {
-            tracing::warn!("drain grace is over; cutting what is still open");
-            Ok(Ended::Cut)
-        }
+    if tokio::time::timeout(drain_grace, drained).await.is_ok() {
+        return Ok(Ended::Drained);
     }
+    tracing::warn!("drain grace is over; cutting what is still open");
+    edge.cut.cancel();
+    edge.connections.wait().await;
+    Ok(Ended::Cut)
 }
 
 /// How long health watchers have to take in that the server is no longer ready.

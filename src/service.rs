@@ -2,6 +2,7 @@
 //!
 //! A handler's future is dropped when its client goes away, so whatever changes a plan runs on a task of its own.
 
+mod call;
 mod convert;
 mod quarantine;
 mod reconcile_request;
@@ -9,6 +10,8 @@ mod status;
 mod submit_record;
 mod tasks;
 mod watch_plan;
+
+pub use call::{Closing, call};
 
 use std::future::Future;
 use std::sync::Arc;
@@ -105,9 +108,12 @@ impl FanoutService for Fanout {
         &self,
         request: Request<Streaming<SubmitRecordRequest>>,
     ) -> Result<Response<Self::SubmitRecordStream>, Status> {
+        let closing = self.closing(&request);
+        let requests = request.into_inner();
         Ok(Response::new(submit_record::serve(
             self.clone(),
-            request.into_inner(),
+            requests,
+            closing,
         )))
     }
 
@@ -158,7 +164,8 @@ impl FanoutService for Fanout {
         &self,
         request: Request<WatchPlanRequest>,
     ) -> Result<Response<Self::WatchPlanStream>, Status> {
-        watch_plan::serve(self, &request.into_inner()).map(Response::new)
+        let closing = self.closing(&request);
+        watch_plan::serve(self, request.get_ref(), closing).map(Response::new)
     }
 
     async fn get_plan(
@@ -302,6 +309,12 @@ impl FanoutService for Fanout {
 }
 
 impl Fanout {
+    /// Cancelled when a call's connection is about to be closed, or the server drains.
+    fn closing<T>(&self, request: &Request<T>) -> CancellationToken {
+        let closing = request.extensions().get::<Closing>();
+        closing.map_or_else(|| self.draining.clone(), |closing| closing.0.clone())
+    }
+
     async fn end(
         &self,
         plan_id: String,

@@ -140,9 +140,38 @@ pub(super) fn draining() -> Status {
     details.set_retry_info(Some(RETRY_AFTER));
     with(
         Code::Unavailable,
-        "the server is shutting down; reconnect and go on",
+        "the server is closing this connection; reconnect and go on",
         details,
     )
+}
+
+/// The call took longer than its caller wanted to wait.
+pub(super) fn deadline_exceeded(deadline: Duration) -> Status {
+    let message = format!("the call's deadline of {deadline:?} has passed");
+    with(
+        Code::DeadlineExceeded,
+        &message,
+        info("DEADLINE_EXCEEDED", []),
+    )
+}
+
+/// What the transport says of a call that did not get to its method, in this service's words, if it has better ones.
+pub(super) fn of_transport(status: &Status) -> Option<Status> {
+    let (code, reason) = match status.code() {
+        Code::OutOfRange | Code::ResourceExhausted => (Code::InvalidArgument, "MESSAGE_TOO_LARGE"),
+        Code::Internal => (Code::InvalidArgument, "MALFORMED_MESSAGE"),
+        Code::Unimplemented => (Code::Unimplemented, "UNKNOWN_METHOD"),
+        _ => return None,
+    };
+    let mut details = info(reason, []);
+    if code == Code::InvalidArgument {
+        details.add_bad_request_violation("message", clean(status.message()));
+    }
+    let message = match status.message() {
+        "" => "there is no such method",
+        message => message,
+    };
+    Some(with(code, message, details))
 }
 
 /// The plan that was watched is gone.

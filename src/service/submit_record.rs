@@ -10,6 +10,7 @@ use std::pin::{Pin, pin};
 use std::sync::Arc;
 
 use tokio_stream::Stream;
+use tokio_util::sync::CancellationToken;
 use tonic::{Code, Status, Streaming};
 
 use super::{Fanout, convert, status};
@@ -23,16 +24,20 @@ use crate::registry::LivePlan;
 pub(super) type Responses =
     Pin<Box<dyn Stream<Item = Result<SubmitRecordResponse, Status>> + Send>>;
 
-pub(super) fn serve(fanout: Fanout, mut requests: Streaming<SubmitRecordRequest>) -> Responses {
+pub(super) fn serve(
+    fanout: Fanout,
+    mut requests: Streaming<SubmitRecordRequest>,
+    closing: CancellationToken,
+) -> Responses {
     let open = fanout.streams.token();
     Box::pin(async_stream::stream! {
         let _open = open;
         let mut plan: Option<Arc<LivePlan>> = None;
-        let mut draining = pin!(fanout.draining.clone().cancelled_owned());
+        let mut closing = pin!(closing.cancelled_owned());
         loop {
             let request = tokio::select! {
                 biased;
-                () = &mut draining => {
+                () = &mut closing => {
                     yield Err(status::draining());
                     return;
                 }

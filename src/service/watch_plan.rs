@@ -7,6 +7,7 @@ use std::pin::{Pin, pin};
 use std::sync::Arc;
 
 use tokio_stream::Stream;
+use tokio_util::sync::CancellationToken;
 use tonic::Status;
 
 use super::{Fanout, convert, status};
@@ -22,7 +23,11 @@ const SNAPSHOT_PART: (usize, usize) = (1_000, 1 << 20);
 /// The frames of a watch.
 pub(super) type Responses = Pin<Box<dyn Stream<Item = Result<WatchPlanResponse, Status>> + Send>>;
 
-pub(super) fn serve(fanout: &Fanout, request: &WatchPlanRequest) -> Result<Responses, Status> {
+pub(super) fn serve(
+    fanout: &Fanout,
+    request: &WatchPlanRequest,
+    closing: CancellationToken,
+) -> Result<Responses, Status> {
     let plan_id = convert::required_plan_id(&request.plan_id, &fanout.config.limits)?;
     if request.include_snapshot && !request.after.is_empty() {
         let problem = "not together with after: a snapshot begins with what there is now";
@@ -43,11 +48,10 @@ pub(super) fn serve(fanout: &Fanout, request: &WatchPlanRequest) -> Result<Respo
     let payload = request.include_payload;
     let snapshot = request.include_snapshot.then(|| watch.snapshot());
     let snapshot = snapshot.transpose().map_err(|error| status::of(&error))?;
-    let draining = fanout.draining.clone();
     let open = fanout.streams.token();
     Ok(Box::pin(async_stream::stream! {
         let _open = open;
-        let mut drained = pin!(draining.clone().cancelled_owned());
+        let mut closed = pin!(closing.clone().cancelled_owned());
         if let Some((view, held)) = snapshot {
             let mut rest = &held[..];
             loop {
@@ -65,7 +69,7 @@ pub(super) fn serve(fanout: &Fanout, request: &WatchPlanRequest) -> Result<Respo
         loop {
             let next = tokio::select! {
                 biased;
-                () = &mut drained => {
+                () = &mut closed => {
                     yield Err(status::draining());
                     return;
                 }
@@ -74,7 +78,7 @@ pub(super) fn serve(fanout: &Fanout, request: &WatchPlanRequest) -> Result<Respo
             match next {
                 Ok(Next::Entries(entries)) => {
                     for entry in entries {
-                        if draining.is_cancelled() {
+                        if closing.is_cancelled() {
                             break;
                         }
                         if let Some(shown) = frame_of(&entry, watch.spec(), payload) {

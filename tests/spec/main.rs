@@ -8,6 +8,7 @@ mod cli_documents;
 mod cli_refusals;
 mod cli_server;
 mod deadlines;
+mod edge;
 mod engine;
 mod harness;
 mod journal;

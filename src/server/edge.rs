@@ -1,0 +1,172 @@
+//! The listening edge: accepts connections, bounds them, serves them, and closes them: at their age, when the server
+//! drains, and by force when the drain is over.
+//!
+//! The transport that comes with tonic does not cap connections, waits for ever for a peer that says nothing, and cannot
+//! close what outlives its grace; so the loop is here, on the same HTTP implementation.
+
+use std::convert::Infallible;
+use std::hash::{BuildHasher, RandomState};
+use std::io;
+use std::net::SocketAddr;
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::server::conn::auto;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tonic::service::Routes;
+
+use crate::config::Config;
+use crate::service::{Closing, call};
+
+/// Flow control: a peer that is not read is stopped by its stream's window long before h2 takes its many small unread
+/// frames for an attack; that guard allows half of the connection's window.
+const STREAM_WINDOW_BYTES: u32 = 64 << 10;
+const CONNECTION_WINDOW_BYTES: u32 = 16 << 20;
+const HEADER_BYTES_MAX: u32 = 16 << 10;
+/// Streams that this side had to reset on one connection before it is closed.
+const LOCAL_RESETS_MAX: usize = 1_024;
+/// What every HTTP/2 connection begins with.
+const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+/// How often to look whether the rest of a preface has come.
+const PREFACE_POLL: Duration = Duration::from_millis(20);
+/// How long to wait when no connection can be accepted, as when there are no file descriptors left.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// Serves connections.
+#[derive(Clone)]
+pub(super) struct Edge {
+    http: Arc<auto::Builder<TokioExecutor>>,
+    routes: Routes,
+    places: Arc<Semaphore>,
+    /// Cancelled when no more connections are accepted and those that are there are to end.
+    pub(super) draining: CancellationToken,
+    /// Cancelled when what is still there is cut.
+    pub(super) cut: CancellationToken,
+    /// The connections.
+    pub(super) connections: TaskTracker,
+    first_bytes: Duration,
+    age: Option<Duration>,
+}
+
+impl Edge {
+    pub(super) fn new(routes: Routes, config: &Config, draining: CancellationToken) -> Self {
+        let mut http = auto::Builder::new(TokioExecutor::new());
+        http.http2()
+            .timer(TokioTimer::new())
+            .initial_stream_window_size(STREAM_WINDOW_BYTES)
+            .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
+            .max_concurrent_streams(config.limits.streams_per_connection_max)
+            .max_local_error_reset_streams(LOCAL_RESETS_MAX)
+            .max_header_list_size(HEADER_BYTES_MAX)
+            .keep_alive_interval(config.times.keepalive_interval)
+            .keep_alive_timeout(config.times.keepalive_timeout);
+        let age = config.times.connection_age;
+        Self {
+            http: Arc::new(http.http2_only()),
+            routes: routes.prepare(),
+            places: Arc::new(Semaphore::new(config.limits.connections_max)),
+            draining,
+            cut: CancellationToken::new(),
+            connections: TaskTracker::new(),
+            first_bytes: config.times.first_bytes_timeout,
+            age: (!age.is_zero()).then_some(age),
+        }
+    }
+
+    /// Accepts connections until the server drains.
+    pub(super) async fn accept(&self, listener: TcpListener) {
+        let mut draining = pin!(self.draining.cancelled());
+        loop {
+            let accepted = tokio::select! {
+                biased;
+                () = &mut draining => return,
+                accepted = listener.accept() => accepted,
+            };
+            match accepted {
+                Ok((stream, peer)) => self.admit(stream, peer),
+                Err(error) => {
+                    tracing::warn!(%error, "failed to accept a connection");
+                    tokio::time::sleep(ACCEPT_PAUSE).await;
+                }
+            }
+        }
+    }
+
+    fn admit(&self, stream: TcpStream, peer: SocketAddr) {
+        let Ok(place) = Arc::clone(&self.places).try_acquire_owned() else {
+            // Closed at once: the peer tries again later, or elsewhere.
+            tracing::warn!(%peer, "refused a connection: connections_max are open");
+            return;
+        };
+        let edge = self.clone();
+        self.connections.spawn(async move {
+            let _place = place;
+            if let Err(error) = edge.serve(stream).await {
+                tracing::debug!(%peer, error, "a connection ended");
+            }
+        });
+    }
+
+    async fn serve(
+        &self,
+        stream: TcpStream,
+    ) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+        stream.set_nodelay(true)?;
+        tokio::select! {
+            biased;
+            () = self.draining.cancelled() => return Ok(()),
+            preface = tokio::time::timeout(self.first_bytes, preface(&stream)) => preface??,
+        }
+        // Its streams end when the connection is to end, also if only its age says so.
+        let closing = self.draining.child_token();
+        let service = service_fn(|request| {
+            let (routes, closing) = (self.routes.clone(), Closing(closing.clone()));
+            async move { Ok::<_, Infallible>(call(routes, request, closing).await) }
+        });
+        let mut connection = pin!(self.http.serve_connection(TokioIo::new(stream), service));
+        let mut age = pin!(sleep_about(self.age));
+        let mut ended = pin!(closing.cancelled());
+        let mut ending = false;
+        loop {
+            tokio::select! {
+                biased;
+                () = self.cut.cancelled() => return Ok(()),
+                () = &mut ended, if !ending => {
+                    ending = true;
+                    connection.as_mut().graceful_shutdown();
+                }
+                () = &mut age, if !ending => closing.cancel(),
+                served = connection.as_mut() => return served,
+            }
+        }
+    }
+}
+
+/// Waits until the peer has said what an HTTP/2 client says first, or something else.
+async fn preface(stream: &TcpStream) -> io::Result<()> {
+    let mut seen = [0; PREFACE.len()];
+    loop {
+        let length = stream.peek(&mut seen).await?;
+        if length == 0 || length == PREFACE.len() || !PREFACE.starts_with(&seen[..length]) {
+            return Ok(());
+        }
+        tokio::time::sleep(PREFACE_POLL).await;
+    }
+}
+
+/// Sleeps a time, give or take a tenth, so that connections made together do not end together; for ever without one.
+async fn sleep_about(time: Option<Duration>) {
+    let Some(time) = time else {
+        return std::future::pending().await;
+    };
+    // Seeded anew each time it is made.
+    let thousandths = RandomState::new().hash_one(0) % 201;
+    let share = 0.9 + f64::from(u8::try_from(thousandths).unwrap_or(100)) / 1_000.0;
+    tokio::time::sleep(time.mul_f64(share)).await;
+}

@@ -1,0 +1,98 @@
+//! What every call gets, whatever the method: its deadline is kept, and what the transport says is said as this service
+//! says it.
+
+use std::time::Duration;
+
+use tokio_util::sync::CancellationToken;
+use tonic::body::Body;
+use tonic::codegen::http::{HeaderMap, Request, Response};
+use tonic::codegen::{Body as HttpBody, Service, StdError};
+use tonic::service::Routes;
+use tonic::{Code, Status};
+
+use super::status;
+
+/// The connection of a call is about to be closed: streams end, and say so.
+#[derive(Clone, Debug)]
+pub struct Closing(pub CancellationToken);
+
+/// Longest deadline that is taken seriously: 99,999,999 hours are more than a timer holds.
+const DEADLINE_MAX: Duration = Duration::from_secs(365 * 24 * 3_600);
+
+/// Answers one call.
+pub async fn call<B>(
+    mut routes: Routes,
+    mut request: Request<B>,
+    closing: Closing,
+) -> Response<Body>
+where
+    B: HttpBody<Data = prost::bytes::Bytes> + Send + 'static,
+    B::Error: Into<StdError>,
+{
+    let deadline = deadline(request.headers());
+    request.extensions_mut().insert(closing);
+    let answer = routes.call(request.map(Body::new));
+    let answer = match deadline {
+        // A stream is ended by its client; what is awaited here is the answer, or a stream's beginning.
+        Some(deadline) => match tokio::time::timeout(deadline, answer).await {
+            Ok(answer) => answer,
+            Err(_) => return status::deadline_exceeded(deadline).into_http(),
+        },
+        None => answer.await,
+    };
+    let Ok(response) = answer;
+    in_our_words(response)
+}
+
+/// The `grpc-timeout` header, as gRPC writes it: up to eight digits and a unit.
+fn deadline(headers: &HeaderMap) -> Option<Duration> {
+    let text = headers.get("grpc-timeout")?.to_str().ok()?;
+    let unit = text.chars().next_back()?;
+    let digits = text.strip_suffix(unit)?;
+    let sound =
+        (1..=8).contains(&digits.len()) && digits.bytes().all(|digit| digit.is_ascii_digit());
+    let number: u64 = digits.parse().ok().filter(|_| sound)?;
+    let time = match unit {
+        'H' => Duration::from_secs(number.saturating_mul(3_600)),
+        'M' => Duration::from_secs(number.saturating_mul(60)),
+        'S' => Duration::from_secs(number),
+        'm' => Duration::from_millis(number),
+        'u' => Duration::from_micros(number),
+        'n' => Duration::from_nanos(number),
+        _ => return None,
+    };
+    Some(time.min(DEADLINE_MAX))
+}
+
+/// A call that never got to its method was refused without details; this adds them. A message that is too large is not
+/// worth retrying, so not OUT_OF_RANGE.
+fn in_our_words(response: Response<Body>) -> Response<Body> {
+    let Some(status) = Status::from_header_map(response.headers()) else {
+        return response;
+    };
+    if status.code() == Code::Ok || !status.details().is_empty() {
+        return response;
+    }
+    status::of_transport(&status).map_or(response, Status::into_http)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Duration, HeaderMap, deadline};
+
+    #[test]
+    fn a_timeout_header_is_read_with_its_unit_and_nonsense_is_no_deadline() {
+        let read = |text: &str| {
+            let mut headers = HeaderMap::new();
+            headers.insert("grpc-timeout", text.parse().expect("a header"));
+            deadline(&headers)
+        };
+        assert_eq!(read("250m"), Some(Duration::from_millis(250)));
+        assert_eq!(read("2S"), Some(Duration::from_secs(2)));
+        assert_eq!(read("1H"), Some(Duration::from_secs(3_600)));
+        assert_eq!(read("99999999H"), Some(super::DEADLINE_MAX));
+        for nonsense in ["", "S", "1", "1s", "123456789S", "-1S", "1.5S"] {
+            assert_eq!(read(nonsense), None, "{nonsense}");
+        }
+    }
+}
