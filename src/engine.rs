@@ -4,17 +4,18 @@
 //! Neither reads a clock: `now` comes in with the command and goes into the event. Folding the events of a plan from the
 //! first one gives its state, whatever wrote them down in between.
 
+mod command;
 mod decide;
 mod event;
+mod receipt;
 mod spec;
 mod state;
 mod task;
 
-pub use decide::{
-    Command, Decision, Disposition, Limits, Receipt, RecordKind, Refusal, Submission, Violation,
-    Warning, decide,
-};
+pub use command::{Command, Limits, RecordKind, Submission};
+pub use decide::{Decision, decide};
 pub use event::{Entry, Event, Held, QuarantineReason, Quarantined, Resolution, SignOfLife};
+pub use receipt::{Disposition, Receipt, Refusal, Violation, Warning};
 pub use spec::{Completion, SealRule, Spec, TaskSpec, Terms};
 pub use state::{Counts, End, EndReason, PlanStatus, Resolved, State};
 pub use task::{MissingCause, QuarantineByTask, TaskStanding, TaskState};

@@ -6,106 +6,19 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use super::Timestamp;
+use super::command::{Command, Limits, RecordKind, Submission};
 use super::event::{Entry, Event, Held, QuarantineReason, Quarantined, Resolution, SignOfLife};
+use super::receipt::{Disposition, Receipt, Refusal, Warning, over_quota, refused};
 use super::state::{self, End, EndReason, Resolved, State, Store, Task, Totals};
 use crate::json;
 use crate::reconcile::record::ReadRecord;
-use crate::reconcile::{Candidates, MatchedBy, Named, Sessions, Status, Verdict};
+use crate::reconcile::{Candidates, MatchedBy, Named, Sessions, Verdict};
 
 /// How many tasks an ambiguous record's receipt lists.
 const CANDIDATES_LISTED: usize = 16;
 
 /// A session that works on more tasks than this names none of them; learning more would change nothing.
 const TASKS_PER_SESSION: usize = 64;
-
-/// What a plan may not exceed.
-#[derive(Clone, Copy, Debug)]
-pub struct Limits {
-    /// Records in quarantine.
-    pub quarantined_records: u64,
-    /// STARTED and PROGRESS records, together, for each task on average.
-    pub signs_of_life_per_task: u64,
-    /// Sessions learnt, for each task on average.
-    pub sessions_per_task: u64,
-    /// Bytes of record documents in the plan's history, superseded ones included.
-    pub document_bytes: u64,
-}
-
-impl Default for Limits {
-    fn default() -> Self {
-        Self {
-            quarantined_records: 100_000,
-            signs_of_life_per_task: 64,
-            sessions_per_task: 4,
-            document_bytes: 8 << 30,
-        }
-    }
-}
-
-/// What a record reports.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum RecordKind {
-    /// The task's result.
-    Result,
-    /// The task has begun.
-    Started,
-    /// The task is under way.
-    Progress,
-}
-
-/// A record on its way in.
-#[derive(Debug)]
-pub struct Submission<'r> {
-    /// What it reports.
-    pub kind: RecordKind,
-    /// The record as read, or why it is none.
-    pub record: Result<ReadRecord<'r>, Violation>,
-}
-
-/// What is asked of a plan.
-#[derive(Debug)]
-pub enum Command<'c> {
-    /// Take these records.
-    Submit(&'c [Submission<'c>]),
-    /// Take no more records.
-    End {
-        /// Why.
-        reason: EndReason,
-        /// Somebody's words for it, or empty.
-        note: Arc<str>,
-    },
-    /// Apply a record in quarantine to a task.
-    Rematch {
-        /// Its number in quarantine.
-        id: u64,
-        /// Position of the task in the plan.
-        task: u32,
-        /// The operator's words for it, or empty.
-        note: Arc<str>,
-    },
-    /// Set a record in quarantine aside for good.
-    Discard {
-        /// Its number in quarantine.
-        id: u64,
-        /// The operator's words for it, or empty.
-        note: Arc<str>,
-    },
-    /// See whether the time has come for something.
-    Tick,
-}
-
-/// Why something is not done about a record in quarantine.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Refusal {
-    /// There is none of this number.
-    NotFound,
-    /// Something else was done about it already.
-    Resolved(Resolution),
-    /// The plan has ended.
-    PlanEnded,
-    /// It is no result.
-    NotAResult,
-}
 
 /// What follows from a command.
 #[derive(Debug, Default)]
@@ -116,78 +29,6 @@ pub struct Decision {
     pub receipts: Vec<Receipt>,
     /// Why nothing happened, if that is an error.
     pub refusal: Option<Refusal>,
-}
-
-/// What became of a record.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Disposition {
-    /// Matched and applied.
-    Accepted,
-    /// Nothing changed: the same again, or a sign of life of a task that has its result.
-    Duplicate,
-    /// Applied in place of an earlier record.
-    SupersededPrevious,
-    /// Quarantined: no key names a task.
-    Unmatched,
-    /// Quarantined: a key names several tasks.
-    Ambiguous,
-    /// Quarantined: the plan has ended, or the task keeps its first record.
-    Late,
-    /// Quarantined: its keys name different tasks, and matching is strict.
-    KeysDisagree,
-    /// Not a record.
-    Invalid,
-    /// Over a limit.
-    TooLarge,
-}
-
-/// Something about an accepted record that its sender should look at.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Warning {
-    /// A later key names another task.
-    KeysDisagree,
-    /// A typed field and the body's differ.
-    FieldInBodyIgnored,
-    /// The plan knows as many sessions as it may.
-    SessionNotLearnt,
-}
-
-/// What is wrong with a record.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Violation {
-    /// Field of the record: `body`, `task_id`.
-    pub field: &'static str,
-    /// What is wrong and what was expected.
-    pub description: String,
-    /// UPPER_SNAKE.
-    pub reason: &'static str,
-    /// The limit that was passed, 0 if none.
-    pub limit: u64,
-    /// Whether a quota of the plan was passed, not a limit of the record itself.
-    pub quota: bool,
-}
-
-/// What became of one record.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Receipt {
-    /// What became of it.
-    pub disposition: Disposition,
-    /// Its task.
-    pub task: Option<u32>,
-    /// The key that matched.
-    pub matched_by: Option<MatchedBy>,
-    /// The record that the task has now.
-    pub held: Option<Arc<Held>>,
-    /// The event that applied it, or its original; 0 if none did.
-    pub sequence: u64,
-    /// What to look at.
-    pub warnings: Vec<Warning>,
-    /// The first tasks an ambiguous key names.
-    pub candidates: Vec<u32>,
-    /// What is wrong with it.
-    pub violation: Option<Violation>,
-    /// Its number in quarantine, 0 if it is not there.
-    pub quarantine_id: u64,
 }
 
 /// Decides.
@@ -644,28 +485,6 @@ impl Sessions for Draft<'_> {
     }
 }
 
-impl Receipt {
-    fn of(disposition: Disposition) -> Self {
-        Self {
-            disposition,
-            task: None,
-            matched_by: None,
-            held: None,
-            sequence: 0,
-            warnings: Vec::new(),
-            candidates: Vec::new(),
-            violation: None,
-            quarantine_id: 0,
-        }
-    }
-
-    /// Status of the task now, if it has a record.
-    #[must_use]
-    pub fn status(&self) -> Option<Status> {
-        self.held.as_ref().map(|held| held.verdict.status)
-    }
-}
-
 /// Whether two documents say the same; layout and the spelling of numbers do not matter.
 fn same_content(one: &[u8], other: &[u8]) -> bool {
     let limits = json::Limits {
@@ -674,27 +493,4 @@ fn same_content(one: &[u8], other: &[u8]) -> bool {
     };
     let read = |document| json::parse(document, limits).ok();
     one == other || read(one).is_some_and(|one| Some(one) == read(other))
-}
-
-fn refused(violation: Violation) -> Receipt {
-    let over = violation.limit > 0;
-    let disposition = if over {
-        Disposition::TooLarge
-    } else {
-        Disposition::Invalid
-    };
-    Receipt {
-        violation: Some(violation),
-        ..Receipt::of(disposition)
-    }
-}
-
-fn over_quota(field: &'static str, what: &str, limit: u64) -> Receipt {
-    refused(Violation {
-        field,
-        description: format!("the plan already has {limit} {what}"),
-        reason: "PLAN_QUOTA_EXCEEDED",
-        limit,
-        quota: true,
-    })
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use super::Timestamp;
-use super::decide::RecordKind;
+use super::command::RecordKind;
 use super::spec::Spec;
 use super::state::EndReason;
 use crate::reconcile::{MatchedBy, Verdict};

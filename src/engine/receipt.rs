@@ -1,0 +1,136 @@
+//! What a plan answers: what became of each record, and why something is refused.
+
+use std::sync::Arc;
+
+use super::event::{Held, Resolution};
+use crate::reconcile::{MatchedBy, Status};
+
+/// What became of a record.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Disposition {
+    /// Matched and applied.
+    Accepted,
+    /// Nothing changed: the same again, or a sign of life of a task that has its result.
+    Duplicate,
+    /// Applied in place of an earlier record.
+    SupersededPrevious,
+    /// Quarantined: no key names a task.
+    Unmatched,
+    /// Quarantined: a key names several tasks.
+    Ambiguous,
+    /// Quarantined: the plan has ended, or the task keeps its first record.
+    Late,
+    /// Quarantined: its keys name different tasks, and matching is strict.
+    KeysDisagree,
+    /// Not a record.
+    Invalid,
+    /// Over a limit.
+    TooLarge,
+}
+
+/// Something about an accepted record that its sender should look at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Warning {
+    /// A later key names another task.
+    KeysDisagree,
+    /// A typed field and the body's differ.
+    FieldInBodyIgnored,
+    /// The plan knows as many sessions as it may.
+    SessionNotLearnt,
+}
+
+/// What is wrong with a record.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Violation {
+    /// Field of the record: `body`, `task_id`.
+    pub field: &'static str,
+    /// What is wrong and what was expected.
+    pub description: String,
+    /// UPPER_SNAKE.
+    pub reason: &'static str,
+    /// The limit that was passed, 0 if none.
+    pub limit: u64,
+    /// Whether a quota of the plan was passed, not a limit of the record itself.
+    pub quota: bool,
+}
+
+/// What became of one record.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Receipt {
+    /// What became of it.
+    pub disposition: Disposition,
+    /// Its task.
+    pub task: Option<u32>,
+    /// The key that matched.
+    pub matched_by: Option<MatchedBy>,
+    /// The record that the task has now.
+    pub held: Option<Arc<Held>>,
+    /// The event that applied it, or its original; 0 if none did.
+    pub sequence: u64,
+    /// What to look at.
+    pub warnings: Vec<Warning>,
+    /// The first tasks an ambiguous key names.
+    pub candidates: Vec<u32>,
+    /// What is wrong with it.
+    pub violation: Option<Violation>,
+    /// Its number in quarantine, 0 if it is not there.
+    pub quarantine_id: u64,
+}
+
+/// Why something is not done about a record in quarantine.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Refusal {
+    /// There is none of this number.
+    NotFound,
+    /// Something else was done about it already.
+    Resolved(Resolution),
+    /// The plan has ended.
+    PlanEnded,
+    /// It is no result.
+    NotAResult,
+}
+
+impl Receipt {
+    pub(super) fn of(disposition: Disposition) -> Self {
+        Self {
+            disposition,
+            task: None,
+            matched_by: None,
+            held: None,
+            sequence: 0,
+            warnings: Vec::new(),
+            candidates: Vec::new(),
+            violation: None,
+            quarantine_id: 0,
+        }
+    }
+
+    /// Status of the task now, if it has a record.
+    #[must_use]
+    pub fn status(&self) -> Option<Status> {
+        self.held.as_ref().map(|held| held.verdict.status)
+    }
+}
+
+pub(super) fn refused(violation: Violation) -> Receipt {
+    let over = violation.limit > 0;
+    let disposition = if over {
+        Disposition::TooLarge
+    } else {
+        Disposition::Invalid
+    };
+    Receipt {
+        violation: Some(violation),
+        ..Receipt::of(disposition)
+    }
+}
+
+pub(super) fn over_quota(field: &'static str, what: &str, limit: u64) -> Receipt {
+    refused(Violation {
+        field,
+        description: format!("the plan already has {limit} {what}"),
+        reason: "PLAN_QUOTA_EXCEEDED",
+        limit,
+        quota: true,
+    })
+}
