@@ -14,8 +14,19 @@ pub enum LogFormat {
 }
 
 /// Begins to log to standard error. `FANOUT_LOG` says what: `info` by default; `fanout=debug,warn` and the like.
-pub fn start(format: LogFormat) {
-    let filter = EnvFilter::try_from_env("FANOUT_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
+///
+/// # Errors
+/// `FANOUT_LOG` cannot be understood.
+pub fn start(format: LogFormat) -> Result<(), String> {
+    let wanted = std::env::var("FANOUT_LOG").unwrap_or_default();
+    let wanted = if wanted.trim().is_empty() {
+        "info"
+    } else {
+        &wanted
+    };
+    let filter = EnvFilter::builder()
+        .parse(wanted)
+        .map_err(|error| format!("FANOUT_LOG: {error}"))?;
     let logs = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr);
@@ -23,4 +34,5 @@ pub fn start(format: LogFormat) {
         LogFormat::Human => logs.with_ansi(std::io::stderr().is_terminal()).init(),
         LogFormat::Json => logs.json().with_ansi(false).init(),
     }
+    Ok(())
 }

@@ -1,5 +1,7 @@
 //! `serve` and `health`.
 
+use std::time::Duration;
+
 use clap::Args;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
@@ -34,7 +36,7 @@ pub(super) struct Health {
 }
 
 pub(super) async fn serve(command: Serve) -> Outcome {
-    telemetry::start(command.log_format);
+    telemetry::start(command.log_format).map_err(Failure::new)?;
     let config = command.config;
     let listener = TcpListener::bind(config.listen).await.map_err(|error| {
         Failure::new(format!(
@@ -72,17 +74,25 @@ pub(super) async fn serve(command: Serve) -> Outcome {
     Ok(DONE)
 }
 
+/// How long a server may take to say whether it is ready.
+const HEALTH_TIMEOUT: Duration = Duration::from_secs(5);
+
 pub(super) async fn health(command: Health) -> Outcome {
     let Health {
         server: ServerAddress { server },
         service,
     } = command;
     let mut client = HealthClient::new(channel(&server).await?);
-    let answer = client
-        .check(HealthCheckRequest {
-            service: service.clone(),
-        })
-        .await;
+    let request = HealthCheckRequest {
+        service: service.clone(),
+    };
+    let answer = tokio::time::timeout(HEALTH_TIMEOUT, client.check(request)).await;
+    let answer = answer.map_err(|_| {
+        Failure::new(format!(
+            "{server} did not answer in {} s",
+            HEALTH_TIMEOUT.as_secs()
+        ))
+    })?;
     let status = answer
         .map_err(|status| explain(&status))?
         .into_inner()

@@ -485,12 +485,13 @@ impl Sessions for Draft<'_> {
     }
 }
 
-/// Whether two documents say the same; layout and the spelling of numbers do not matter.
+/// Whether two documents say the same; layout, the order of members and the spelling of numbers do not matter.
 fn same_content(one: &[u8], other: &[u8]) -> bool {
     let limits = json::Limits {
         depth: usize::MAX,
         ..json::Limits::default()
     };
     let read = |document| json::parse(document, limits).ok();
-    one == other || read(one).is_some_and(|one| Some(one) == read(other))
+    one == other
+        || read(one).is_some_and(|one| read(other).is_some_and(|other| one.is_same(&other)))
 }

@@ -172,6 +172,23 @@ impl Value {
         Some(here)
     }
 
+    /// Whether both values say the same: as equal, but in objects the order of members does not matter.
+    #[must_use]
+    pub fn is_same(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Array(one), Self::Array(other)) => {
+                one.len() == other.len() && one.iter().zip(&**other).all(|(a, b)| a.is_same(b))
+            }
+            (Self::Object(one), Self::Object(other)) => {
+                let same = |(key, value): (&Arc<str>, &Self)| {
+                    other.get(key).is_some_and(|other| value.is_same(other))
+                };
+                one.len() == other.len() && one.iter().all(same)
+            }
+            _ => self == other,
+        }
+    }
+
     /// What kind of value this is, in words, for error messages.
     #[must_use]
     pub fn kind(&self) -> &'static str {

@@ -264,6 +264,21 @@ fn the_same_record_again_is_a_duplicate_and_another_one_supersedes() {
 }
 
 #[test]
+fn layout_order_and_the_spelling_of_numbers_make_no_other_record() {
+    let mut plan = three();
+    plan.submit_one(r#"{"id":"task-a","n":[1,{"x":1,"y":2}],"status":"failed"}"#);
+    let same =
+        plan.submit_one(r#"{ "status":"failed", "n":[1.0,{"y":2,"x":1e0}], "id":"task-a" }"#);
+    assert_eq!(same.disposition, Disposition::Duplicate);
+    let other = plan.submit_one(r#"{"id":"task-a","n":[{"x":1,"y":2},1],"status":"failed"}"#);
+    assert_eq!(
+        other.disposition,
+        Disposition::SupersededPrevious,
+        "a list has an order"
+    );
+}
+
+#[test]
 fn after_the_end_another_record_is_late_and_the_same_one_still_a_duplicate() {
     let mut plan = three();
     plan.submit_one(r#"{"id":"task-a","status":"failed"}"#);
