@@ -48,6 +48,50 @@ fn serve_announces_the_port_it_found_and_a_limit_that_was_set() {
 }
 
 #[test]
+fn every_setting_of_serve_is_in_the_operations_document() {
+    let help = Program::start(fanout().args(["serve", "--help"]))
+        .finish()
+        .stdout;
+    let document = std::fs::read_to_string(crate::harness::project("docs/operations.md")).unwrap();
+    let mut settings = 0;
+    for line in help.lines().map(str::trim) {
+        let flag = line
+            .strip_prefix("--")
+            .and_then(|flag| flag.split(' ').next());
+        let variable = line
+            .strip_prefix("[env: ")
+            .and_then(|name| name.split('=').next());
+        for name in flag
+            .map(|flag| format!("--{flag}"))
+            .into_iter()
+            .chain(variable.map(str::to_owned))
+        {
+            assert!(
+                document.contains(&format!("| `{name}` |")),
+                "{name} is not in docs/operations.md"
+            );
+            settings += 1;
+        }
+    }
+    assert!(settings >= 50, "{settings} flags and variables were found");
+}
+
+#[test]
+fn serve_refuses_a_log_filter_that_it_cannot_understand() {
+    let mut command = fanout();
+    command
+        .args(["serve", "--listen", "127.0.0.1:0"])
+        .env("FANOUT_LOG", "fanout=???");
+    let said = Program::start(&mut command).finish();
+    assert_eq!(said.code, 1);
+    assert!(
+        said.stderr.starts_with("error: FANOUT_LOG: "),
+        "{}",
+        said.stderr
+    );
+}
+
+#[test]
 fn serve_logs_one_json_object_a_line_if_asked_to() {
     let mut command = fanout();
     command
