@@ -25,6 +25,8 @@ use edge::Edge;
 
 /// The health service's name for "may be sent work": false while draining.
 pub const READINESS: &str = "readiness";
+/// Every name that health answers for; all three turn together.
+const HEALTH_NAMES: [&str; 3] = ["", SERVICE_NAME, READINESS];
 
 /// Why the server did not run.
 #[derive(Debug, thiserror::Error)]
@@ -72,7 +74,7 @@ pub async fn run(
         .accept_compressed(CompressionEncoding::Gzip);
 
     let (health, health_service) = tonic_health::server::health_reporter();
-    for name in ["", SERVICE_NAME, READINESS] {
+    for name in HEALTH_NAMES {
         health
             .set_service_status(name, ServingStatus::Serving)
             .await;
@@ -108,7 +110,7 @@ pub async fn run(
         grace_ms = drain_grace.as_millis(),
         "draining"
     );
-    for name in ["", SERVICE_NAME, READINESS] {
+    for name in HEALTH_NAMES {
         health
             .set_service_status(name, ServingStatus::NotServing)
             .await;
@@ -126,7 +128,7 @@ pub async fn run(
         streams.wait().await;
         // A health watch never ends by itself; it has been told now, and is let go.
         tokio::time::sleep(HEALTH_WATCH_LINGER).await;
-        for name in ["", SERVICE_NAME, READINESS] {
+        for name in HEALTH_NAMES {
             let mut health = health.clone();
             health.clear_service_status(name).await;
         }

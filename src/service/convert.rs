@@ -9,7 +9,7 @@ use tonic::Status;
 use super::status::{invalid, over_limit};
 use crate::config::{LABELS, Limits, PAGE_SIZE, PLAN_TIME_MAX, WHOLE_DOCUMENT_BYTES_MAX};
 use crate::coordinator::{Deadline, PlanCommand, PlanView, Source};
-use crate::engine::{self, Completion, EndReason, PlanStatus, SealRule, Timestamp};
+use crate::engine::{self, Completion, EndReason, PlanStatus, RecordKind, SealRule, Timestamp};
 use crate::json::{self, Object, Value};
 use crate::proto;
 use crate::reconcile;
@@ -389,6 +389,14 @@ pub(super) fn task_status(status: Option<reconcile::Status>) -> proto::TaskStatu
     }
 }
 
+pub(super) fn record_kind(kind: RecordKind) -> proto::RecordKind {
+    match kind {
+        RecordKind::Result => proto::RecordKind::Result,
+        RecordKind::Started => proto::RecordKind::Started,
+        RecordKind::Progress => proto::RecordKind::Progress,
+    }
+}
+
 pub(super) fn matched_by(by: Option<reconcile::MatchedBy>) -> proto::MatchedBy {
     match by {
         None => proto::MatchedBy::Unspecified,
@@ -435,20 +443,28 @@ pub(super) fn task_requests(
     limits: &Limits,
 ) -> (Vec<proto::TaskRequest>, String) {
     let tasks = view.spec.tasks.get(start..).unwrap_or_default();
+    let tasks = tasks.iter().take(page_size);
+    let fitting = fitting(tasks.clone().map(|task| task.request.len()), limits);
+    let page = tasks.take(fitting).map(|task| proto::TaskRequest {
+        task_id: task.id.to_string(),
+        group_key: task.group_key.text().into_owned(),
+        document: task.request.clone(),
+    });
+    let next = start + fitting;
+    let token = task_page_token((next < view.spec.tasks.len()).then_some(next));
+    (page.collect(), token)
+}
+
+/// How many entries of a page fit into a message, given the bytes of their documents: at least one, if there is any.
+pub(super) fn fitting(documents: impl Iterator<Item = usize>, limits: &Limits) -> usize {
     let mut left = limits.message_bytes_max / 2;
-    let mut page = Vec::new();
-    for task in tasks.iter().take(page_size) {
-        if !page.is_empty() && task.request.len() > left {
+    let mut fitting = 0;
+    for bytes in documents {
+        if fitting > 0 && bytes > left {
             break;
         }
-        left = left.saturating_sub(task.request.len());
-        page.push(proto::TaskRequest {
-            task_id: task.id.to_string(),
-            group_key: task.group_key.text().into_owned(),
-            document: task.request.clone(),
-        });
+        left = left.saturating_sub(bytes);
+        fitting += 1;
     }
-    let next = start + page.len();
-    let token = task_page_token((next < view.spec.tasks.len()).then_some(next));
-    (page, token)
+    fitting
 }

@@ -7,7 +7,7 @@ use tonic::Status;
 use super::{Fanout, convert, detached, status, submit_record};
 use crate::config::{PAGE_SIZE, REASON_BYTES_MAX};
 use crate::coordinator::{PlanView, QuarantineEntry};
-use crate::engine::{QuarantineReason, RecordKind, Resolution};
+use crate::engine::{QuarantineReason, Resolution};
 use crate::proto::{
     self, DiscardRecordRequest, DiscardRecordResponse, ListQuarantineRequest,
     ListQuarantineResponse, RematchRecordRequest, RematchRecordResponse,
@@ -25,17 +25,11 @@ pub(super) fn list(
         .coordinator
         .quarantine(plan_id, after, page_size, request.include_resolved)
         .map_err(|error| status::of(&error))?;
-    let mut more = page.more;
-    let mut left = limits.message_bytes_max / 2;
-    let mut records = Vec::with_capacity(page.records.len());
-    for entry in &page.records {
-        if !records.is_empty() && entry.record.document.len() > left {
-            more = true;
-            break;
-        }
-        left = left.saturating_sub(entry.record.document.len());
-        records.push(record(&page.view, entry));
-    }
+    let documents = page.records.iter().map(|entry| entry.record.document.len());
+    let fitting = convert::fitting(documents, limits);
+    let more = page.more || fitting < page.records.len();
+    let entries = page.records.iter().take(fitting);
+    let records: Vec<_> = entries.map(|entry| record(&page.view, entry)).collect();
     let next_page_token = match records.last() {
         Some(last) if more => format!("q.{}", last.quarantine_id),
         _ => String::new(),
@@ -138,12 +132,7 @@ fn record(view: &PlanView, entry: &QuarantineEntry) -> proto::QuarantinedRecord 
         }
         .into(),
         candidate_task_ids: quarantined.candidates.iter().map(task_id).collect(),
-        kind: match quarantined.kind {
-            RecordKind::Result => proto::RecordKind::Result,
-            RecordKind::Started => proto::RecordKind::Started,
-            RecordKind::Progress => proto::RecordKind::Progress,
-        }
-        .into(),
+        kind: convert::record_kind(quarantined.kind).into(),
         record: quarantined.document.clone(),
         quarantine_time: Some(convert::timestamp(quarantined.at)),
         sequence: quarantined.sequence,

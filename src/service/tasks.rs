@@ -58,19 +58,20 @@ pub(super) fn list(
         .coordinator
         .tasks(plan_id, start, page_size, wanted)
         .map_err(|error| status::of(&error))?;
-    let mut next = page.next;
-    let mut left = limits.message_bytes_max / 2;
-    let mut tasks: Vec<proto::Task> = Vec::with_capacity(page.tasks.len());
-    for standing in &page.tasks {
-        let task = task(&page.view, standing, request.view());
-        let bytes = task.request.len() + task.record.len();
-        if !tasks.is_empty() && bytes > left {
-            next = Some(standing.task as usize);
-            break;
-        }
-        left = left.saturating_sub(bytes);
-        tasks.push(task);
-    }
+    let standings = page.tasks.iter();
+    let mut tasks: Vec<proto::Task> = standings
+        .map(|standing| task(&page.view, standing, request.view()))
+        .collect();
+    let documents = tasks
+        .iter()
+        .map(|task| task.request.len() + task.record.len());
+    let fitting = convert::fitting(documents, limits);
+    tasks.truncate(fitting);
+    let cut_off = page
+        .tasks
+        .get(fitting)
+        .map(|standing| standing.task as usize);
+    let next = cut_off.or(page.next);
     Ok(ListTasksResponse {
         tasks,
         next_page_token: convert::task_page_token(next),

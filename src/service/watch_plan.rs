@@ -13,7 +13,7 @@ use tonic::Status;
 use super::{Fanout, convert, status};
 use crate::config::HEARTBEAT_RANGE;
 use crate::coordinator::{Next, PlanView, Standing};
-use crate::engine::{Entry, Event, Held, RecordKind, Spec};
+use crate::engine::{Entry, Event, Held, Spec};
 use crate::proto::watch_plan_response::Frame;
 use crate::proto::{self, WatchPlanRequest, WatchPlanResponse};
 
@@ -142,12 +142,7 @@ fn frame_of(entry: &Entry, spec: &Spec, payload: bool) -> Option<Frame> {
         Event::TaskProgressed(sign) => Some(Frame::Progress(proto::Progress {
             sequence: entry.sequence,
             task_id: spec.tasks[sign.task as usize].id.to_string(),
-            kind: match sign.kind {
-                RecordKind::Result => proto::RecordKind::Result,
-                RecordKind::Started => proto::RecordKind::Started,
-                RecordKind::Progress => proto::RecordKind::Progress,
-            }
-            .into(),
+            kind: convert::record_kind(sign.kind).into(),
             sandbox_session_id: sign.session.to_string(),
             body: if payload {
                 sign.document.clone()
