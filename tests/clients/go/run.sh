@@ -11,29 +11,14 @@ set -euo pipefail
 buf_version=1.75.0
 go_minor=26
 
-if (($# == 0)); then
-    echo "usage: $0 PATH_TO_FANOUT_BINARY [GO_TEST_ARGUMENT...]" >&2
-    exit 2
-fi
-FANOUT_BINARY=$(realpath "$1")
-export FANOUT_BINARY
+client=go
+source "$(dirname "${BASH_SOURCE[0]}")/../begin.sh"
 shift
-if [[ ! -x $FANOUT_BINARY ]]; then
-    echo "$FANOUT_BINARY is not a program" >&2
-    exit 2
-fi
 
 cd "$(dirname "${BASH_SOURCE[0]}")"
 example=../../../examples/go-executor
-tools=${FANOUT_TOOLS:-${XDG_CACHE_HOME:-$HOME/.cache}/fanout-tools}
 mkdir -p "$tools"
 tools=$(realpath "$tools")
-
-skip() {
-    echo "SKIPPED go client: $1" >&2
-    if [[ ${CI:-} == true ]]; then exit 1; fi
-    exit 0
-}
 
 command -v go >/dev/null || skip "there is no go"
 # The go that is here, never one that it would fetch.

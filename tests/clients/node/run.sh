@@ -8,28 +8,13 @@
 # tests are skipped, loudly; with CI=true that is a failure.
 set -euo pipefail
 
-if (($# == 0)); then
-    echo "usage: $0 PATH_TO_FANOUT_BINARY [NODE_TEST_OPTION...]" >&2
-    exit 2
-fi
-FANOUT_BINARY=$(realpath "$1")
-export FANOUT_BINARY
+client=node
+source "$(dirname "${BASH_SOURCE[0]}")/../begin.sh"
 shift
-if [[ ! -x $FANOUT_BINARY ]]; then
-    echo "$FANOUT_BINARY is not a program" >&2
-    exit 2
-fi
 
 cd "$(dirname "${BASH_SOURCE[0]}")/../../.."
 example=examples/node-executor
 tests=tests/clients/node
-tools=${FANOUT_TOOLS:-${XDG_CACHE_HOME:-$HOME/.cache}/fanout-tools}
-
-skip() {
-    echo "SKIPPED node client: $1" >&2
-    if [[ ${CI:-} == true ]]; then exit 1; fi
-    exit 0
-}
 
 node -e 'process.exit(parseInt(process.versions.node) < 20 ? 1 : 0)' 2>/dev/null || skip "there is no node from 20 on"
 command -v npm >/dev/null || skip "there is no npm"

@@ -7,27 +7,12 @@
 # yet. Where it cannot be had the tests are skipped, loudly; with CI=true that is a failure.
 set -euo pipefail
 
-if (($# == 0)); then
-    echo "usage: $0 PATH_TO_FANOUT_BINARY [UNITTEST_ARGUMENT...]" >&2
-    exit 2
-fi
-FANOUT_BINARY=$(realpath "$1")
-export FANOUT_BINARY
+client=python
+source "$(dirname "${BASH_SOURCE[0]}")/../begin.sh"
 shift
-if [[ ! -x $FANOUT_BINARY ]]; then
-    echo "$FANOUT_BINARY is not a program" >&2
-    exit 2
-fi
 
 cd "$(dirname "${BASH_SOURCE[0]}")"
 example=../../../examples/python-executor
-tools=${FANOUT_TOOLS:-${XDG_CACHE_HOME:-$HOME/.cache}/fanout-tools}
-
-skip() {
-    echo "SKIPPED python client: $1" >&2
-    if [[ ${CI:-} == true ]]; then exit 1; fi
-    exit 0
-}
 
 python3 -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || skip "there is no python3 from 3.11 on"
 # The interpreter is part of the name: an environment does not outlive it.
