@@ -211,7 +211,13 @@ pub(super) async fn delete(Delete { target }: Delete) -> Outcome {
         .delete_plan(request)
         .await
         .map_err(|status| explain(&status))?;
-    show(answer.into_inner().plan, target.json)
+    match answer.into_inner().plan {
+        Some(plan) => show(Some(plan), target.json),
+        None => {
+            eprintln!("deleted; an internal error had made the plan unusable");
+            Ok(DONE)
+        }
+    }
 }
 
 fn show(plan: Option<Plan>, json: bool) -> Outcome {
