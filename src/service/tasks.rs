@@ -192,9 +192,14 @@ fn reasons(view: &PlanView, standing: &TaskStanding) -> Vec<TaskReason> {
             );
         }
     }
-    for id in &standing.quarantined {
-        let description = format!("record {id} in quarantine may be its own");
-        say(TaskReasonCode::RecordQuarantined, description, 0, *id);
+    for record in &standing.quarantined {
+        let description = format!("record {} in quarantine may be its own", record.id);
+        say(
+            TaskReasonCode::RecordQuarantined,
+            description,
+            record.sequence,
+            record.id,
+        );
     }
     if standing.held.is_none() {
         match &standing.sign_of_life {
