@@ -29,6 +29,8 @@ use crate::service::{Closing, call, in_a_browsers_words};
 /// frames for an attack; that guard allows half of the connection's window.
 const STREAM_WINDOW_BYTES: u32 = 64 << 10;
 const CONNECTION_WINDOW_BYTES: u32 = 16 << 20;
+/// Most bytes that are made for one stream ahead of what its peer takes: what a watcher that does not read costs.
+const SEND_BUFFER_BYTES: usize = 64 << 10;
 const HEADER_BYTES_MAX: u32 = 16 << 10;
 /// Most bytes that are kept of an HTTP/1.1 connection, its headers among them.
 const HTTP1_BUFFER_BYTES: usize = 64 << 10;
@@ -66,6 +68,7 @@ impl Edge {
             .timer(TokioTimer::new())
             .initial_stream_window_size(STREAM_WINDOW_BYTES)
             .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
+            .max_send_buf_size(SEND_BUFFER_BYTES)
             .max_concurrent_streams(config.limits.streams_per_connection_max)
             .max_local_error_reset_streams(LOCAL_RESETS_MAX)
             .max_header_list_size(HEADER_BYTES_MAX)
