@@ -101,10 +101,14 @@ async fn with_coordinator(
         display.clone(),
     );
     // A deadline, too many failures, enough successes, or somebody else: what is still to be done is then in vain.
+    let nothing_to_do = tasks.is_empty();
     let ending = tokio::spawn({
         let (mut client, plan_id) = (client.clone(), plan_id.clone());
         let (end, display) = (interrupt.end.clone(), display.clone());
         async move {
+            if nothing_to_do {
+                return Ok(());
+            }
             let reason = registered::end(&mut client, &plan_id).await?;
             if !matches!(reason, EndReason::AllRecorded) {
                 display.say(&format!(

@@ -1,5 +1,7 @@
 //! `GetTask`, `ListTasks`, `ExplainTask`: tasks as they stand, and why.
 
+use std::collections::BTreeSet;
+
 use tonic::Status;
 
 use super::{Fanout, convert, status};
@@ -27,21 +29,14 @@ pub(super) fn list(
     let plan_id = convert::required_plan_id(&request.plan_id, limits)?;
     let page_size = convert::page_size(request.page_size, PAGE_SIZE.0)?;
     let start = convert::task_page_start(&request.page_token)?;
+    // As sets: a request may repeat a value a million times, and each task is asked for it.
+    let states: BTreeSet<i32> = request.states.iter().copied().collect();
+    let statuses: BTreeSet<i32> = request.statuses.iter().copied().collect();
+    let unknown_state = |state: &i32| proto::TaskState::try_from(*state).is_err();
+    let unknown_status = |status: &i32| proto::TaskStatus::try_from(*status).is_err();
     for (field, unknown) in [
-        (
-            "states",
-            request
-                .states
-                .iter()
-                .any(|state| proto::TaskState::try_from(*state).is_err()),
-        ),
-        (
-            "statuses",
-            request
-                .statuses
-                .iter()
-                .any(|status| proto::TaskStatus::try_from(*status).is_err()),
-        ),
+        ("states", states.iter().any(unknown_state)),
+        ("statuses", statuses.iter().any(unknown_status)),
     ] {
         if unknown {
             let problem = "holds a value that this server does not know";
@@ -51,8 +46,8 @@ pub(super) fn list(
     let wanted = |standing: TaskState, record: Option<RecordStatus>| {
         let standing = i32::from(state(standing));
         let record = i32::from(convert::task_status(record));
-        (request.states.is_empty() || request.states.contains(&standing))
-            && (request.statuses.is_empty() || request.statuses.contains(&record))
+        (states.is_empty() || states.contains(&standing))
+            && (statuses.is_empty() || statuses.contains(&record))
     };
     let page = fanout
         .coordinator
