@@ -140,8 +140,7 @@ pub(super) async fn reconcile_files(command: ReconcileFiles) -> Outcome {
         (Some(plan_id), ..) => {
             let mut client = connect(&command.server.server).await?;
             registered::wait(&mut client, plan_id, command.wait, command.seal).await?;
-            let (.., result) = registered::result(&mut client, plan_id).await?;
-            result
+            registered::result(&mut client, plan_id).await?.document
         }
         (None, Some(config), Some(records)) => {
             let items = command.items.as_deref().map(read_list).transpose()?;

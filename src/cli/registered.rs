@@ -246,8 +246,8 @@ pub(super) async fn wait(
     answer.map(drop).map_err(|status| explain(&status))
 }
 
-/// Waits for a plan's end for as long as it takes, and answers why it has ended.
-pub(super) async fn end(client: &mut Client, plan_id: &str) -> Result<EndReason, Failure> {
+/// Waits for a plan's end for as long as it takes.
+pub(super) async fn end(client: &mut Client, plan_id: &str) -> Result<(), Failure> {
     loop {
         let request = ReconcileRequest {
             plan_id: plan_id.to_owned(),
@@ -255,20 +255,26 @@ pub(super) async fn end(client: &mut Client, plan_id: &str) -> Result<EndReason,
             wait: Some(LONG_POLL),
             ..Default::default()
         };
-        match client.reconcile(request).await.map(Response::into_inner) {
-            Ok(answer) if answer.status() == PlanStatus::Incomplete => {}
-            Ok(answer) => return Ok(answer.end_reason()),
+        match client.reconcile(request).await {
+            Ok(answer) if answer.get_ref().status() == PlanStatus::Incomplete => {}
+            Ok(_) => return Ok(()),
             Err(status) if is_passing(&status) => tokio::time::sleep(RETRY_AFTER).await,
             Err(status) => return Err(explain(&status)),
         }
     }
 }
 
+/// A plan's result as it is now.
+pub(super) struct FetchedResult {
+    pub(super) status: PlanStatus,
+    /// Why the plan has ended, if it has.
+    pub(super) end_reason: EndReason,
+    pub(super) counts: Counts,
+    pub(super) document: Value,
+}
+
 /// Fetches the result page by page, and puts the pages together.
-pub(super) async fn result(
-    client: &mut Client,
-    plan_id: &str,
-) -> Result<(PlanStatus, Counts, Value), Failure> {
+pub(super) async fn result(client: &mut Client, plan_id: &str) -> Result<FetchedResult, Failure> {
     const LISTS: [&str; 2] = ["records", "outcomes"];
     let mut whole: Option<Object> = None;
     let mut lists: [Vec<Value>; 2] = Default::default();
@@ -311,7 +317,12 @@ pub(super) async fn result(
                 .unwrap_or_default();
             counts.set("failed_task_ids", Value::array(failed_task_ids));
             whole.set("reconciliation", Value::from(counts));
-            return Ok((page.status(), page.counts.unwrap_or_default(), whole.into()));
+            return Ok(FetchedResult {
+                status: page.status(),
+                end_reason: page.end_reason(),
+                counts: page.counts.unwrap_or_default(),
+                document: whole.into(),
+            });
         }
         page_token = page.next_page_token;
     }

@@ -19,7 +19,7 @@ use super::executor::{Executor, Interrupt, Ran, refused_record};
 use super::files::write_document;
 use super::print::{self, printable};
 use super::record_stream::{self, Answered, Answers, Batches};
-use super::registered::{self, Ending, PlanInput};
+use super::registered::{self, Ending, FetchedResult, PlanInput};
 use super::{DONE, FAILED, Failure, INTERRUPTED, NOT_COMPLETED, Outcome};
 use crate::config::{Config, duration};
 use crate::json::{self, Object, Value};
@@ -101,25 +101,16 @@ async fn with_coordinator(
         display.clone(),
     );
     // A deadline, too many failures, enough successes, or somebody else: what is still to be done is then in vain.
-    let nothing_to_do = tasks.is_empty();
     let ending = tokio::spawn({
         let (mut client, plan_id) = (client.clone(), plan_id.clone());
-        let (end, display) = (interrupt.end.clone(), display.clone());
+        let end = interrupt.end.clone();
         async move {
-            if nothing_to_do {
-                return Ok(());
-            }
-            let reason = registered::end(&mut client, &plan_id).await?;
-            if !matches!(reason, EndReason::AllRecorded) {
-                display.say(&format!(
-                    "the plan has ended: {}",
-                    print::end_reason(reason)
-                ));
-                end.cancel();
-            }
+            registered::end(&mut client, &plan_id).await?;
+            end.cancel();
             Ok::<(), Failure>(())
         }
     });
+    let something_to_do = !tasks.is_empty();
     let ran = session.run(tasks, concurrency).await;
     ending.abort();
     display.finish();
@@ -131,6 +122,7 @@ async fn with_coordinator(
         0 => None,
         tasks => Some(format!("the records of {tasks} tasks were refused")),
     };
+    let sealed_here = sealed_because.is_some();
     if let Some(reason) = sealed_because {
         let request = SealPlanRequest {
             plan_id: plan_id.clone(),
@@ -142,7 +134,15 @@ async fn with_coordinator(
             .await
             .map_err(|status| explain(&status))?;
     }
-    let (status, counts, document) = registered::result(&mut client, &plan_id).await?;
+    let FetchedResult {
+        status,
+        end_reason,
+        counts,
+        document,
+    } = registered::result(&mut client, &plan_id).await?;
+    if something_to_do && !sealed_here && end_reason != EndReason::AllRecorded {
+        eprintln!("the plan has ended: {}", print::end_reason(end_reason));
+    }
     write_document(command.output.as_deref(), &document).or_else(|failure| {
         // The work was done; it is not thrown away with a path that was wrong.
         write_document(None, &document)?;
@@ -274,7 +274,7 @@ async fn plan(
             printable(&plan.plan_id),
             tasks.len()
         );
-        let (.., document) = registered::result(client, &plan.plan_id).await?;
+        let document = registered::result(client, &plan.plan_id).await?.document;
         let records = document
             .get("records")
             .and_then(Value::as_array)
@@ -434,6 +434,9 @@ impl Session {
     /// Shows what became of each record. One that the coordinator refuses is replaced by one that says so, so that its
     /// task is not left without any.
     fn take_receipts(&mut self, answered: &Answered) {
+        if answered.response.status() != PlanStatus::Incomplete {
+            self.executor.interrupt.end.cancel();
+        }
         for (record, receipt) in answered.records.iter().zip(&answered.response.receipts) {
             self.unanswered = self.unanswered.saturating_sub(1);
             self.display.receipt(&record.task_id, receipt);
