@@ -246,7 +246,7 @@ pub struct Config {
     )]
     pub listen: SocketAddr,
     /// Web pages that may use the server from a browser (gRPC-Web): loopback (pages from the browser's own machine),
-    /// none, any, or origins such as https://console.example.org, separated by commas.
+    /// none, any, or origins (scheme://host:port, the port unless it is the scheme's own), separated by commas.
     #[arg(
         long,
         env = "FANOUT_WEB_ORIGINS",
