@@ -1,5 +1,7 @@
 //! `GetTask`, `ListTasks`, `ExplainTask`: tasks as they stand, and why.
 
+use std::collections::BTreeSet;
+
 use tonic::Status;
 
 use super::{Fanout, convert, status};
@@ -48,11 +50,14 @@ pub(super) fn list(
             return Err(status::invalid(field, problem, "UNKNOWN_ENUM_VALUE"));
         }
     }
+    // Each once, since every task is compared with them.
+    let states: BTreeSet<i32> = request.states.iter().copied().collect();
+    let statuses: BTreeSet<i32> = request.statuses.iter().copied().collect();
     let wanted = |standing: TaskState, record: Option<RecordStatus>| {
         let standing = i32::from(state(standing));
         let record = i32::from(convert::task_status(record));
-        (request.states.is_empty() || request.states.contains(&standing))
-            && (request.statuses.is_empty() || request.statuses.contains(&record))
+        (states.is_empty() || states.contains(&standing))
+            && (statuses.is_empty() || statuses.contains(&record))
     };
     let page = fanout
         .coordinator
