@@ -341,11 +341,17 @@ impl Coordinator {
         let _turn = plan.turn().await;
         let deleted = view(&plan)?;
         if !request_id.is_empty() {
-            let answer = Some(Arc::new(deleted.clone()));
+            // The answer is kept for a day; the plan must not be.
+            let kept = PlanView {
+                spec: Arc::new(deleted.spec.without_tasks()?),
+                standing: deleted.standing.clone(),
+            };
+            let answer = Some(Arc::new(kept));
             request_ids.claim(request_id, fingerprint, plan_id, answer, self.clock.now())?;
         }
         self.journal.delete(plan_id).wait().await?;
         self.registry.remove(plan_id);
+        self.timers.forget(&deleted);
         tracing::info!(plan.id = plan_id, "plan deleted");
         Ok(deleted)
     }
