@@ -11,6 +11,7 @@ mod deadlines;
 mod edge;
 mod engine;
 mod harness;
+mod hostile;
 mod journal;
 mod json;
 mod planning;
