@@ -1,4 +1,4 @@
-//! Compiles the public contract in `proto` with a pure-Rust compiler, so that a build needs no `protoc`.
+//! Compiles the public contract in `proto`, and gRPC's own in `third_party`, with a pure-Rust compiler, so that a build needs no `protoc`.
 
 use std::{env, error::Error, fs, path::PathBuf};
 
@@ -6,6 +6,7 @@ use prost::Message as _;
 
 fn main() -> Result<(), Box<dyn Error>> {
     println!("cargo:rerun-if-changed=proto");
+    println!("cargo:rerun-if-changed=third_party");
     let files = protox::compile(
         [
             "fanout/v1/plan.proto",
@@ -13,11 +14,12 @@ fn main() -> Result<(), Box<dyn Error>> {
             "fanout/v1/record.proto",
             "fanout/v1/task.proto",
             "fanout/v1/fanout_service.proto",
+            "grpc/health/v1/health.proto",
         ],
-        ["proto"],
+        ["proto", "third_party"],
     )?;
     let out = PathBuf::from(env::var("OUT_DIR")?);
-    fs::write(out.join("fanout.v1.bin"), files.encode_to_vec())?;
+    fs::write(out.join("descriptors.bin"), files.encode_to_vec())?;
     tonic_prost_build::configure()
         .bytes(".")
         .compile_fds(files)?;

@@ -68,15 +68,14 @@ check(listen.endswith(f":{port['containerPort']}"), "FANOUT_LISTEN: another port
 check(pod["enableServiceLinks"] is False, "service links could be taken for settings")
 
 # Probes ask for names that the server knows.
-server = (root / "src/server.rs").read_text()
-readiness = re.search(r'const READINESS: &str = "([^"]+)"', server).group(1)
-names = {"", readiness}
+health = (root / "src/service/health.rs").read_text()
+readiness = re.search(r'const READINESS: &str = "([^"]+)"', health).group(1)
+liveness = re.search(r'const LIVENESS: &str = "([^"]+)"', health).group(1)
 for name in ("startupProbe", "readinessProbe", "livenessProbe"):
     probe = container[name]
     check(probe["grpc"]["port"] == port["containerPort"], f"{name}: another port than the pod's")
-    check(probe["grpc"].get("service", "") in names, f"{name}: the server has no such health service")
-check(container["readinessProbe"]["grpc"].get("service") == readiness, "readinessProbe: does not ask for readiness")
-check(container["livenessProbe"]["grpc"].get("service", "") == "", "livenessProbe: asks for more than life")
+    wanted = liveness if name == "livenessProbe" else readiness
+    check(probe["grpc"].get("service") == wanted, f"{name}: does not ask for {wanted}")
 
 # Settings that exist.
 settings = set(re.findall(r'env = "(FANOUT_[A-Z_]+)"', "".join(

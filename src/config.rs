@@ -1,6 +1,8 @@
 //! Settings of the server: every limit and every wait, with unit, default and where it can be set.
 
 use std::net::SocketAddr;
+use std::str::FromStr;
+use std::sync::Arc;
 use std::time::Duration;
 
 /// Limits of the service. Each is a flag of `fanout serve` and an environment variable.
@@ -165,8 +167,75 @@ pub const LABELS: (usize, usize) = (64, 256);
 /// Longest reason given with SealPlan or CancelPlan, in bytes.
 pub const REASON_BYTES_MAX: usize = 1_024;
 
+/// Which web pages may use the server from a browser, with gRPC-Web. Programs that are no browser are not meant: they
+/// do not say where they come from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum WebOrigins {
+    /// Pages that come from the browser's own machine: `http://localhost`, `http://127.0.0.1`, `http://[::1]`, with
+    /// https and any port, too.
+    Loopback,
+    /// No page.
+    None,
+    /// Every page.
+    Any,
+    /// These, as browsers write them: `https://console.example.org`, with the port where it is not the scheme's own.
+    These(Arc<[String]>),
+}
+
+impl WebOrigins {
+    /// Whether a page of this origin may.
+    #[must_use]
+    pub fn admit(&self, origin: &[u8]) -> bool {
+        match self {
+            Self::Any => true,
+            Self::None => false,
+            Self::Loopback => std::str::from_utf8(origin).is_ok_and(is_loopback),
+            Self::These(origins) => origins.iter().any(|admitted| admitted.as_bytes() == origin),
+        }
+    }
+}
+
+fn is_loopback(origin: &str) -> bool {
+    let host = origin
+        .strip_prefix("http://")
+        .or_else(|| origin.strip_prefix("https://"));
+    let port_less = host.map(|host| match host.rsplit_once(':') {
+        Some((host, port)) if port.bytes().all(|digit| digit.is_ascii_digit()) => host,
+        _ => host,
+    });
+    matches!(port_less, Some("localhost" | "127.0.0.1" | "[::1]"))
+}
+
+impl FromStr for WebOrigins {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "loopback" => return Ok(Self::Loopback),
+            "none" => return Ok(Self::None),
+            "any" => return Ok(Self::Any),
+            _ => {}
+        }
+        let origins = text.split(',').map(|origin| {
+            let host = origin.split_once("://").map_or("", |(_, host)| host);
+            let sound = !host.is_empty()
+                && !host.contains('/')
+                && origin.bytes().all(|byte| byte.is_ascii_graphic());
+            sound.then(|| origin.to_ascii_lowercase()).ok_or_else(|| {
+                format!(
+                    "{origin:?} is no origin; expected loopback, none, any, or origins such as \
+                     https://console.example.org, separated by commas"
+                )
+            })
+        });
+        origins
+            .collect::<Result<_, _>>()
+            .map(|origins: Vec<_>| Self::These(origins.into()))
+    }
+}
+
 /// Settings of the server.
-#[derive(Clone, Copy, Debug, clap::Args)]
+#[derive(Clone, Debug, clap::Args)]
 pub struct Config {
     /// Address to listen on. The default is reached from this machine only: there is no authentication yet.
     #[arg(
@@ -176,6 +245,15 @@ pub struct Config {
         value_name = "ADDRESS:PORT"
     )]
     pub listen: SocketAddr,
+    /// Web pages that may use the server from a browser (gRPC-Web): loopback (pages from the browser's own machine),
+    /// none, any, or origins such as https://console.example.org, separated by commas.
+    #[arg(
+        long,
+        env = "FANOUT_WEB_ORIGINS",
+        default_value = "loopback",
+        value_name = "ORIGINS"
+    )]
+    pub web_origins: WebOrigins,
     /// What may not be exceeded.
     #[command(flatten)]
     pub limits: Limits,
@@ -222,8 +300,57 @@ pub fn duration(text: &str) -> Result<Duration, String> {
 
 #[cfg(test)]
 mod tests {
-    use super::duration;
+    use super::{WebOrigins, duration};
     use std::time::Duration;
+
+    #[test]
+    fn a_page_may_use_the_server_only_if_its_origin_is_named() {
+        let admits = |origins: &str, origin: &str| {
+            let origins: WebOrigins = origins.parse().expect("origins");
+            origins.admit(origin.as_bytes())
+        };
+        for origin in [
+            "http://localhost",
+            "http://localhost:8080",
+            "https://127.0.0.1:1",
+            "http://[::1]:80",
+            "http://[::1]",
+        ] {
+            assert!(admits("loopback", origin), "{origin}");
+            assert!(!admits("none", origin), "{origin}");
+        }
+        for origin in [
+            "null",
+            "http://evil.example",
+            "http://localhost.evil.example",
+            "http://evil.example:80",
+            "http://localhost:80@evil.example",
+            "http://localhost:x",
+            "ftp://localhost",
+            "",
+        ] {
+            assert!(!admits("loopback", origin), "{origin}");
+            assert!(admits("any", origin), "{origin}");
+        }
+        let two = "https://a.example,https://B.example:8443";
+        assert!(admits(two, "https://a.example"));
+        assert!(admits(two, "https://b.example:8443"));
+        assert!(!admits(two, "https://b.example"));
+        assert!(!admits(two, "http://a.example"));
+    }
+
+    #[test]
+    fn what_is_no_origin_is_refused() {
+        for text in [
+            "",
+            "a.example",
+            "https://",
+            "https://a.example/",
+            "https://a.example, https://b.example",
+        ] {
+            assert!(text.parse::<WebOrigins>().is_err(), "{text}");
+        }
+    }
 
     #[test]
     fn durations_are_read_with_their_unit_and_refused_without_a_number() {

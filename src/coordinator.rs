@@ -325,22 +325,27 @@ impl Coordinator {
         view(&plan)
     }
 
-    /// Forgets a plan and answers how it stood. Repeated with its request id, it answers the same.
+    /// Forgets a plan and answers how it stood, if that is known: not of one that an internal error made unusable.
+    /// Repeated with its request id, it answers the same.
     ///
     /// # Errors
     /// There is no such plan, or the request id was used for something else.
-    pub async fn delete(&self, plan_id: &str, request_id: &str) -> Result<PlanView, Error> {
+    pub async fn delete(
+        &self,
+        plan_id: &str,
+        request_id: &str,
+    ) -> Result<Option<Arc<PlanView>>, Error> {
         let fingerprint = request_ids::fingerprint("delete", plan_id);
         let mut request_ids = self.request_ids.lock().await;
         if let Some(known) = request_ids.known(request_id, fingerprint, self.clock.now())?
             && let Some(deleted) = &known.deleted
         {
-            return Ok(PlanView::clone(deleted));
+            return Ok(Some(Arc::clone(deleted)));
         }
         let plan = self.plan(plan_id)?;
         let _turn = plan.turn().await;
-        let deleted = view(&plan)?;
-        if !request_id.is_empty() {
+        let deleted = view(&plan).ok().map(Arc::new);
+        if let Some(deleted) = deleted.as_ref().filter(|_| !request_id.is_empty()) {
             // The answer is kept for a day; the plan must not be.
             let kept = PlanView {
                 spec: Arc::new(deleted.spec.without_tasks()?),
@@ -351,15 +356,17 @@ impl Coordinator {
         }
         self.journal.delete(plan_id).wait().await?;
         self.registry.remove(plan_id);
-        self.timers.forget(&deleted);
+        if let Some(deleted) = &deleted {
+            self.timers.forget(deleted);
+        }
         tracing::info!(plan.id = plan_id, "plan deleted");
         Ok(deleted)
     }
 
-    /// Waits until the plan has ended or is gone, at most so long.
+    /// Waits until the plan has ended, is gone or unusable, at most so long.
     pub async fn wait_for_end(&self, plan: &LivePlan, at_most: Duration) {
         let mut head = plan.follow();
-        let ended = head.wait_for(|head| head.ended || head.removed);
+        let ended = head.wait_for(|head| head.ended || head.removed || plan.is_poisoned());
         // Out of time is an answer, too: the caller looks at the plan either way.
         let _ = tokio::time::timeout(at_most, ended).await;
     }
@@ -387,6 +394,7 @@ impl Coordinator {
             return refused.map_or(Ok((decision.receipts, before)), Err);
         }
         let entries: Vec<Arc<Entry>> = decision.entries.into_iter().map(Arc::new).collect();
+        let changing = plan.changing();
         let standing = match plan.journal().append(before.sequence, &entries) {
             Answer::Ready(appended) => {
                 appended?;
@@ -396,7 +404,7 @@ impl Coordinator {
             Answer::Pending(appended) => {
                 let finisher = Arc::clone(plan);
                 let finished = tokio::spawn(async move {
-                    let _turn = turn;
+                    let _held = (changing, turn);
                     appended.await?;
                     finisher
                         .apply(entries, Standing::of)

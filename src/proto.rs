@@ -1,8 +1,13 @@
-//! The public contract, generated from `proto/fanout/v1`; its documentation is there.
+//! The public contract, generated from `proto/fanout/v1`, and gRPC's health checking; their documentation is there.
 
 #![allow(missing_docs, clippy::all)]
 
 tonic::include_proto!("fanout.v1");
 
+/// gRPC's health checking protocol.
+pub mod health {
+    tonic::include_proto!("grpc.health.v1");
+}
+
 /// The compiled descriptors, for reflection.
-pub const FILE_DESCRIPTOR_SET: &[u8] = tonic::include_file_descriptor_set!("fanout.v1");
+pub const FILE_DESCRIPTOR_SET: &[u8] = tonic::include_file_descriptor_set!("descriptors");

@@ -112,6 +112,7 @@ pub struct LivePlan {
     journal: Arc<dyn History>,
     turn: Arc<Turn>,
     live: RwLock<Live>,
+    poisoned: AtomicBool,
     head: watch::Sender<Head>,
     watchers: AtomicUsize,
 }
@@ -147,6 +148,7 @@ impl LivePlan {
                 state,
                 history: vec![created],
             }),
+            poisoned: AtomicBool::new(false),
             head: watch::Sender::new(head),
             watchers: AtomicUsize::new(0),
         }
@@ -180,11 +182,27 @@ impl LivePlan {
     /// # Errors
     /// An earlier change panicked.
     pub fn read(&self) -> Result<RwLockReadGuard<'_, Live>, Poisoned> {
-        self.live.read().map_err(|_| Poisoned)
+        let live = self.live.read().map_err(|_| Poisoned)?;
+        if self.is_poisoned() {
+            return Err(Poisoned);
+        }
+        Ok(live)
+    }
+
+    /// Whether a change panicked.
+    #[must_use]
+    pub fn is_poisoned(&self) -> bool {
+        self.poisoned.load(Ordering::Relaxed)
+    }
+
+    /// To be held from before a change is journaled until it is applied.
+    #[must_use]
+    pub fn changing(self: &Arc<Self>) -> Changing {
+        Changing(Arc::clone(self))
     }
 
     /// Applies what was decided and journaled, wakes the watchers, and answers what `read` reads of the new state. The
-    /// caller holds the [turn](Self::turn).
+    /// caller holds the [turn](Self::turn), and the change's [guard](Self::changing).
     ///
     /// # Errors
     /// An earlier change panicked.
@@ -269,6 +287,19 @@ impl Drop for TurnHeld {
     fn drop(&mut self) {
         self.0.taken.store(false, Ordering::Release);
         self.0.given_back.notify_one();
+    }
+}
+
+/// A change of a plan under way. If it panics, nobody knows how much of it happened: the plan is poisoned, and whoever
+/// waits for it is woken to learn that.
+pub struct Changing(Arc<LivePlan>);
+
+impl Drop for Changing {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.0.poisoned.store(true, Ordering::Relaxed);
+            self.0.head.send_modify(|_| {});
+        }
     }
 }
 

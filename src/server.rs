@@ -1,32 +1,26 @@
-//! The composition: journal, coordinator, service, health and reflection on one listener, and how they end.
+//! The composition: journal, coordinator, service, health, reflection and gRPC-Web on one listener, and how they end.
 
 mod edge;
 
 use std::future::Future;
 use std::pin::pin;
 use std::sync::Arc;
-use std::time::Duration;
 
 use tokio::net::TcpListener;
-use tokio_util::sync::CancellationToken;
-use tokio_util::task::TaskTracker;
+use tokio::sync::watch;
 use tonic::codec::CompressionEncoding;
 use tonic::service::Routes;
-use tonic_health::ServingStatus;
 
 use crate::config::{Config, REQUEST_ID_LIFE, Times};
 use crate::coordinator::{Clock, Coordinator, Limits};
-use crate::journal;
+use crate::journal::{self, Journal};
 use crate::proto::FILE_DESCRIPTOR_SET;
-use crate::proto::fanout_service_server::{FanoutServiceServer, SERVICE_NAME};
-use crate::service::Fanout;
+use crate::proto::fanout_service_server::FanoutServiceServer;
+use crate::proto::health::health_server::HealthServer;
+pub use crate::service::READINESS;
+use crate::service::{Fanout, HealthOf};
 use crate::{engine, plan};
 use edge::Edge;
-
-/// The health service's name for "may be sent work": false while draining.
-pub const READINESS: &str = "readiness";
-/// Every name that health answers for; all three turn together.
-const HEALTH_NAMES: [&str; 3] = ["", SERVICE_NAME, READINESS];
 
 /// Why the server did not run.
 #[derive(Debug, thiserror::Error)]
@@ -45,51 +39,49 @@ pub enum Ended {
     Cut,
 }
 
-/// Serves until `shutdown` resolves, then drains: no longer ready, streams end and say so, calls finish, connections
-/// close, at most for the configured grace.
+/// Serves until `shutdown` resolves, with plans in memory, then drains: no longer ready, streams end and say so, calls
+/// finish, connections close, at most for the configured grace.
 ///
 /// # Errors
-/// The listener fails, or the service cannot be put together.
+/// The service cannot be put together.
 pub async fn run(
     listener: TcpListener,
     config: Config,
     shutdown: impl Future<Output = ()>,
 ) -> Result<Ended, Error> {
-    let coordinator = Arc::new(Coordinator::new(
-        Arc::new(journal::Memory::default()),
-        Clock::system(),
-        limits(&config),
-    ));
-    let draining = CancellationToken::new();
-    let streams = TaskTracker::new();
-    let fanout = Fanout::new(
-        Arc::clone(&coordinator),
-        config,
-        draining.clone(),
-        streams.clone(),
-    );
+    let journal = Arc::new(journal::Memory::default());
+    run_with(journal, listener, config, shutdown).await
+}
+
+/// As [`run`], with plans' histories in this journal.
+///
+/// # Errors
+/// The service cannot be put together.
+pub async fn run_with(
+    journal: Arc<dyn Journal>,
+    listener: TcpListener,
+    config: Config,
+    shutdown: impl Future<Output = ()>,
+) -> Result<Ended, Error> {
+    let config = Arc::new(config);
+    let coordinator = Arc::new(Coordinator::new(journal, Clock::system(), limits(&config)));
+    let fanout = Fanout::new(Arc::clone(&coordinator), Arc::clone(&config));
     let fanout = FanoutServiceServer::new(fanout)
         .max_decoding_message_size(config.limits.message_bytes_max)
         .max_encoding_message_size(config.limits.message_bytes_max)
         .accept_compressed(CompressionEncoding::Gzip);
-
-    let (health, health_service) = tonic_health::server::health_reporter();
-    for name in HEALTH_NAMES {
-        health
-            .set_service_status(name, ServingStatus::Serving)
-            .await;
-    }
+    let (ready, readiness) = watch::channel(true);
+    let health = HealthServer::new(HealthOf::new(readiness));
     let reflection = || {
         tonic_reflection::server::Builder::configure()
             .register_encoded_file_descriptor_set(FILE_DESCRIPTOR_SET)
-            .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
     };
 
     let mut routes = Routes::new(fanout);
-    routes = routes.add_service(health_service);
+    routes = routes.add_service(health);
     routes = routes.add_service(reflection().build_v1()?);
     routes = routes.add_service(reflection().build_v1alpha()?);
-    let edge = Edge::new(routes, &config, draining);
+    let edge = Edge::new(routes, &config);
     let accepting = edge.accept(listener);
     let mut accepting = pin!(accepting);
     let timers = async { coordinator.run_timers().await };
@@ -110,28 +102,16 @@ pub async fn run(
         grace_ms = drain_grace.as_millis(),
         "draining"
     );
-    for name in HEALTH_NAMES {
-        health
-            .set_service_status(name, ServingStatus::NotServing)
-            .await;
-    }
+    ready.send_replace(false);
     tokio::select! {
         () = &mut accepting => unreachable!("connections are accepted until the server drains"),
         () = &mut timers => unreachable!("timers run for ever"),
         () = tokio::time::sleep(drain_delay) => {}
     }
     edge.draining.cancel();
-    streams.close();
     edge.connections.close();
     let drained = async {
         accepting.await;
-        streams.wait().await;
-        // A health watch never ends by itself; it has been told now, and is let go.
-        tokio::time::sleep(HEALTH_WATCH_LINGER).await;
-        for name in HEALTH_NAMES {
-            let mut health = health.clone();
-            health.clear_service_status(name).await;
-        }
         edge.connections.wait().await;
     };
     if tokio::time::timeout(drain_grace, drained).await.is_ok() {
@@ -142,9 +122,6 @@ pub async fn run(
     edge.connections.wait().await;
     Ok(Ended::Cut)
 }
-
-/// How long health watchers have to take in that the server is no longer ready.
-const HEALTH_WATCH_LINGER: Duration = Duration::from_millis(50);
 
 fn limits(config: &Config) -> Limits {
     let limits = &config.limits;

@@ -4,20 +4,23 @@
 
 mod call;
 mod convert;
+mod health;
 mod quarantine;
 mod reconcile_request;
 mod status;
 mod submit_record;
 mod tasks;
 mod watch_plan;
+mod web;
 
 pub use call::{Closing, call};
+pub use health::{HealthOf, READINESS};
+pub use web::in_a_browsers_words;
 
 use std::future::Future;
 use std::sync::Arc;
 
 use tokio_util::sync::CancellationToken;
-use tokio_util::task::TaskTracker;
 use tonic::{Request, Response, Status, Streaming};
 
 use crate::config::{Config, PAGE_SIZE, REASON_BYTES_MAX};
@@ -39,29 +42,25 @@ use crate::proto::{
 #[derive(Clone)]
 pub struct Fanout {
     coordinator: Arc<Coordinator>,
-    config: Config,
-    /// Cancelled when the server begins to drain: streams end then, and say so.
-    draining: CancellationToken,
-    /// The streams' tasks, so that the server can wait for them.
-    streams: TaskTracker,
+    config: Arc<Config>,
 }
 
 impl Fanout {
     /// The service over a coordinator.
     #[must_use]
-    pub fn new(
-        coordinator: Arc<Coordinator>,
-        config: Config,
-        draining: CancellationToken,
-        streams: TaskTracker,
-    ) -> Self {
+    pub fn new(coordinator: Arc<Coordinator>, config: Arc<Config>) -> Self {
         Self {
             coordinator,
             config,
-            draining,
-            streams,
         }
     }
+}
+
+/// Cancelled when a call's connection is about to be closed: because of its age, or because the server drains. What
+/// would wait longer ends then, and says so.
+fn closing<T>(request: &Request<T>) -> CancellationToken {
+    let closing = request.extensions().get::<Closing>();
+    closing.map(|closing| closing.0.clone()).unwrap_or_default()
 }
 
 /// Runs a call on a task of its own, so that it finishes also if nobody waits for it.
@@ -70,7 +69,7 @@ async fn detached<T: Send + 'static>(
 ) -> Result<T, Status> {
     match tokio::spawn(call).await {
         Ok(answer) => answer.map_err(|error| status::of(&error)),
-        Err(failure) => Err(status::internal(&failure.to_string())),
+        Err(_) => Err(status::panicked()),
     }
 }
 
@@ -108,7 +107,7 @@ impl FanoutService for Fanout {
         &self,
         request: Request<Streaming<SubmitRecordRequest>>,
     ) -> Result<Response<Self::SubmitRecordStream>, Status> {
-        let closing = self.closing(&request);
+        let closing = closing(&request);
         let requests = request.into_inner();
         Ok(Response::new(submit_record::serve(
             self.clone(),
@@ -134,7 +133,7 @@ impl FanoutService for Fanout {
         });
         let response = submitted
             .await
-            .unwrap_or_else(|failure| Err(status::internal(&failure.to_string())))?;
+            .unwrap_or_else(|_| Err(status::panicked()))?;
         let SubmitRecordResponse {
             receipts,
             counts,
@@ -153,9 +152,9 @@ impl FanoutService for Fanout {
         &self,
         request: Request<ReconcileRequest>,
     ) -> Result<Response<ReconcileResponse>, Status> {
-        reconcile_request::serve(self, request.into_inner())
-            .await
-            .map(Response::new)
+        let closing = closing(&request);
+        let reconciled = reconcile_request::serve(self, request.into_inner(), &closing).await;
+        reconciled.map(Response::new)
     }
 
     type WatchPlanStream = watch_plan::Responses;
@@ -164,7 +163,7 @@ impl FanoutService for Fanout {
         &self,
         request: Request<WatchPlanRequest>,
     ) -> Result<Response<Self::WatchPlanStream>, Status> {
-        let closing = self.closing(&request);
+        let closing = closing(&request);
         watch_plan::serve(self, request.get_ref(), closing).map(Response::new)
     }
 
@@ -301,20 +300,15 @@ impl FanoutService for Fanout {
         convert::required_plan_id(&plan_id, &self.config.limits)?;
         convert::text("request_id", &request_id, self.config.limits.key_bytes_max)?;
         let coordinator = Arc::clone(&self.coordinator);
-        let view = detached(async move { coordinator.delete(&plan_id, &request_id).await }).await?;
+        let deleted = async move { coordinator.delete(&plan_id, &request_id).await };
+        let view = detached(deleted).await?;
         Ok(Response::new(DeletePlanResponse {
-            plan: Some(convert::plan(&view)),
+            plan: view.as_deref().map(convert::plan),
         }))
     }
 }
 
 impl Fanout {
-    /// Cancelled when a call's connection is about to be closed, or the server drains.
-    fn closing<T>(&self, request: &Request<T>) -> CancellationToken {
-        let closing = request.extensions().get::<Closing>();
-        closing.map_or_else(|| self.draining.clone(), |closing| closing.0.clone())
-    }
-
     async fn end(
         &self,
         plan_id: String,
@@ -340,5 +334,5 @@ async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, Status> + Send + 'static,
 ) -> Result<T, Status> {
     let done = tokio::task::spawn_blocking(work).await;
-    done.unwrap_or_else(|failure| Err(status::internal(&failure.to_string())))
+    done.unwrap_or_else(|_| Err(status::panicked()))
 }

@@ -34,5 +34,11 @@ pub fn start(format: LogFormat) -> Result<(), String> {
         LogFormat::Human => logs.with_ansi(std::io::stderr().is_terminal()).init(),
         LogFormat::Json => logs.json().with_ansi(false).init(),
     }
+    // Where a panic was is known only here; what it did to a call is in the call's answer.
+    std::panic::set_hook(Box::new(|panic| {
+        let location = panic.location().map(ToString::to_string);
+        let message = panic.payload_as_str().unwrap_or_default();
+        tracing::error!(location, message, "a panic: this is a defect");
+    }));
     Ok(())
 }

@@ -36,7 +36,7 @@ pub(super) struct Executor {
 }
 
 /// How a run is cut short.
-#[derive(Clone, Default)]
+#[derive(Clone)]
 pub(super) struct Interrupt {
     /// No more executors are started, and those that run are ended.
     pub(super) end: CancellationToken,

@@ -7,7 +7,7 @@ use clap::Args;
 use super::client::{ServerAddress, connect, explain};
 use super::files::{write_document, write_out};
 use super::print::{self, json_line, printable, short, table};
-use super::registered::{self, PlanInput};
+use super::registered::{self, Ending, PlanInput};
 use super::{DONE, Failure, Outcome};
 use crate::proto::{
     CancelPlanRequest, DeletePlanRequest, GetPlanRequest, ListPlansRequest, Plan, PlanRequest,
@@ -36,6 +36,8 @@ pub(super) struct PlanCommand {
     plan_id: String,
     #[command(flatten)]
     server: ServerAddress,
+    #[command(flatten)]
+    ending: Ending,
 }
 
 /// The plan and the form of the answer.
@@ -98,16 +100,22 @@ pub(super) struct Delete {
 }
 
 pub(super) async fn plan(command: PlanCommand) -> Outcome {
+    if !command.register && !command.ending.is_default() {
+        return Err(Failure::new(
+            "only a registered plan has a deadline, a minimum or a tolerance: --register is missing",
+        ));
+    }
     let input = command.input.read()?;
     let request = command.register.then(|| input.request());
     let document = input.document()?;
     if let Some(request) = request {
         let mut client = connect(&command.server.server).await?;
-        let request = PlanRequest {
+        let mut request = PlanRequest {
             plan_id: command.plan_id,
             page_size: 1,
             ..request
         };
+        command.ending.put_into(&mut request)?;
         let answer = registered::send(&mut client, request).await?;
         let plan = answer.plan.unwrap_or_default();
         eprintln!(
@@ -211,7 +219,13 @@ pub(super) async fn delete(Delete { target }: Delete) -> Outcome {
         .delete_plan(request)
         .await
         .map_err(|status| explain(&status))?;
-    show(answer.into_inner().plan, target.json)
+    match answer.into_inner().plan {
+        Some(plan) => show(Some(plan), target.json),
+        None => {
+            eprintln!("deleted; an internal error had made the plan unusable");
+            Ok(DONE)
+        }
+    }
 }
 
 fn show(plan: Option<Plan>, json: bool) -> Outcome {

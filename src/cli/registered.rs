@@ -5,21 +5,31 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use clap::Args;
+use tonic::Response;
 
 use super::Failure;
 use super::client::{Client, explain};
 use super::files::{read_config, read_document, read_list};
 use super::print;
+use super::record_stream::is_passing;
+use crate::config::duration;
 use crate::json::{self, Object, Value};
 use crate::plan::{self, FindingsInput, Input};
 use crate::proto::plan_request::Source;
 use crate::proto::{
-    Counts, FindingPackets, GetPlanRequest, Plan, PlanRequest, PlanResponse, PlanStatus,
-    ReconcileRequest, TaskRequest, View,
+    CompletionPolicy, Counts, EndReason, FindingPackets, GetPlanRequest, Plan, PlanRequest,
+    PlanResponse, PlanStatus, ReconcileRequest, TaskRequest, View,
 };
 
 /// Task requests and records fetched at a time.
 const PAGE_SIZE: i32 = 1_000;
+/// How long a coordinator is asked to wait with its answer; five minutes are the most.
+const LONG_POLL: prost_types::Duration = prost_types::Duration {
+    seconds: 300,
+    nanos: 0,
+};
+/// How long to wait after a passing failure.
+const RETRY_AFTER: Duration = Duration::from_secs(1);
 
 /// The files that say what is planned.
 #[derive(Debug, Args)]
@@ -36,6 +46,51 @@ pub(super) struct PlanInput {
     /// How packets and findings are named and grouped: a JSON object.
     #[arg(long, value_name = "FILE", requires = "packets")]
     policy: Option<PathBuf>,
+}
+
+/// When the plan ends, if not when every task has a record, and what counts as completed.
+#[derive(Debug, Default, Args)]
+#[command(next_help_heading = "The plan's end")]
+pub(super) struct Ending {
+    /// End the plan so long after its registration, whatever is missing: for example 90s, 15m, 30d at most.
+    #[arg(long, value_name = "TIME", value_parser = duration)]
+    deadline: Option<Duration>,
+    /// End the plan, completed, as soon as so many tasks are successful.
+    #[arg(long, value_name = "N")]
+    min_successful: Option<u64>,
+    /// End the plan, failed, as soon as more tasks than this are not successful; with up to so many it is completed.
+    #[arg(long, value_name = "N")]
+    tolerate_failures: Option<u64>,
+    /// The same as a share of all tasks, 0 to 100. With both, both have to hold.
+    #[arg(long, value_name = "PERCENT")]
+    tolerate_failure_percentage: Option<f64>,
+}
+
+impl Ending {
+    /// Whether nothing is asked for.
+    pub(super) fn is_default(&self) -> bool {
+        self.deadline.is_none() && self.policy().is_none()
+    }
+
+    fn policy(&self) -> Option<CompletionPolicy> {
+        let policy = CompletionPolicy {
+            min_successful: self.min_successful,
+            tolerated_failure_count: self.tolerate_failures,
+            tolerated_failure_percentage: self.tolerate_failure_percentage,
+            ..Default::default()
+        };
+        (policy != CompletionPolicy::default()).then_some(policy)
+    }
+
+    /// Asks for it.
+    pub(super) fn put_into(&self, request: &mut PlanRequest) -> Result<(), Failure> {
+        let timeout = self.deadline.map(prost_types::Duration::try_from);
+        request.timeout = timeout
+            .transpose()
+            .map_err(|_| Failure::new("--deadline is too long"))?;
+        request.completion_policy = self.policy();
+        Ok(())
+    }
 }
 
 /// What is planned.
@@ -134,7 +189,7 @@ pub(super) async fn send(
 ) -> Result<PlanResponse, Failure> {
     let answer = client.plan(request).await;
     answer
-        .map(tonic::Response::into_inner)
+        .map(Response::into_inner)
         .map_err(|status| explain(&status))
 }
 
@@ -189,6 +244,24 @@ pub(super) async fn wait(
     };
     let answer = client.reconcile(request).await;
     answer.map(drop).map_err(|status| explain(&status))
+}
+
+/// Waits for a plan's end for as long as it takes, and answers why it has ended.
+pub(super) async fn end(client: &mut Client, plan_id: &str) -> Result<EndReason, Failure> {
+    loop {
+        let request = ReconcileRequest {
+            plan_id: plan_id.to_owned(),
+            view: View::Basic.into(),
+            wait: Some(LONG_POLL),
+            ..Default::default()
+        };
+        match client.reconcile(request).await.map(Response::into_inner) {
+            Ok(answer) if answer.status() == PlanStatus::Incomplete => {}
+            Ok(answer) => return Ok(answer.end_reason()),
+            Err(status) if is_passing(&status) => tokio::time::sleep(RETRY_AFTER).await,
+            Err(status) => return Err(explain(&status)),
+        }
+    }
 }
 
 /// Fetches the result page by page, and puts the pages together.

@@ -19,11 +19,11 @@ use super::executor::{Executor, Interrupt, Ran, refused_record};
 use super::files::write_document;
 use super::print::{self, printable};
 use super::record_stream::{self, Answered, Answers, Batches};
-use super::registered::{self, PlanInput};
+use super::registered::{self, Ending, PlanInput};
 use super::{DONE, FAILED, Failure, INTERRUPTED, NOT_COMPLETED, Outcome};
 use crate::config::{Config, duration};
 use crate::json::{self, Object, Value};
-use crate::proto::{PlanRequest, PlanStatus, Record, SealPlanRequest, TaskRequest};
+use crate::proto::{EndReason, PlanRequest, PlanStatus, Record, SealPlanRequest, TaskRequest};
 use crate::server;
 
 /// `fanout run`.
@@ -37,6 +37,8 @@ signal, a timeout or an unreadable record becomes a failed record that says so.
 pub(super) struct Run {
     #[command(flatten)]
     input: PlanInput,
+    #[command(flatten)]
+    ending: Ending,
     /// Tasks that run at the same time. Default: the config's `concurrency`, else 3.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     concurrency: Option<u32>,
@@ -68,7 +70,8 @@ const CONCURRENCY_DEFAULT: u32 = 3;
 pub(super) async fn run(command: Run) -> Outcome {
     let input = command.input.read()?;
     let concurrency = concurrency(&command, &input.config)?;
-    let request = input.request();
+    let mut request = input.request();
+    command.ending.put_into(&mut request)?;
     let coordinator = Coordinator::reach(command.server.as_deref()).await?;
     let outcome = with_coordinator(command, concurrency, request, &coordinator).await;
     coordinator.leave().await;
@@ -83,7 +86,7 @@ async fn with_coordinator(
 ) -> Outcome {
     let mut client = connect(&coordinator.address).await?;
     let (plan_id, tasks) = plan(&mut client, request).await?;
-    let interrupt = interrupt_on_signal()?;
+    let (interrupted, interrupt) = interrupt_on_signal()?;
     let display = Display::new(tasks.len() as u64, command.quiet);
     let executor = Executor {
         command: command.command,
@@ -97,11 +100,32 @@ async fn with_coordinator(
         executor,
         display.clone(),
     );
+    // A deadline, too many failures, enough successes, or somebody else: what is still to be done is then in vain.
+    let nothing_to_do = tasks.is_empty();
+    let ending = tokio::spawn({
+        let (mut client, plan_id) = (client.clone(), plan_id.clone());
+        let (end, display) = (interrupt.end.clone(), display.clone());
+        async move {
+            if nothing_to_do {
+                return Ok(());
+            }
+            let reason = registered::end(&mut client, &plan_id).await?;
+            if !matches!(reason, EndReason::AllRecorded) {
+                display.say(&format!(
+                    "the plan has ended: {}",
+                    print::end_reason(reason)
+                ));
+                end.cancel();
+            }
+            Ok::<(), Failure>(())
+        }
+    });
     let ran = session.run(tasks, concurrency).await;
+    ending.abort();
     display.finish();
     let undelivered = ran?;
 
-    let interrupted = interrupt.end.is_cancelled();
+    let interrupted = interrupted.is_cancelled();
     let sealed_because = match undelivered {
         _ if interrupted => Some("interrupted".to_owned()),
         0 => None,
@@ -267,14 +291,19 @@ async fn plan(
     Ok((plan.plan_id, tasks))
 }
 
-/// Ends the run at the first Ctrl-C or SIGTERM; the second one kills the executors, the third one ends the program.
-fn interrupt_on_signal() -> Result<Interrupt, Failure> {
-    let interrupt = Interrupt::default();
+/// Ends the run at the first Ctrl-C or SIGTERM; the second one kills the executors, the third one ends the program. The
+/// first answer says whether that was why it has ended.
+fn interrupt_on_signal() -> Result<(CancellationToken, Interrupt), Failure> {
+    let interrupted = CancellationToken::new();
+    let interrupt = Interrupt {
+        end: interrupted.child_token(),
+        kill: CancellationToken::new(),
+    };
     let mut signals = (
         signal(SignalKind::interrupt())?,
         signal(SignalKind::terminate())?,
     );
-    let Interrupt { end, kill } = interrupt.clone();
+    let (first, kill) = (interrupted.clone(), interrupt.kill.clone());
     tokio::spawn(async move {
         for time in 0..3 {
             tokio::select! {
@@ -284,7 +313,7 @@ fn interrupt_on_signal() -> Result<Interrupt, Failure> {
             match time {
                 0 => {
                     eprintln!("interrupted: ending the executors (once more to kill them)");
-                    end.cancel();
+                    first.cancel();
                 }
                 1 => {
                     eprintln!("killing the executors (once more to leave at once)");
@@ -295,7 +324,7 @@ fn interrupt_on_signal() -> Result<Interrupt, Failure> {
         }
         std::process::exit(INTERRUPTED.into());
     });
-    Ok(interrupt)
+    Ok((interrupted, interrupt))
 }
 
 /// Runs tasks, hands their records on, and takes the receipts.

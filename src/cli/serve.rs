@@ -5,13 +5,13 @@ use std::time::Duration;
 use clap::Args;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
-use tonic_health::pb::HealthCheckRequest;
-use tonic_health::pb::health_check_response::ServingStatus;
-use tonic_health::pb::health_client::HealthClient;
 
 use super::client::{ServerAddress, channel, explain};
 use super::{DONE, FAILED, Failure, Outcome};
 use crate::config::Config;
+use crate::proto::health::HealthCheckRequest;
+use crate::proto::health::health_check_response::ServingStatus;
+use crate::proto::health::health_client::HealthClient;
 use crate::server::{self, Ended, READINESS};
 use crate::telemetry::{self, LogFormat};
 
@@ -30,7 +30,7 @@ pub(super) struct Serve {
 pub(super) struct Health {
     #[command(flatten)]
     server: ServerAddress,
-    /// The health service's name to ask for: empty, fanout.v1.FanoutService, or readiness.
+    /// The health service's name to ask for: readiness, liveness, fanout.v1.FanoutService, or empty.
     #[arg(long, default_value = READINESS)]
     service: String,
 }

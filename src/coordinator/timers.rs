@@ -1,8 +1,10 @@
 //! What happens by itself: plans reach their deadline, ended plans are forgotten.
 
 use std::collections::BTreeSet;
+use std::panic::AssertUnwindSafe;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use futures_util::FutureExt;
 use tokio::sync::Notify;
 
 use super::{Coordinator, PlanView, view};
@@ -46,7 +48,11 @@ impl Coordinator {
             match next {
                 Some((at, plan_id)) if at <= self.clock.now() => {
                     self.timers.due().remove(&(at, Arc::clone(&plan_id)));
-                    self.time_has_come(&plan_id).await;
+                    // One plan's panic is not to stop the others' time.
+                    let come = AssertUnwindSafe(self.time_has_come(&plan_id)).catch_unwind();
+                    if come.await.is_err() {
+                        tracing::error!(plan.id = &*plan_id, "a plan's time panicked");
+                    }
                 }
                 Some((at, _)) => {
                     let until = self.clock.until(at);

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use super::event::{Held, SignOfLife};
+use super::event::{Held, Quarantined, SignOfLife};
 use super::state::State;
 
 /// Where a task stands.
@@ -41,19 +41,19 @@ pub struct TaskStanding {
     pub held: Option<Arc<Held>>,
     /// Its last sign of life, if it has no record.
     pub sign_of_life: Option<Arc<SignOfLife>>,
-    /// Records in quarantine that may be its own: their numbers, oldest first.
-    pub quarantined: Vec<u64>,
+    /// Records in quarantine that may be its own, oldest first.
+    pub quarantined: Vec<Arc<Quarantined>>,
 }
 
 /// Unresolved records in quarantine, by the tasks they may be for.
 #[derive(Clone, Debug, Default)]
-pub struct QuarantineByTask(HashMap<u32, Vec<u64>>);
+pub struct QuarantineByTask(HashMap<u32, Vec<Arc<Quarantined>>>);
 
 impl QuarantineByTask {
     /// Reads a plan's quarantine, for all tasks or for one.
     #[must_use]
     pub fn of(state: &State, only: Option<u32>) -> Self {
-        let mut by_task: HashMap<u32, Vec<u64>> = HashMap::new();
+        let mut by_task: HashMap<u32, Vec<Arc<Quarantined>>> = HashMap::new();
         let unresolved = |id| state.resolved(id).is_none();
         for record in state
             .quarantine()
@@ -62,7 +62,7 @@ impl QuarantineByTask {
         {
             let wanted = |task: &&u32| only.is_none_or(|only| only == **task);
             for task in record.candidates.iter().filter(wanted) {
-                by_task.entry(*task).or_default().push(record.id);
+                by_task.entry(*task).or_default().push(Arc::clone(record));
             }
         }
         Self(by_task)

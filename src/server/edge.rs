@@ -15,20 +15,25 @@ use std::time::Duration;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
+use socket2::{SockRef, TcpKeepalive};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tonic::service::Routes;
 
-use crate::config::Config;
-use crate::service::{Closing, call};
+use crate::config::{Config, WebOrigins};
+use crate::service::{Closing, call, in_a_browsers_words};
 
 /// Flow control: a peer that is not read is stopped by its stream's window long before h2 takes its many small unread
 /// frames for an attack; that guard allows half of the connection's window.
 const STREAM_WINDOW_BYTES: u32 = 64 << 10;
 const CONNECTION_WINDOW_BYTES: u32 = 16 << 20;
+/// Most bytes that are made for one stream ahead of what its peer takes: what a watcher that does not read costs.
+const SEND_BUFFER_BYTES: usize = 64 << 10;
 const HEADER_BYTES_MAX: u32 = 16 << 10;
+/// Most bytes that are kept of an HTTP/1.1 connection, its headers among them.
+const HTTP1_BUFFER_BYTES: usize = 64 << 10;
 /// Streams that this side had to reset on one connection before it is closed.
 const LOCAL_RESETS_MAX: usize = 1_024;
 /// What every HTTP/2 connection begins with.
@@ -43,6 +48,7 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 pub(super) struct Edge {
     http: Arc<auto::Builder<TokioExecutor>>,
     routes: Routes,
+    origins: WebOrigins,
     places: Arc<Semaphore>,
     /// Cancelled when no more connections are accepted and those that are there are to end.
     pub(super) draining: CancellationToken,
@@ -52,30 +58,41 @@ pub(super) struct Edge {
     pub(super) connections: TaskTracker,
     first_bytes: Duration,
     age: Option<Duration>,
+    keepalive: TcpKeepalive,
 }
 
 impl Edge {
-    pub(super) fn new(routes: Routes, config: &Config, draining: CancellationToken) -> Self {
+    pub(super) fn new(routes: Routes, config: &Config) -> Self {
         let mut http = auto::Builder::new(TokioExecutor::new());
         http.http2()
             .timer(TokioTimer::new())
             .initial_stream_window_size(STREAM_WINDOW_BYTES)
             .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
+            .max_send_buf_size(SEND_BUFFER_BYTES)
             .max_concurrent_streams(config.limits.streams_per_connection_max)
             .max_local_error_reset_streams(LOCAL_RESETS_MAX)
             .max_header_list_size(HEADER_BYTES_MAX)
             .keep_alive_interval(config.times.keepalive_interval)
             .keep_alive_timeout(config.times.keepalive_timeout);
+        // Browsers, for gRPC-Web. What they leave idle is closed.
+        http.http1()
+            .timer(TokioTimer::new())
+            .header_read_timeout(config.times.keepalive_interval)
+            .max_buf_size(HTTP1_BUFFER_BYTES);
         let age = config.times.connection_age;
         Self {
-            http: Arc::new(http.http2_only()),
+            http: Arc::new(http),
             routes: routes.prepare(),
+            origins: config.web_origins.clone(),
             places: Arc::new(Semaphore::new(config.limits.connections_max)),
-            draining,
+            draining: CancellationToken::new(),
             cut: CancellationToken::new(),
             connections: TaskTracker::new(),
             first_bytes: config.times.first_bytes_timeout,
             age: (!age.is_zero()).then_some(age),
+            keepalive: TcpKeepalive::new()
+                .with_time(config.times.keepalive_interval)
+                .with_interval(config.times.keepalive_timeout),
         }
     }
 
@@ -118,6 +135,7 @@ impl Edge {
         stream: TcpStream,
     ) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
         stream.set_nodelay(true)?;
+        SockRef::from(&stream).set_tcp_keepalive(&self.keepalive)?;
         tokio::select! {
             biased;
             () = self.draining.cancelled() => return Ok(()),
@@ -127,7 +145,9 @@ impl Edge {
         let closing = self.draining.child_token();
         let service = service_fn(|request| {
             let (routes, closing) = (self.routes.clone(), Closing(closing.clone()));
-            async move { Ok::<_, Infallible>(call(routes, request, closing).await) }
+            let origins = self.origins.clone();
+            let grpc = |request| call(routes, request, closing);
+            async move { Ok::<_, Infallible>(in_a_browsers_words(request, &origins, grpc).await) }
         });
         let mut connection = pin!(self.http.serve_connection(TokioIo::new(stream), service));
         let mut age = pin!(sleep_about(self.age));

@@ -1,8 +1,14 @@
-//! What every call gets, whatever the method: its deadline is kept, and what the transport says is said as this service
-//! says it.
+//! What every call gets, whatever the method: its deadline is kept, a panic is an answer, and what the transport says
+//! is said as this service says it.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::pin::Pin;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
+use futures_util::FutureExt;
+use hyper::body::Frame;
+use prost::bytes::Bytes;
 use tokio_util::sync::CancellationToken;
 use tonic::body::Body;
 use tonic::codegen::http::{HeaderMap, Request, Response};
@@ -26,12 +32,14 @@ pub async fn call<B>(
     closing: Closing,
 ) -> Response<Body>
 where
-    B: HttpBody<Data = prost::bytes::Bytes> + Send + 'static,
+    B: HttpBody<Data = Bytes> + Send + 'static,
     B::Error: Into<StdError>,
 {
     let deadline = deadline(request.headers());
     request.extensions_mut().insert(closing);
-    let answer = routes.call(request.map(Body::new));
+    let answer = async move { routes.call(request.map(Body::new)).await };
+    // What a panic leaves behind in a plan is the plan's to tell; nothing else is shared.
+    let answer = AssertUnwindSafe(answer).catch_unwind();
     let answer = match deadline {
         // A stream is ended by its client; what is awaited here is the answer, or a stream's beginning.
         Some(deadline) => match tokio::time::timeout(deadline, answer).await {
@@ -40,8 +48,41 @@ where
         },
         None => answer.await,
     };
-    let Ok(response) = answer;
-    in_our_words(response)
+    match answer {
+        Ok(Ok(response)) => in_our_words(response).map(|body| Body::new(Guarded(Some(body)))),
+        Err(_) => status::panicked().into_http(),
+    }
+}
+
+/// A response that ends with INTERNAL, and is over, when making it panics. Left to itself, a panic would reset the
+/// stream, and its caller would take that for a broken connection.
+struct Guarded(Option<Body>);
+
+impl HttpBody for Guarded {
+    type Data = Bytes;
+    type Error = Status;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
+        let Some(body) = &mut self.0 else {
+            return Poll::Ready(None);
+        };
+        let polled = catch_unwind(AssertUnwindSafe(|| Pin::new(body).poll_frame(context)));
+        polled.unwrap_or_else(|_| {
+            self.0 = None;
+            let mut trailers = HeaderMap::new();
+            let trailers = status::panicked()
+                .add_header(&mut trailers)
+                .map(|()| Frame::trailers(trailers));
+            Poll::Ready(Some(trailers))
+        })
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.0.as_ref().is_none_or(HttpBody::is_end_stream)
+    }
 }
 
 /// The `grpc-timeout` header, as gRPC writes it: up to eight digits and a unit.

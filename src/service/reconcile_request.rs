@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio_util::sync::CancellationToken;
 use tonic::Status;
 
 use super::{Fanout, blocking, convert, detached, status};
@@ -17,6 +18,7 @@ use crate::reconcile;
 pub(super) async fn serve(
     fanout: &Fanout,
     request: ReconcileRequest,
+    closing: &CancellationToken,
 ) -> Result<ReconcileResponse, Status> {
     match request.documents {
         Some(_) if !request.plan_id.is_empty() => {
@@ -36,13 +38,14 @@ pub(super) async fn serve(
             }
             Ok(response)
         }
-        None => of_registered(fanout, request).await,
+        None => of_registered(fanout, request, closing).await,
     }
 }
 
 async fn of_registered(
     fanout: &Fanout,
     request: ReconcileRequest,
+    closing: &CancellationToken,
 ) -> Result<ReconcileResponse, Status> {
     let limits = &fanout.config.limits;
     let plan_id = convert::required_plan_id(&request.plan_id, limits)?;
@@ -71,7 +74,7 @@ async fn of_registered(
         .map_err(|error| status::of(&error))?;
     tokio::select! {
         biased;
-        () = fanout.draining.cancelled(), if !wait.is_zero() => return Err(status::draining()),
+        () = closing.cancelled(), if !wait.is_zero() => return Err(status::draining()),
         () = fanout.coordinator.wait_for_end(&plan, wait) => {}
     }
     let result = fanout.coordinator.result(plan, page).await;

@@ -145,6 +145,15 @@ pub(super) fn draining() -> Status {
     )
 }
 
+/// The health service has no such name.
+pub(super) fn health_name_not_found(name: &str) -> Status {
+    let mut details = info("HEALTH_NAME_NOT_FOUND", []);
+    let resource = clean(name);
+    details.set_resource_info("grpc.health.v1.Health", resource, "", "List has all names");
+    let message = format!("there is no health of {name:?}");
+    with(Code::NotFound, &message, details)
+}
+
 /// The call took longer than its caller wanted to wait.
 pub(super) fn deadline_exceeded(deadline: Duration) -> Status {
     let message = format!("the call's deadline of {deadline:?} has passed");
@@ -194,9 +203,8 @@ pub(super) fn plan_removed(plan_id: &str) -> Status {
     )
 }
 
-/// A defect of this program. What it was is in the log, not in the answer.
-pub(super) fn internal(failure: &str) -> Status {
-    tracing::error!(failure, "a call failed");
+/// A defect of this program made the call panic. What and where it was is in the log, not in the answer.
+pub(super) fn panicked() -> Status {
     with(Code::Internal, "internal error", info("INTERNAL", []))
 }
 

@@ -32,9 +32,7 @@ pub(super) fn serve(
     mut requests: Streaming<SubmitRecordRequest>,
     closing: CancellationToken,
 ) -> Responses {
-    let open = fanout.streams.token();
     Box::pin(async_stream::stream! {
-        let _open = open;
         let mut plan: Option<Arc<LivePlan>> = None;
         let mut closing = pin!(closing.cancelled_owned());
         loop {

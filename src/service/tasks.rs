@@ -29,21 +29,14 @@ pub(super) fn list(
     let plan_id = convert::required_plan_id(&request.plan_id, limits)?;
     let page_size = convert::page_size(request.page_size, PAGE_SIZE.0)?;
     let start = convert::task_page_start(&request.page_token)?;
+    // As sets: a request may repeat a value a million times, and each task is asked for it.
+    let states: BTreeSet<i32> = request.states.iter().copied().collect();
+    let statuses: BTreeSet<i32> = request.statuses.iter().copied().collect();
+    let unknown_state = |state: &i32| proto::TaskState::try_from(*state).is_err();
+    let unknown_status = |status: &i32| proto::TaskStatus::try_from(*status).is_err();
     for (field, unknown) in [
-        (
-            "states",
-            request
-                .states
-                .iter()
-                .any(|state| proto::TaskState::try_from(*state).is_err()),
-        ),
-        (
-            "statuses",
-            request
-                .statuses
-                .iter()
-                .any(|status| proto::TaskStatus::try_from(*status).is_err()),
-        ),
+        ("states", states.iter().any(unknown_state)),
+        ("statuses", statuses.iter().any(unknown_status)),
     ] {
         if unknown {
             let problem = "holds a value that this server does not know";
@@ -197,9 +190,14 @@ fn reasons(view: &PlanView, standing: &TaskStanding) -> Vec<TaskReason> {
             );
         }
     }
-    for id in &standing.quarantined {
-        let description = format!("record {id} in quarantine may be its own");
-        say(TaskReasonCode::RecordQuarantined, description, 0, *id);
+    for record in &standing.quarantined {
+        let description = format!("record {} in quarantine may be its own", record.id);
+        say(
+            TaskReasonCode::RecordQuarantined,
+            description,
+            record.sequence,
+            record.id,
+        );
     }
     if standing.held.is_none() {
         match &standing.sign_of_life {

@@ -48,9 +48,7 @@ pub(super) fn serve(
     let payload = request.include_payload;
     let snapshot = request.include_snapshot.then(|| watch.snapshot());
     let snapshot = snapshot.transpose().map_err(|error| status::of(&error))?;
-    let open = fanout.streams.token();
     Ok(Box::pin(async_stream::stream! {
-        let _open = open;
         let mut closed = pin!(closing.clone().cancelled_owned());
         if let Some((view, held)) = snapshot {
             let mut rest = &held[..];

@@ -4,8 +4,8 @@ use std::process::Command;
 
 use fanout::json;
 use fanout::proto::{Plan, RecordKind, SubmitRecordsRequest};
-use tonic_health::ServingStatus;
-use tonic_health::pb::health_server::HealthServer;
+
+use nix::sys::signal::Signal;
 
 use crate::harness::{
     Program, Served, directory, document, fanout, plan_request, record, said, says,
@@ -696,38 +696,35 @@ fn health_is_0_only_if_the_server_is_ready() {
         server.said(&["health", "--service", "fanout.v1.FanoutService"]),
         ready
     );
-    let unknown = "error: service not registered (NotFound)\n";
+    assert_eq!(server.said(&["health", "--service", "liveness"]), ready);
+    let unknown = "error: there is no health of \"nope\" (NotFound, HEALTH_NAME_NOT_FOUND)\n";
     assert_eq!(
         server.said(&["health", "--service", "nope"]),
         says(1, "", unknown)
     );
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn health_is_1_if_the_server_says_that_it_is_not_ready() {
-    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let address = listener.local_addr().unwrap().to_string();
-    let (health, service) = tonic_health::server::health_reporter();
-    health
-        .set_service_status("readiness", ServingStatus::NotServing)
-        .await;
-    tokio::spawn(serve(listener, service));
-    let error = format!("error: {address} is not serving: readiness is NOT_SERVING\n");
-    let asked = tokio::task::spawn_blocking(move || {
-        said(std::path::Path::new("."), &["health", "--server", &address])
-    });
-    assert_eq!(asked.await.unwrap(), says(1, "", &error));
-}
-
-async fn serve<H: tonic_health::pb::health_server::Health>(
-    listener: tokio::net::TcpListener,
-    service: HealthServer<H>,
-) {
-    tonic::transport::Server::builder()
-        .add_service(service)
-        .serve_with_incoming(tonic::transport::server::TcpIncoming::from(listener))
-        .await
-        .unwrap();
+#[test]
+fn health_is_1_of_a_server_that_drains_but_it_need_not_be_restarted() {
+    let server = Served::start(&["--drain-delay", "1h"]);
+    let mut log = server.program;
+    log.signal(Signal::SIGTERM);
+    log.stderr.line_with("draining");
+    let ask = |name| {
+        let ask = ["health", "--server", &server.address, "--service", name];
+        said(std::path::Path::new("."), &ask)
+    };
+    let error = |name| {
+        format!(
+            "error: {} is not serving: {name} is NOT_SERVING\n",
+            server.address
+        )
+    };
+    assert_eq!(ask("readiness"), says(1, "", &error("readiness")));
+    let service = "fanout.v1.FanoutService";
+    assert_eq!(ask(service), says(1, "", &error(service)));
+    let serving = format!("{} is serving\n", server.address);
+    assert_eq!(ask("liveness"), says(0, &serving, ""));
 }
 
 #[test]

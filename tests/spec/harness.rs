@@ -3,8 +3,10 @@
 mod program;
 
 use std::ops::{Deref, DerefMut};
+use std::sync::Arc;
 
 use fanout::config::Config;
+use fanout::journal::{self, Journal};
 use fanout::json::{self, Value};
 use fanout::proto::fanout_service_client::FanoutServiceClient;
 use fanout::proto::plan_request::Source;
@@ -38,6 +40,11 @@ impl TestServer {
 
     /// Starts a server with other settings than the defaults.
     pub async fn with(change: impl FnOnce(&mut Config)) -> Self {
+        Self::over(Arc::new(journal::Memory::default()), change).await
+    }
+
+    /// Starts a server that keeps its plans in this journal.
+    pub async fn over(journal: Arc<dyn Journal>, change: impl FnOnce(&mut Config)) -> Self {
         let mut config = Config::default();
         change(&mut config);
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -45,7 +52,8 @@ impl TestServer {
         let (stop, stopped) = oneshot::channel();
         tokio::spawn(async move {
             let shutdown = async { drop(stopped.await) };
-            server::run(listener, config, shutdown).await.unwrap();
+            let run = server::run_with(journal, listener, config, shutdown);
+            run.await.unwrap();
         });
         let client = Client::connect(format!("http://{address}")).await.unwrap();
         let client = client

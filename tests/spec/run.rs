@@ -526,3 +526,105 @@ fn the_lint_triage_example_gives_its_14_outcomes() {
         ]
     );
 }
+
+/// The ids of the tasks without a record, and the document's `completion_reason`.
+fn missing(result: &Value) -> (Vec<String>, String) {
+    let records = result.get("records").unwrap().as_array().unwrap();
+    let missing = records
+        .iter()
+        .filter(|record| record.get("status").and_then(Value::as_str) == Some("missing_record"));
+    let ids = missing.map(|record| record.get("id").unwrap().as_str().unwrap().to_owned());
+    let reason = result.get("completion_reason").map(json::compact);
+    (ids.collect(), reason.unwrap_or_default())
+}
+
+#[test]
+fn one_failure_more_than_is_tolerated_ends_the_run_and_what_was_not_begun_is_missing() {
+    let directory = tasks(&["a", "b", "c", "d"]);
+    let script = r#"[ "$FANOUT_GROUP_KEY" = a ] && exec printf '{"status":"completed"}'; exit 1"#;
+    let flags = ["--concurrency", "1", "--tolerate-failures", "1"];
+    let said = run(directory.path(), &flags, script);
+    assert_eq!(said.code, 0, "{}", said.stderr);
+    let result = document(said.stdout.as_bytes());
+    assert_eq!(
+        missing(&result),
+        (vec!["t-d".to_owned()], r#""tolerance_exceeded""#.to_owned())
+    );
+    let lines: Vec<_> = said.stderr.lines().collect();
+    assert!(
+        lines.contains(&"the plan has ended: tolerance_exceeded"),
+        "{lines:?}"
+    );
+    let failing = [&flags[..], &["-q", "--fail-on-failure"]].concat();
+    assert_eq!(run(directory.path(), &failing, script).code, 2);
+}
+
+#[test]
+fn failures_that_are_tolerated_leave_the_run_completed() {
+    let directory = tasks(&["a", "b", "c", "d"]);
+    let script = r#"[ "$FANOUT_GROUP_KEY" = a ] && exit 1; printf '{"status":"completed"}'"#;
+    let flags = [
+        "-q",
+        "--tolerate-failure-percentage",
+        "25",
+        "--fail-on-failure",
+    ];
+    let said = run(directory.path(), &flags, script);
+    assert_eq!((said.code, &*said.stderr), (0, ""));
+    let result = document(said.stdout.as_bytes());
+    assert_eq!(missing(&result), (vec![], r#""all_recorded""#.to_owned()));
+}
+
+#[test]
+fn enough_successful_tasks_end_the_run_and_those_that_still_run() {
+    let directory = tasks(&["a", "b", "c"]);
+    pipe(&directory.path().join("begun"));
+    let script = r#"
+        case $FANOUT_GROUP_KEY in
+        a) echo > begun; exec sleep 600 ;;
+        b) read -r _ < begun; printf '{"status":"completed"}' ;;
+        *) touch in-vain ;;
+        esac"#;
+    let flags = ["-q", "--concurrency", "2", "--min-successful", "1"];
+    let said = run(directory.path(), &flags, script);
+    assert_eq!(said.code, 0, "{}", said.stderr);
+    let result = document(said.stdout.as_bytes());
+    assert_eq!(
+        (missing(&result), compact_at(&result, "status")),
+        (
+            (
+                vec!["t-a".to_owned(), "t-c".to_owned()],
+                r#""minimum_reached""#.to_owned()
+            ),
+            r#""completed""#.to_owned()
+        )
+    );
+}
+
+#[test]
+fn a_run_is_over_at_its_deadline_whatever_its_executors_do() {
+    let directory = tasks(&["a", "b"]);
+    let script =
+        r#"[ "$FANOUT_GROUP_KEY" = a ] && exec printf '{"status":"completed"}'; exec sleep 600"#;
+    let said = run(directory.path(), &["--deadline", "2s"], script);
+    assert_eq!(said.code, 0, "{}", said.stderr);
+    let result = document(said.stdout.as_bytes());
+    assert_eq!(missing(&result).0, ["t-b"]);
+    assert_eq!(compact_at(&result, "status"), r#""failed""#);
+    let lines: Vec<_> = said.stderr.lines().collect();
+    assert_eq!(
+        lines[1..],
+        [
+            "the plan has ended: deadline",
+            "failed: 1 of 2 tasks recorded: 1 successful, 0 failed, 1 missing"
+        ]
+    );
+}
+
+#[test]
+fn a_deadline_that_the_coordinator_does_not_take_is_refused_with_its_reason() {
+    let directory = tasks(&["a"]);
+    let said = run(directory.path(), &["--deadline", "31d"], "true");
+    let error = "error: timeout: is 2678400s, expected 1ms to 2592000s (InvalidArgument, INVALID_DURATION)\n";
+    assert_eq!(said, says(1, "", error));
+}

@@ -140,7 +140,7 @@ async fn every_missing_record_has_its_cause() {
     assert_eq!(
         explain(&mut server, "task-mixed").await,
         [
-            (TaskReasonCode::RecordQuarantined, 0, 1),
+            (TaskReasonCode::RecordQuarantined, 8, 1),
             (TaskReasonCode::StartedNoResult, 2, 0),
             ended
         ]

@@ -22,6 +22,8 @@ KEYS = {
     "sandbox_session_id": record.MATCHED_BY_SANDBOX_SESSION_ID,
     "group_key": record.MATCHED_BY_GROUP_KEY,
 }
+# A record's own identity is the first of these that is not empty.
+OWN_IDENTITY = ("task_id", "id", "group_key")
 HOST_STATUSES = {
     "completed": record.TASK_STATUS_COMPLETED,
     "failed": record.TASK_STATUS_FAILED,
@@ -43,7 +45,7 @@ CODES = {
 
 @dataclass(eq=False)
 class Expected:
-    """What a receipt must say. `sequence` is filled in from the receipt."""
+    """What a receipt must say. `sequence` and `quarantine_id` are filled in from the receipt."""
 
     record: object
     disposition: int
@@ -60,6 +62,7 @@ class Expected:
     # With DUPLICATE: the expectation of the original, None if no event stands behind it.
     original: "Expected | None" = None
     sequence: int = 0
+    quarantine_id: int = 0
 
     @property
     def applied(self):
@@ -99,6 +102,7 @@ class Oracle:
         self.tasks = tasks
         self.ended = False
         self.quarantined = 0
+        self.identities = {task.task_id: task for task in tasks}
         self.names = defaultdict(dict)
         self.sessions = defaultdict(dict)
         self.group_keys = defaultdict(dict)
@@ -115,11 +119,10 @@ class Oracle:
         body = json.loads(sent.body or b"{}")
         texts = {name: getattr(sent, name) or text(body.get(name)) for name in TEXT_FIELDS}
         named = {key: self.named(key, texts[key]) for key in KEYS}
-        key = next((key for key in KEYS if len(named[key]) == 1), None)
-        if key is None:
+        key, task = self.match(texts, named)
+        if task is None:
             several = next((tasks for tasks in named.values() if tasks), [])
             return self.quarantine(sent, several)
-        (task,) = named[key]
         expected = self.result(sent, body, texts, task) if is_result(sent) else self.sign_of_life(sent, task)
         expected.task_id = task.task_id
         if task.held:
@@ -134,6 +137,14 @@ class Oracle:
         if texts["sandbox_session_id"] and key != "sandbox_session_id" and not self.ended:
             self.sessions[texts["sandbox_session_id"]][task.position] = task
         return expected
+
+    def match(self, texts, named):
+        """The field that matches, and its task; else two None."""
+        own = next((key for key in OWN_IDENTITY if texts[key]), None)
+        if own and texts[own] in self.identities:
+            return own, self.identities[texts[own]]
+        key = next((key for key in KEYS if len(named[key]) == 1), None)
+        return (key, named[key][0]) if key else (None, None)
 
     def named(self, key, name):
         """The tasks that a key names, in plan order."""
@@ -180,8 +191,12 @@ class Oracle:
     def sign_of_life(self, sent, task):
         if task.held:
             return Expected(sent, record.DISPOSITION_DUPLICATE)
-        if task.alive and task.alive.record == sent:
+        # STARTED tells nothing new of a task that is under way.
+        if task.alive and (sent.kind == record.RECORD_KIND_STARTED or task.alive.record == sent):
             return Expected(sent, record.DISPOSITION_DUPLICATE, original=task.alive)
+        if self.ended:
+            self.quarantined += 1
+            return Expected(sent, record.DISPOSITION_LATE)
         task.alive = Expected(sent, record.DISPOSITION_ACCEPTED)
         return task.alive
 

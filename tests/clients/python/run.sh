@@ -31,4 +31,5 @@ if [[ ! -e $home/installed ]]; then
 fi
 
 PYTHON=$home/bin/python "$example/generate.sh"
-PYTHONDONTWRITEBYTECODE=1 exec "$home/bin/python" -m unittest "${@:-test_python_client}"
+if (($# == 0)); then set -- test_*.py; fi
+PYTHONPATH=$example/generated PYTHONDONTWRITEBYTECODE=1 exec "$home/bin/python" -m unittest "$@"

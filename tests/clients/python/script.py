@@ -4,15 +4,15 @@ import json
 import random
 
 from fanout.v1 import record_pb2 as record
-from oracle import BODY_BYTES_MAX, KEY_BYTES_MAX, TEXT_FIELDS
+from oracle import BODY_BYTES_MAX, JSON_DEPTH_MAX, KEY_BYTES_MAX, TEXT_FIELDS
 
 WORDS = ["completed", "success", "succeeded", "passed", "accepted", "no_op", "failed", "error", "crashed", ""]
 
 
 class Script:
-    """`steps` are pairs of a record and the expectation of its receipt."""
+    """`steps` are the expectations of the receipts of what was written, in order; each has its record."""
 
-    def __init__(self, oracle, tasks, seed, length):
+    def __init__(self, oracle, tasks, seed):
         self.oracle = oracle
         self.tasks = tasks
         self.draw = random.Random(seed)
@@ -22,7 +22,7 @@ class Script:
         # Sessions that task requests name, and those that records of this stream have named.
         self.planned_sessions = [task.session for task in tasks if task.session]
         self.sessions = []
-        forms = {
+        self.forms = {
             self.by_task_id: 20,
             self.by_id: 15,
             self.by_session: 15,
@@ -36,23 +36,28 @@ class Script:
             self.stray: 4,
             self.broken: 4,
         }
-        makers = self.draw.choices(list(forms), forms.values(), k=length)
-        for make in makers:
-            self.send(make())
-        # Once each, as they are heavy.
-        self.send(record.Record(id=self.any_task().task_id, body=b'{"text":"%s"}' % (b"x" * BODY_BYTES_MAX)))
-        self.send(record.Record(id=self.any_task().task_id, body=b'{"deep":%s}' % (b"[" * 512 + b"]" * 512)))
 
-    def send(self, made):
-        self.steps.append((made, self.oracle.receive(made)))
+    def write(self, length):
+        """Adds so many records, and returns them in messages of one record and of up to 50."""
+        before = len(self.steps)
+        for make in self.draw.choices(list(self.forms), self.forms.values(), k=length):
+            self.steps.append(self.oracle.receive(make()))
+        return self.messages(self.steps[before:])
 
-    def messages(self):
-        """The steps, cut into messages of one record and of up to 50."""
-        at = 0
-        while at < len(self.steps):
+    def write_heavy(self):
+        """Adds one record of too many bytes and one of too many levels, and returns them in messages."""
+        text, deep = b"x" * BODY_BYTES_MAX, b"[" * JSON_DEPTH_MAX + b"]" * JSON_DEPTH_MAX
+        for body in (b'{"text":"%s"}' % text, b'{"deep":%s}' % deep):
+            self.steps.append(self.oracle.receive(record.Record(id=self.any_task().task_id, body=body)))
+        return self.messages(self.steps[-2:])
+
+    def messages(self, steps):
+        cut = []
+        while steps:
             size = self.draw.choice([1, 1, 1, self.draw.randint(2, 50)])
-            yield self.steps[at : at + size]
-            at += size
+            cut.append(steps[:size])
+            steps = steps[size:]
+        return cut
 
     def any_task(self):
         return self.draw.choice(self.tasks)
@@ -119,12 +124,8 @@ class Script:
         return self.result(id=self.draw.choice(["", self.fresh("run")]), group_key=self.any_task().group_key)
 
     def started(self):
-        return self.made(record.RECORD_KIND_STARTED, task_id=self.any_unstarted(), sandbox_session_id=self.session())
-
-    def any_unstarted(self):
-        """A task that is not under way, if there is one: what STARTED means after PROGRESS is not documented."""
-        idle = [task for task in self.draw.choices(self.tasks, k=20) if not task.alive]
-        return (idle or [task for task in self.tasks if not task.alive])[0].task_id
+        task = self.any_task()
+        return self.made(record.RECORD_KIND_STARTED, task_id=task.task_id, sandbox_session_id=self.session())
 
     def progress(self):
         return self.made(record.RECORD_KIND_PROGRESS, id=self.any_task().task_id, sandbox_session_id=self.session())

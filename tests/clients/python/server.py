@@ -10,7 +10,6 @@ import threading
 from collections import deque
 
 import grpc
-from fanout.v1 import fanout_service_pb2_grpc as service_grpc
 
 BINARY = os.environ.get("FANOUT_BINARY") or sys.exit("FANOUT_BINARY is not set; start run.sh")
 MESSAGE_BYTES_MAX = 16 << 20
@@ -42,7 +41,6 @@ class Server:
             self.__exit__()
             raise AssertionError(f"the server did not say that it serves:\n{''.join(self.log)}")
         self.channel = grpc.insecure_channel(self.address, [("grpc.max_receive_message_length", MESSAGE_BYTES_MAX)])
-        self.stub = service_grpc.FanoutServiceStub(self.channel)
         return self
 
     def __exit__(self, *_):

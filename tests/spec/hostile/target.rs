@@ -3,11 +3,11 @@
 use std::pin::pin;
 use std::time::{Duration, Instant};
 
+use fanout::proto::health::HealthCheckRequest;
+use fanout::proto::health::health_check_response::ServingStatus;
+use fanout::proto::health::health_client::HealthClient;
 use fanout::proto::{GetPlanRequest, PlanRequest, PlanStatus};
 use tonic::transport::Channel;
-use tonic_health::ServingStatus;
-use tonic_health::pb::HealthCheckRequest;
-use tonic_health::pb::health_client::HealthClient;
 
 use super::wire::Peer;
 use crate::harness::{Client, PATIENCE, Served, plan_request};

@@ -1,74 +1,44 @@
-//! A crowd at one plan: many record streams and many watchers, and what is left of it afterwards.
-//!
-//!     cargo run --release --example crowd [-- STREAMS WATCHERS TASKS]
-//!
-//! Starts the server as a process of its own, plans so many tasks (default 100,000), submits one record for each over so
-//! many concurrent streams (1,000) while so many watchers (100) follow. Checks that every record is accepted once, and that
-//! every watcher sees every result once, in sequence, and then `End`. Then deletes the plan. All of it twice, with the
-//! server's resident memory with the plan and after its deletion, when at least half of it has to have come back. The last
-//! line is `crowd: passed`, or the exit code is 1.
+//! Everything goes well, and the memory comes back.
 
 use std::error::Error;
-use std::io::{BufRead, BufReader};
-use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use fanout::proto::fanout_service_client::FanoutServiceClient;
-use fanout::proto::plan_request::Source;
 use fanout::proto::watch_plan_response::Frame;
-use fanout::proto::{
-    DeletePlanRequest, Disposition, ListPlansRequest, PlanRequest, Record, SubmitRecordRequest,
-    WatchPlanRequest,
-};
+use fanout::proto::{DeletePlanRequest, Disposition, ListPlansRequest, WatchPlanRequest};
 use tokio::task::JoinSet;
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::transport::Channel;
 
-type Client = FanoutServiceClient<Channel>;
-type Outcome<T> = Result<T, Box<dyn Error + Send + Sync>>;
+use crate::server::Server;
+use crate::{
+    Client, Outcome, PLAN, RECORDS_PER_MESSAGE, STREAMS_PER_CONNECTION, Size, message, register,
+};
 
-/// Below the server's limit of streams on a connection.
-const STREAMS_PER_CONNECTION: usize = 250;
-const RECORDS_PER_MESSAGE: usize = 20;
 /// How long to use the server a little until half of the peak is free again.
 const MEMORY_PATIENCE: Duration = Duration::from_secs(30);
 
-#[tokio::main]
-async fn main() -> Outcome<()> {
-    let mut numbers = std::env::args().skip(1).map(|number| number.parse());
-    let mut next = |default| numbers.next().unwrap_or(Ok(default));
-    let (streams, watchers, tasks) = (next(1_000)?, next(100)?, next(100_000)?);
-    let server = Server::start()?;
+pub async fn run(size: Size) -> Outcome<()> {
+    let server = Server::start(&[])?;
     println!("{} MiB resident at the beginning", server.resident_mib()?);
     for _ in 0..2 {
-        let (peak, after) = crowd(&server, streams, watchers, tasks).await?;
+        let (peak, after) = crowd(&server, size).await?;
         if after > peak / 2 {
             return Err("the plan's memory did not come back".into());
         }
     }
-    println!("crowd: passed");
     Ok(())
 }
 
 /// Answers the server's resident memory with the plan and after its deletion, in MiB.
 async fn crowd(
     server: &Server,
-    streams: usize,
-    watchers: usize,
-    tasks: usize,
+    Size {
+        streams,
+        watchers,
+        tasks,
+    }: Size,
 ) -> Outcome<(u64, u64)> {
     let mut client = server.connect().await?;
-    let groups: Vec<String> = (0..tasks)
-        .map(|task| format!("{{\"key\":\"{task}\"}}"))
-        .collect();
-    let request = PlanRequest {
-        plan_id: "crowd".into(),
-        config: r#"{"task_request_template":{"id":"t{{group.key}}"}}"#.into(),
-        source: Some(Source::Groups(format!("[{}]", groups.join(",")).into())),
-        page_size: 1,
-        ..Default::default()
-    };
-    client.plan(request).await?;
+    register(&mut client, tasks).await?;
 
     let began = Instant::now();
     let mut watching = JoinSet::new();
@@ -101,7 +71,7 @@ async fn crowd(
         began.elapsed()
     );
     let delete = DeletePlanRequest {
-        plan_id: "crowd".into(),
+        plan_id: PLAN.into(),
         ..Default::default()
     };
     client.delete_plan(delete).await?;
@@ -130,18 +100,7 @@ async fn submit(mut client: Client, tasks: Vec<usize>) -> Outcome<()> {
     let (requests, stream) = tokio::sync::mpsc::channel(4);
     let sending = async {
         for tasks in tasks.chunks(RECORDS_PER_MESSAGE) {
-            let record = |task: &usize| Record {
-                id: format!("t{task}"),
-                success: Some(true),
-                body: format!("{{\"outcome\":{task}}}").into(),
-                ..Default::default()
-            };
-            let records = tasks.iter().map(record).collect();
-            let request = SubmitRecordRequest {
-                plan_id: "crowd".into(),
-                records,
-            };
-            if requests.send(request).await.is_err() {
+            if requests.send(message(tasks, 0)).await.is_err() {
                 break;
             }
         }
@@ -174,7 +133,7 @@ async fn submit(mut client: Client, tasks: Vec<usize>) -> Outcome<()> {
 /// Follows the plan to its end, and checks what it is shown.
 async fn watch(mut client: Client, tasks: usize) -> Outcome<()> {
     let request = WatchPlanRequest {
-        plan_id: "crowd".into(),
+        plan_id: PLAN.into(),
         ..Default::default()
     };
     let mut frames = client.watch_plan(request).await?.into_inner();
@@ -194,61 +153,4 @@ async fn watch(mut client: Client, tasks: usize) -> Outcome<()> {
         }
     }
     Err("the watch ended without End".into())
-}
-
-/// The server, in a process of its own.
-struct Server {
-    process: Child,
-    address: String,
-}
-
-impl Server {
-    fn start() -> Outcome<Self> {
-        // An example stands beside the program it belongs to.
-        let program = std::env::current_exe()?;
-        let program = program
-            .ancestors()
-            .nth(2)
-            .ok_or("no directory")?
-            .join("fanout");
-        let mut process = Command::new(&program)
-            .args(["serve", "--listen", "127.0.0.1:0"])
-            .stderr(Stdio::piped())
-            .spawn()
-            .map_err(|error| {
-                format!(
-                    "{}: {error}; build it first: cargo build --release",
-                    program.display()
-                )
-            })?;
-        let stderr = process.stderr.take().ok_or("no standard error")?;
-        let mut lines = BufReader::new(stderr).lines();
-        let line = lines.next().ok_or("the server said nothing")??;
-        let address = line.split_once("address=").ok_or("no address")?.1;
-        let address = address.split(' ').next().unwrap_or_default().to_owned();
-        std::thread::spawn(move || lines.map_while(Result::ok).for_each(drop));
-        Ok(Self { process, address })
-    }
-
-    async fn connect(&self) -> Outcome<Client> {
-        Ok(Client::connect(format!("http://{}", self.address)).await?)
-    }
-
-    fn resident_mib(&self) -> Outcome<u64> {
-        let status = std::fs::read_to_string(format!("/proc/{}/status", self.process.id()))?;
-        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
-        let kib: u64 = line
-            .ok_or("no VmRSS")?
-            .trim()
-            .trim_end_matches(" kB")
-            .parse()?;
-        Ok(kib / 1_024)
-    }
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        let _ = self.process.kill();
-        let _ = self.process.wait();
-    }
 }

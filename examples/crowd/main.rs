@@ -1,0 +1,103 @@
+//! A crowd at one server: many record streams and many watchers at once, well-behaved and otherwise.
+//!
+//!     cargo build --release && cargo run --release --example crowd -- live [STREAMS WATCHERS TASKS]
+//!     cargo build --release && cargo run --release --example crowd -- drain [STREAMS WATCHERS TASKS]
+//!     cargo build --release && cargo run --release --example crowd -- neighbours
+//!
+//! - `live`: so many tasks (default 100,000), one record for each over so many concurrent streams (1,000) while so many
+//!   watchers (100) follow. Every record is accepted once, every watcher sees every result once, in sequence, and then
+//!   `End`. Then the plan is deleted. All of it twice, with the server's resident memory with the plan and after its
+//!   deletion, when at least half of it has to have come back.
+//! - `drain`: the same crowd, submitting without end; then SIGTERM, while a frozen program holds a watch and a record
+//!   stream, somebody watches the health, and a connection says nothing. Every client is told to retry, no receipt
+//!   contradicts another or what a watcher saw, and the server is gone when its grace is over.
+//! - `neighbours`: records/s of 16 well-behaved streams, alone and beside a client that is killed in the middle and
+//!   resumes, one that never reads its receipts, a hundred streams that say nothing, and a hundred watchers that read
+//!   nothing; rounds of both in turn. Not slower than nine tenths.
+//!
+//! The server is a process of its own. The last line is `crowd: passed`, or the exit code is 1.
+
+mod drain;
+mod live;
+mod neighbours;
+mod server;
+
+use std::error::Error;
+
+use fanout::proto::fanout_service_client::FanoutServiceClient;
+use fanout::proto::plan_request::Source;
+use fanout::proto::{PlanRequest, Record, SubmitRecordRequest};
+use tonic::transport::Channel;
+
+type Client = FanoutServiceClient<Channel>;
+type Outcome<T> = Result<T, Box<dyn Error + Send + Sync>>;
+
+/// The plan of all of this.
+const PLAN: &str = "crowd";
+/// Below the server's limit of streams on a connection.
+const STREAMS_PER_CONNECTION: usize = 250;
+const RECORDS_PER_MESSAGE: usize = 20;
+
+/// How many there are.
+#[derive(Clone, Copy)]
+struct Size {
+    streams: usize,
+    watchers: usize,
+    tasks: usize,
+}
+
+#[tokio::main]
+async fn main() -> Outcome<()> {
+    let mut words = std::env::args().skip(1);
+    let what = words.next().unwrap_or_default();
+    let words: Vec<String> = words.collect();
+    let number = |at: usize, default| words.get(at).map_or(Ok(default), |word| word.parse());
+    let size = || {
+        Ok::<Size, std::num::ParseIntError>(Size {
+            streams: number(0, 1_000)?,
+            watchers: number(1, 100)?,
+            tasks: number(2, 100_000)?,
+        })
+    };
+    match &*what {
+        "live" => live::run(size()?).await?,
+        "drain" => drain::run(size()?).await?,
+        "neighbours" => neighbours::run().await?,
+        // What the above start as processes of their own.
+        "frozen" => return drain::freeze(&words[0]).await,
+        "resuming" => return neighbours::resume(&words[0]).await,
+        _ => return Err("what? live, drain or neighbours".into()),
+    }
+    println!("crowd: passed");
+    Ok(())
+}
+
+/// Plans `t0`, `t1` and so on.
+async fn register(client: &mut Client, tasks: usize) -> Outcome<()> {
+    let groups: Vec<String> = (0..tasks)
+        .map(|task| format!("{{\"key\":\"{task}\"}}"))
+        .collect();
+    let request = PlanRequest {
+        plan_id: PLAN.into(),
+        config: r#"{"task_request_template":{"id":"t{{group.key}}"}}"#.into(),
+        source: Some(Source::Groups(format!("[{}]", groups.join(",")).into())),
+        page_size: 1,
+        ..Default::default()
+    };
+    client.plan(request).await?;
+    Ok(())
+}
+
+/// A message with a record for each of these tasks.
+fn message(tasks: &[usize], outcome: u64) -> SubmitRecordRequest {
+    let record = |task: &usize| Record {
+        id: format!("t{task}"),
+        success: Some(true),
+        body: format!("{{\"outcome\":{outcome}}}").into(),
+        ..Default::default()
+    };
+    SubmitRecordRequest {
+        plan_id: PLAN.into(),
+        records: tasks.iter().map(record).collect(),
+    }
+}
