@@ -43,9 +43,6 @@ pub(super) fn list(
             return Err(status::invalid(field, problem, "UNKNOWN_ENUM_VALUE"));
         }
     }
-    // Each once, since every task is compared with them.
-    let states: BTreeSet<i32> = request.states.iter().copied().collect();
-    let statuses: BTreeSet<i32> = request.statuses.iter().copied().collect();
     let wanted = |standing: TaskState, record: Option<RecordStatus>| {
         let standing = i32::from(state(standing));
         let record = i32::from(convert::task_status(record));
