@@ -160,7 +160,7 @@ pub const HEARTBEAT_RANGE: (Duration, Duration) =
     (Duration::from_millis(100), Duration::from_secs(300));
 /// Page size when none is asked for, and the largest.
 pub const PAGE_SIZE: (usize, usize) = (100, 1_000);
-/// Largest plan document that PlanResponse carries whole.
+/// Largest plan document that PlanResponse carries whole; a quarter of the largest message, if that is less.
 pub const WHOLE_DOCUMENT_BYTES_MAX: usize = 4 << 20;
 /// Most labels, and the longest key or value of one, in bytes.
 pub const LABELS: (usize, usize) = (64, 256);

@@ -345,12 +345,20 @@ impl Coordinator {
         let plan = self.plan(plan_id)?;
         let _turn = plan.turn().await;
         let deleted = view(&plan).ok().map(Arc::new);
-        if !request_id.is_empty() && deleted.is_some() {
-            let answer = deleted.clone();
+        if let Some(deleted) = deleted.as_ref().filter(|_| !request_id.is_empty()) {
+            // The answer is kept for a day; the plan must not be.
+            let kept = PlanView {
+                spec: Arc::new(deleted.spec.without_tasks()?),
+                standing: deleted.standing.clone(),
+            };
+            let answer = Some(Arc::new(kept));
             request_ids.claim(request_id, fingerprint, plan_id, answer, self.clock.now())?;
         }
         self.journal.delete(plan_id).wait().await?;
         self.registry.remove(plan_id);
+        if let Some(deleted) = &deleted {
+            self.timers.forget(deleted);
+        }
         tracing::info!(plan.id = plan_id, "plan deleted");
         Ok(deleted)
     }

@@ -190,6 +190,16 @@ fn prepare(
     };
     let digest = digest(&command);
     let plan = make(&command.config, command.source, &limits.plan)?;
+    let tasks = plan.task_requests().len();
+    let least = command.completion.min_successful.unwrap_or_default();
+    if least > tasks as u64 {
+        return Err(Error::Invalid {
+            field: "completion_policy.min_successful".into(),
+            problem: format!("is {least}, but there are {tasks} tasks"),
+            reason: "INVALID_COMPLETION_POLICY",
+            limit: None,
+        });
+    }
     let terms = Terms {
         plan_id: plan_id(command.plan_id, &command.config)?,
         digest,

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use futures_util::FutureExt;
 use tokio::sync::Notify;
 
-use super::{Coordinator, expires_at};
+use super::{Coordinator, PlanView, view};
 use crate::engine::{Command, Timestamp};
 
 /// When to look at which plan again. At most two entries for each plan; one too many does no harm.
@@ -21,6 +21,18 @@ impl Timers {
     pub(super) fn add(&self, at: Timestamp, plan_id: &Arc<str>) {
         self.due().insert((at, Arc::clone(plan_id)));
         self.changed.notify_one();
+    }
+
+    /// Forgets when to look at a plan that is gone; else who makes and deletes plans could fill memory with it.
+    pub(super) fn forget(&self, plan: &PlanView) {
+        let plan_id = &plan.spec.plan_id;
+        let mut due = self.due();
+        for at in [plan.spec.deadline, plan.expires_at()]
+            .into_iter()
+            .flatten()
+        {
+            due.remove(&(at, Arc::clone(plan_id)));
+        }
     }
 
     fn due(&self) -> MutexGuard<'_, BTreeSet<(Timestamp, Arc<str>)>> {
@@ -62,18 +74,77 @@ impl Coordinator {
             tracing::error!(plan.id = plan_id, %error, "failed to let a plan's time pass");
             return;
         }
-        let expired = plan.read().is_ok_and(|live| {
-            expires_at(plan.spec(), live.state.end()).is_some_and(|at| at <= self.clock.now())
-        });
-        if expired {
+        let now = self.clock.now();
+        let expired = view(&plan)
+            .ok()
+            .filter(|view| view.expires_at().is_some_and(|at| at <= now));
+        if let Some(expired) = expired {
             let _turn = plan.turn().await;
             match self.journal.delete(plan_id).wait().await {
                 Ok(()) => {
                     self.registry.remove(plan_id);
+                    self.timers.forget(&expired);
                     tracing::info!(plan.id = plan_id, "plan expired");
                 }
                 Err(error) => tracing::error!(plan.id = plan_id, %error, "failed to forget a plan"),
             }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::time::Duration;
+
+    use crate::coordinator::{Clock, Coordinator, Deadline, Limits, PlanCommand, Source};
+    use crate::engine::{self, Completion, EndReason};
+    use crate::json::{Object, Value};
+    use crate::{journal, plan};
+
+    fn coordinator() -> Coordinator {
+        let limits = Limits {
+            plan: plan::Limits::default(),
+            engine: engine::Limits::default(),
+            task_request_bytes: 1 << 20,
+            plans: 10,
+            watchers_per_plan: 10,
+            request_ids: 10,
+            request_id_life: Duration::from_secs(1),
+            retention: Duration::from_secs(3_600),
+        };
+        let journal = Arc::new(journal::Memory::default());
+        Coordinator::new(journal, Clock::system(), limits)
+    }
+
+    fn command() -> PlanCommand {
+        PlanCommand {
+            request_id: String::new(),
+            plan_id: "p".into(),
+            config: Object::default(),
+            source: Source::Items(Value::array(vec![1.into()])),
+            completion: Completion::default(),
+            deadline: Some(Deadline::After(Duration::from_secs(7_200))),
+            retention: None,
+            labels: std::collections::BTreeMap::new(),
+            validate_only: false,
+            document_bytes_max: 0,
+        }
+    }
+
+    #[tokio::test]
+    async fn a_deleted_plan_leaves_no_time_to_look_at_it() {
+        let coordinator = coordinator();
+        for seal in [false, true] {
+            let registered = coordinator.register(command()).await;
+            assert!(registered.is_ok_and(|registered| registered.created));
+            if seal {
+                let ended = coordinator.end("p", "", EndReason::Sealed, "").await;
+                assert!(ended.is_ok());
+            }
+            assert_eq!(coordinator.timers.due().len(), 1 + usize::from(seal));
+            assert!(coordinator.delete("p", "").await.is_ok());
+            assert_eq!(coordinator.timers.due().len(), 0);
         }
     }
 }

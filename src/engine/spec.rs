@@ -205,4 +205,27 @@ impl Spec {
             tasks,
         })
     }
+
+    /// The same plan without what makes it large: tasks, their index, documents. For an answer that is kept.
+    ///
+    /// # Errors
+    /// None: there are no settings that could be wrong.
+    pub fn without_tasks(&self) -> Result<Self, plan::Error> {
+        Ok(Self {
+            plan_id: Arc::clone(&self.plan_id),
+            digest: self.digest.clone(),
+            labels: self.labels.clone(),
+            completion: self.completion,
+            deadline: self.deadline,
+            retention: self.retention,
+            created_at: self.created_at,
+            settings: Settings::read(&Object::default())?,
+            head: Bytes::new(),
+            result_head: ResultHead::default(),
+            item_count: self.item_count,
+            group_count: self.group_count,
+            tasks: Vec::new(),
+            index: Index::default(),
+        })
+    }
 }

@@ -38,8 +38,8 @@ pub struct Error {
     pub offset: usize,
     /// What is wrong there, for example `expected ',' or ']'`.
     pub problem: String,
-    /// Whether a limit was passed, rather than the grammar broken.
-    pub over_limit: bool,
+    /// The limit that was passed, if that is what is wrong rather than the grammar.
+    pub limit: Option<usize>,
 }
 
 impl fmt::Display for Error {
@@ -171,7 +171,7 @@ impl<'t> Reader<'t> {
             }),
             Err(error) => {
                 let valid = String::from_utf8_lossy(&text[..error.valid_up_to()]);
-                Err(error_in(&valid, valid.len(), "invalid UTF-8".into(), false))
+                Err(error_in(&valid, valid.len(), "invalid UTF-8".into(), None))
             }
         }
     }
@@ -252,7 +252,8 @@ impl<'t> Reader<'t> {
         }
         if self.depth == self.limits.depth {
             let problem = format!("nested deeper than {} levels", self.limits.depth);
-            return Err(error_in(self.text, self.position, problem, true));
+            let limit = Some(self.limits.depth);
+            return Err(error_in(self.text, self.position, problem, limit));
         }
         self.depth += 1;
         self.position += 1;
@@ -371,7 +372,8 @@ impl<'t> Reader<'t> {
         }
         if self.position - start > self.limits.number_bytes {
             let problem = format!("number longer than {} bytes", self.limits.number_bytes);
-            return Err(error_in(self.text, start, problem, true));
+            let limit = Some(self.limits.number_bytes);
+            return Err(error_in(self.text, start, problem, limit));
         }
         Ok(&self.text[start..self.position])
     }
@@ -436,11 +438,11 @@ impl<'t> Reader<'t> {
             }
             Some(_) => String::new(),
         };
-        error_in(self.text, offset, format!("{problem}{found}"), false)
+        error_in(self.text, offset, format!("{problem}{found}"), None)
     }
 }
 
-fn error_in(text: &str, offset: usize, problem: String, over_limit: bool) -> Error {
+fn error_in(text: &str, offset: usize, problem: String, limit: Option<usize>) -> Error {
     let before = &text[..offset.min(text.len())];
     let line_start = before.rfind('\n').map_or(0, |at| at + 1);
     Error {
@@ -448,6 +450,6 @@ fn error_in(text: &str, offset: usize, problem: String, over_limit: bool) -> Err
         column: 1 + before[line_start..].chars().count(),
         offset,
         problem,
-        over_limit,
+        limit,
     }
 }

@@ -221,12 +221,20 @@ impl<'p> GroupKey<'p> {
                     .unwrap_or_default()
             }
             None => {
-                let texts = self.paths.iter().filter_map(|path| {
+                let mut key = String::new();
+                for path in &self.paths {
                     let (root, below) = path.split_once('.').unwrap_or((path, ""));
-                    let (_, value) = names.iter().find(|(name, _)| *name == root)?;
-                    text_at(value, below)
-                });
-                texts.collect::<Vec<_>>().join(":").into()
+                    let value = names.iter().find(|(name, _)| *name == root);
+                    let text = value.and_then(|(_, value)| text_at(value, below));
+                    budget.spend(1 + text.as_ref().map_or(0, |text| text.len()))?;
+                    if let Some(text) = text {
+                        if !key.is_empty() {
+                            key.push(':');
+                        }
+                        key.push_str(&text);
+                    }
+                }
+                key.into()
             }
         };
         Ok(if key.is_empty() {
@@ -244,7 +252,7 @@ impl<'p> GroupKey<'p> {
 pub fn normalize_items(input: &FindingsInput, limits: &Limits) -> Result<Vec<Value>, Error> {
     let policy = input.policy()?;
     let group_key = GroupKey::new(&policy);
-    let mut budget = TextBudget::new(limits.template_text_bytes);
+    let mut budget = TextBudget::new("packets", limits.template_text_bytes);
     let mut items = Vec::new();
     for (packet_index, packet) in input.packets().iter().enumerate() {
         let packet = wrap_scalar(packet);
@@ -261,6 +269,8 @@ pub fn normalize_items(input: &FindingsInput, limits: &Limits) -> Result<Vec<Val
             let finding_id = policy.finding_id(&finding, index);
             let text = |fields: &[&str]| first_text(&finding, fields).unwrap_or_default();
             let mut item = Object::with_capacity(12);
+            // A packet's id is repeated for each of its findings.
+            budget.spend(packet_id.len() + finding_id.len())?;
             item.set("id", Value::string(&format!("{packet_id}:{finding_id}")));
             item.set("packet_id", Arc::clone(&packet_id));
             item.set("finding_id", finding_id);

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::Error;
 use super::config::Config;
 use super::grouping::{Group, first_text};
-use super::template::{GroupScope, Scope, TextBudget};
+use super::template::{GroupScope, Scope, TextBudget, least_bytes};
 use crate::json::{Object, Value};
 
 pub(super) fn render_all(
@@ -13,9 +13,9 @@ pub(super) fn render_all(
     groups: &[Group],
     template_text_bytes: usize,
 ) -> Result<Vec<Value>, Error> {
-    let mut budget = TextBudget::new(template_text_bytes);
+    let mut budget = TextBudget::new("config.task_request_template", template_text_bytes);
     let names = Names::default();
-    let prefix = id_prefix(&config.orchestrator);
+    let prefix = in_id(&id_prefix(&config.orchestrator));
     groups
         .iter()
         .enumerate()
@@ -53,7 +53,7 @@ fn render(
     budget: &mut TextBudget,
 ) -> Result<Value, Error> {
     let scope = Scope {
-        group: Some(GroupScope { group, index }),
+        group: Some(GroupScope::new(group, index)),
         names: &[
             ("orchestrator", &config.orchestrator),
             ("config", &config.document),
@@ -70,12 +70,20 @@ fn render(
     }
     if request.get("id").is_none_or(Value::is_blank) {
         let task_id = request.get("task_id").filter(|task_id| !task_id.is_blank());
-        let id = task_id.map_or_else(|| stable_id(prefix, &group.key).into(), Value::shared_text);
+        let id = match task_id {
+            Some(task_id) => Value::shared_text(task_id),
+            None => {
+                let id = format!("{prefix}-{}", in_id(&group.key));
+                budget.spend(id.len())?;
+                id.into()
+            }
+        };
         request.set(Arc::clone(&names.id), id);
     }
     if request.get("group_key").is_none_or(Value::is_blank) {
         request.set(Arc::clone(&names.group_key), Arc::clone(&group.key));
     }
+    budget.spend(config.orchestrator.as_object().map_or(0, least_bytes))?;
     let orchestrator = orchestrator(config, request.get("orchestrator"), index, names);
     request.set(Arc::clone(&names.orchestrator), orchestrator);
     if let Some(runtime_execution) = &config.runtime_execution {
@@ -105,11 +113,11 @@ fn id_prefix(orchestrator: &Value) -> Arc<str> {
     first_text(orchestrator, &["run_id", "plan_id"]).unwrap_or_else(|| "fanout".into())
 }
 
-/// Prefix and group key, every run of characters outside `A-Za-z0-9._-` replaced by one `-`.
-fn stable_id(prefix: &str, group_key: &str) -> String {
-    let mut id = String::with_capacity(prefix.len() + group_key.len() + 1);
+/// A part of an id, every run of characters outside `A-Za-z0-9._-` replaced by one `-`.
+fn in_id(part: &str) -> String {
+    let mut id = String::with_capacity(part.len());
     let mut replaced = false;
-    for c in prefix.chars().chain(['-']).chain(group_key.chars()) {
+    for c in part.chars() {
         let keep = c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
         if keep {
             id.push(c);

@@ -3,6 +3,7 @@
 //! A string that is exactly one expression becomes the value it names, typed; otherwise each expression is replaced by
 //! text. Keys are not rendered, and what is inserted is not rendered again.
 
+use std::cell::OnceCell;
 use std::collections::HashSet;
 use std::sync::Arc;
 
@@ -55,38 +56,55 @@ pub(super) struct Scope<'s> {
     pub(super) names: &'s [(&'s str, &'s Value)],
 }
 
-/// The group as a template sees it: `{key, index, items}`. The object itself is made only for whoever asks for it whole.
+/// The group as a template sees it: `{key, index, items}`. What is made from its items is made when it is first asked
+/// for, and once: a template can ask a million times.
 pub(super) struct GroupScope<'s> {
-    pub(super) group: &'s Group,
-    pub(super) index: usize,
+    group: &'s Group,
+    index: usize,
+    whole: OnceCell<Value>,
+    item_ids: OnceCell<Value>,
+    packet_ids: OnceCell<Value>,
+    finding_ids: OnceCell<Value>,
 }
 
-/// Where the text of templates is put together, and how much more of it there may be.
+/// Where the text of templates is put together, and how much more of what they make there may be.
+///
+/// A small template makes much of many groups, so it is counted while it is made: text in full, and of each value that
+/// is made anew the least that it takes when printed. Nothing is refused for it that fits when it is printed, but for a
+/// byte of each expression that finds nothing.
 pub(super) struct TextBudget {
+    /// The field that is named if there is more.
+    field: &'static str,
     limit: usize,
     left: usize,
     /// Kept from one text to the next.
     buffer: String,
 }
 
+/// The least that a member takes when printed, beside its key: quotes, colon, value, comma.
+const MEMBER_BYTES: usize = 5;
+/// The least that an element takes.
+const ELEMENT_BYTES: usize = 2;
+
+/// The least that an object's members take when printed.
+pub(super) fn least_bytes(object: &Object) -> usize {
+    object.iter().map(|(key, _)| key.len() + MEMBER_BYTES).sum()
+}
+
 impl TextBudget {
-    pub(super) fn new(limit: usize) -> Self {
+    pub(super) fn new(field: &'static str, limit: usize) -> Self {
         Self {
+            field,
             limit,
             left: limit,
             buffer: String::new(),
         }
     }
 
-    fn spend(&mut self, bytes: usize) -> Result<(), Error> {
+    pub(super) fn spend(&mut self, bytes: usize) -> Result<(), Error> {
         let left = self.left.checked_sub(bytes);
-        self.left = left.ok_or_else(|| {
-            Error::over(
-                "config.task_request_template",
-                "bytes of text from templates",
-                self.limit,
-            )
-        })?;
+        self.left = left
+            .ok_or_else(|| Error::over(self.field, "bytes of text from templates", self.limit))?;
         Ok(())
     }
 }
@@ -180,6 +198,7 @@ impl Template {
                 Some(value)
             }
             Self::Array(parts) => {
+                budget.spend(parts.len().saturating_mul(ELEMENT_BYTES))?;
                 let mut values = Vec::with_capacity(parts.len());
                 for part in parts {
                     values.push(part.render(scope, budget)?.unwrap_or(Value::Null));
@@ -231,8 +250,13 @@ fn render_members(
     object: &mut Object,
 ) -> Result<(), Error> {
     for (key, member) in members {
-        if let Some(value) = member.render(scope, budget)? {
-            object.set(Arc::clone(key), value);
+        match member.render(scope, budget)? {
+            Some(value) => {
+                budget.spend(key.len() + MEMBER_BYTES)?;
+                object.set(Arc::clone(key), value);
+            }
+            // Costs no memory, but time.
+            None => budget.spend(1)?,
         }
     }
     Ok(())
@@ -274,10 +298,7 @@ impl Expression {
 
     fn evaluate(&self, scope: &Scope<'_>) -> Option<Value> {
         match self {
-            Self::Computed(computed) => {
-                let group = scope.group.as_ref()?;
-                Some(computed.of(&group.group.items))
-            }
+            Self::Computed(computed) => Some(scope.group.as_ref()?.computed(*computed)),
             Self::Path(root, below) => {
                 let below = below.as_deref();
                 if let Some(group) = scope.group.as_ref().filter(|_| root == "group") {
@@ -301,14 +322,44 @@ fn at(value: &Value, below: Option<&str>) -> Option<Value> {
     }
 }
 
-impl GroupScope<'_> {
-    fn at(&self, below: Option<&str>) -> Option<Value> {
-        let Some(below) = below else {
+impl<'s> GroupScope<'s> {
+    pub(super) fn new(group: &'s Group, index: usize) -> Self {
+        Self {
+            group,
+            index,
+            whole: OnceCell::new(),
+            item_ids: OnceCell::new(),
+            packet_ids: OnceCell::new(),
+            finding_ids: OnceCell::new(),
+        }
+    }
+
+    fn computed(&self, computed: Computed) -> Value {
+        let made = match computed {
+            Computed::ItemCount => return self.group.items.len().into(),
+            Computed::ItemIds => &self.item_ids,
+            Computed::PacketIds => &self.packet_ids,
+            Computed::FindingIds => &self.finding_ids,
+        };
+        made.get_or_init(|| computed.of(&self.group.items)).clone()
+    }
+
+    fn whole(&self) -> Value {
+        let make = || {
             let mut group = Object::with_capacity(3);
             for name in ["key", "index", "items"] {
-                group.set(name, self.member(name)?);
+                if let Some(member) = self.member(name) {
+                    group.set(name, member);
+                }
             }
-            return Some(group.into());
+            group.into()
+        };
+        self.whole.get_or_init(make).clone()
+    }
+
+    fn at(&self, below: Option<&str>) -> Option<Value> {
+        let Some(below) = below else {
+            return Some(self.whole());
         };
         let (name, below) = match below.split_once('.') {
             Some((name, below)) => (name, Some(below)),

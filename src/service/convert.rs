@@ -82,11 +82,22 @@ pub(super) fn duration(
     value: &prost_types::Duration,
     range: (Duration, Duration),
 ) -> Result<Duration, Status> {
-    let duration = Duration::try_from(*value)
+    // Read without the conversion that would mend what is not normal and fail in what is out of range.
+    let seconds = u64::try_from(value.seconds).ok();
+    let nanos = u32::try_from(value.nanos)
         .ok()
+        .filter(|nanos| *nanos < 1_000_000_000);
+    let duration = seconds
+        .zip(nanos)
+        .map(|(seconds, nanos)| Duration::new(seconds, nanos))
         .filter(|time| range.0 <= *time && *time <= range.1);
     duration.ok_or_else(|| {
-        let problem = format!("is {value}, expected {:?} to {:?}", range.0, range.1);
+        let nanos = match value.nanos {
+            0 => String::new(),
+            nanos => format!(" and {nanos}ns"),
+        };
+        let (seconds, least, most) = (value.seconds, range.0, range.1);
+        let problem = format!("is {seconds}s{nanos}, expected {least:?} to {most:?}");
         invalid(field, &problem, "INVALID_DURATION")
     })
 }
@@ -109,10 +120,9 @@ pub(super) fn document(
     let limits = json_limits(limits);
     json::parse(bytes, limits).map(Some).map_err(|error| {
         let problem = error.to_string();
-        if error.over_limit {
-            over_limit(field, &problem, "JSON_LIMIT_EXCEEDED", limits.depth)
-        } else {
-            invalid(field, &problem, "INVALID_JSON")
+        match error.limit {
+            Some(limit) => over_limit(field, &problem, "JSON_LIMIT_EXCEEDED", limit),
+            None => invalid(field, &problem, "INVALID_JSON"),
         }
     })
 }
@@ -202,7 +212,8 @@ pub(super) fn plan_command(
         retention: retention.transpose()?,
         labels: labels(request.labels)?,
         validate_only: request.validate_only,
-        document_bytes_max: WHOLE_DOCUMENT_BYTES_MAX,
+        // Half of the message is for the task requests.
+        document_bytes_max: WHOLE_DOCUMENT_BYTES_MAX.min(limits.message_bytes_max / 4),
         request_id: request.request_id,
         plan_id: request.plan_id,
     })
@@ -247,16 +258,26 @@ fn completion(policy: Option<&proto::CompletionPolicy>) -> Result<Completion, St
     })
 }
 
+/// The last second of the year 9999, the last that a timestamp can say.
+const TIMESTAMP_SECONDS_MAX: u64 = 253_402_300_799;
+
 fn read_timestamp(field: &str, value: &prost_types::Timestamp) -> Result<Timestamp, Status> {
-    let seconds = u64::try_from(value.seconds).ok();
+    let seconds = u64::try_from(value.seconds)
+        .ok()
+        .filter(|seconds| *seconds <= TIMESTAMP_SECONDS_MAX);
     let nanos = u64::try_from(value.nanos)
         .ok()
         .filter(|nanos| *nanos < 1_000_000_000);
     let at = seconds
         .zip(nanos)
         .and_then(|(seconds, nanos)| seconds.checked_mul(1_000)?.checked_add(nanos / 1_000_000));
-    at.map(Timestamp)
-        .ok_or_else(|| invalid(field, "is not a time after 1970", "INVALID_TIMESTAMP"))
+    at.map(Timestamp).ok_or_else(|| {
+        invalid(
+            field,
+            "is not a time from 1970 to 9999",
+            "INVALID_TIMESTAMP",
+        )
+    })
 }
 
 fn labels(labels: HashMap<String, String>) -> Result<BTreeMap<String, String>, Status> {

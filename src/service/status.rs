@@ -169,6 +169,10 @@ pub(super) fn of_transport(status: &Status) -> Option<Status> {
     let (code, reason) = match status.code() {
         Code::OutOfRange | Code::ResourceExhausted => (Code::InvalidArgument, "MESSAGE_TOO_LARGE"),
         Code::Internal => (Code::InvalidArgument, "MALFORMED_MESSAGE"),
+        // The one thing that is said of a method that there is.
+        Code::Unimplemented if status.message().starts_with("Content is compressed") => {
+            (Code::Unimplemented, "UNSUPPORTED_COMPRESSION")
+        }
         Code::Unimplemented => (Code::Unimplemented, "UNKNOWN_METHOD"),
         _ => return None,
     };

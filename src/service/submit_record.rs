@@ -20,6 +20,9 @@ use crate::proto::{self, SubmitRecordRequest, SubmitRecordResponse};
 use crate::reconcile::record::{self, ReadRecord, Rewrite, TypedFields};
 use crate::registry::LivePlan;
 
+/// What a receipt takes beside its record's document: its numbers, and ids of usual length.
+const RECEIPT_BYTES: usize = 256;
+
 /// The answers of a record stream.
 pub(super) type Responses =
     Pin<Box<dyn Stream<Item = Result<SubmitRecordResponse, Status>> + Send>>;
@@ -116,6 +119,23 @@ pub(super) async fn submit(
         .iter()
         .map(|record| read(record, plan.spec(), limits))
         .collect();
+    let documents = submissions
+        .iter()
+        .filter_map(|submission| submission.record.as_ref().ok());
+    let answer: usize = documents
+        .map(|record| record.document.len() + RECEIPT_BYTES)
+        .sum();
+    if answer > limits.message_bytes_max {
+        // Said now: records must not be applied whose receipts cannot be sent.
+        let most = limits.message_bytes_max;
+        let problem = format!("their receipts would not fit {most} bytes; send fewer at a time");
+        return Err(status::over_limit(
+            "records",
+            &problem,
+            "MESSAGE_TOO_LARGE",
+            most,
+        ));
+    }
     let (receipts, standing) = fanout
         .coordinator
         .submit(plan, &submissions)
@@ -200,15 +220,10 @@ fn read_as<'r>(
     check_text("status", &record.status, limits)?;
     let read = record::read(typed, &record.body, rewrite, json_limits, &spec.settings).map_err(
         |error| {
-            if error.over_limit {
-                over(
-                    "body",
-                    error.to_string(),
-                    "JSON_LIMIT_EXCEEDED",
-                    json_limits.depth,
-                )
-            } else {
-                violation("body", error.to_string(), "INVALID_JSON")
+            let description = error.to_string();
+            match error.limit {
+                Some(limit) => over("body", description, "JSON_LIMIT_EXCEEDED", limit),
+                None => violation("body", description, "INVALID_JSON"),
             }
         },
     )?;

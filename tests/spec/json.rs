@@ -100,7 +100,7 @@ fn nesting_is_read_to_the_limit_and_refused_one_past_it() {
     assert!(parse(&nested(512)).is_ok());
     let error = parse(&nested(513)).unwrap_err();
     assert_eq!(error.to_string(), "1:513: nested deeper than 512 levels");
-    assert!(error.over_limit);
+    assert_eq!(error.limit, Some(512));
 }
 
 #[test]
@@ -108,6 +108,7 @@ fn a_number_is_read_to_the_limit_and_refused_one_past_it() {
     assert!(parse(&"1".repeat(1_024)).is_ok());
     let error = parse(&"1".repeat(1_025)).unwrap_err();
     assert_eq!(error.to_string(), "1:1: number longer than 1024 bytes");
+    assert_eq!(error.limit, Some(1_024));
 }
 
 #[test]

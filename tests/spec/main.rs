@@ -12,6 +12,7 @@ mod edge;
 mod engine;
 mod harness;
 mod health;
+mod hostile;
 mod journal;
 mod json;
 mod panics;

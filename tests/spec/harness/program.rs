@@ -78,6 +78,23 @@ impl Program {
         kill(self.pid, signal).unwrap();
     }
 
+    /// How much of the machine's memory it has now, in bytes.
+    pub fn resident_bytes(&self) -> u64 {
+        self.memory("VmRSS:")
+    }
+
+    /// The most that it ever had.
+    pub fn resident_peak_bytes(&self) -> u64 {
+        self.memory("VmHWM:")
+    }
+
+    fn memory(&self, name: &str) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid)).unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix(name));
+        let kib = line.and_then(|line| line.trim().strip_suffix(" kB"));
+        kib.unwrap().trim().parse::<u64>().unwrap() << 10
+    }
+
     /// Waits for its end, its standard input being over.
     pub fn finish(mut self) -> Said {
         drop(self.stdin.take());
