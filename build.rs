@@ -22,6 +22,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     fs::write(out.join("descriptors.bin"), files.encode_to_vec())?;
     tonic_prost_build::configure()
         .bytes(".")
+        .codec_path("crate::proto::Codec")
         .compile_fds(files)?;
     Ok(())
 }

@@ -1,6 +1,7 @@
 //! Settings of the server: every limit and every wait, with unit, default and where it can be set.
 
 use std::net::SocketAddr;
+use std::ops::RangeInclusive;
 use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,12 +16,13 @@ pub struct Limits {
     /// Largest body of a record, in bytes.
     #[arg(long, env = "FANOUT_RECORD_BODY_BYTES_MAX", default_value_t = 1 << 20, value_name = "BYTES")]
     pub record_body_bytes_max: usize,
-    /// Most records in one message.
+    /// Most records in one message: 1 to 50000.
     #[arg(
         long,
         env = "FANOUT_RECORDS_PER_MESSAGE_MAX",
         default_value_t = 1_000,
-        value_name = "N"
+        value_name = "N",
+        value_parser = records_per_message
     )]
     pub records_per_message_max: usize,
     /// Most items in one plan.
@@ -106,16 +108,26 @@ pub struct Limits {
     pub streams_per_connection_max: u32,
 }
 
-/// The parser recurses; deeper than this it would need more stack than a worker thread has.
-fn json_depth(text: &str) -> Result<usize, String> {
-    let depth: usize = text
+/// A message has at most [`crate::proto::FIELDS_PER_MESSAGE_MAX`] fields, and each record is one.
+fn records_per_message(text: &str) -> Result<usize, String> {
+    whole_number(text, 1..=50_000)
+}
+
+fn whole_number(text: &str, range: RangeInclusive<usize>) -> Result<usize, String> {
+    let (least, most) = (*range.start(), *range.end());
+    let number: usize = text
         .parse()
         .map_err(|_| "expected a whole number".to_owned())?;
-    if (1..=1024).contains(&depth) {
-        Ok(depth)
+    if range.contains(&number) {
+        Ok(number)
     } else {
-        Err("expected 1 to 1024".into())
+        Err(format!("expected {least} to {most}"))
     }
+}
+
+/// The parser recurses; deeper than this it would need more stack than a worker thread has.
+fn json_depth(text: &str) -> Result<usize, String> {
+    whole_number(text, 1..=1_024)
 }
 
 /// Waits of the service.

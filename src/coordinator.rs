@@ -43,6 +43,10 @@ pub struct Limits {
     pub engine: engine::Limits,
     /// Bytes of rendered task requests in one plan.
     pub task_request_bytes: usize,
+    /// Bytes of one of them.
+    pub one_task_request_bytes: usize,
+    /// Bytes of a plan's id, and of a task's.
+    pub id_bytes: usize,
     /// Live plans.
     pub plans: usize,
     /// Watchers of one plan.
@@ -348,7 +352,7 @@ impl Coordinator {
         if let Some(deleted) = deleted.as_ref().filter(|_| !request_id.is_empty()) {
             // The answer is kept for a day; the plan must not be.
             let kept = PlanView {
-                spec: Arc::new(deleted.spec.without_tasks()?),
+                spec: Arc::new(deleted.spec.without_tasks()),
                 standing: deleted.standing.clone(),
             };
             let answer = Some(Arc::new(kept));

@@ -1,10 +1,17 @@
 //! The public contract, generated from `proto/fanout/v1`, and gRPC's health checking; their documentation is there.
 
-#![allow(missing_docs, clippy::all)]
+mod codec;
 
-tonic::include_proto!("fanout.v1");
+pub use codec::{Codec, FIELDS_PER_MESSAGE_MAX};
+pub use generated::*;
+
+#[allow(missing_docs, clippy::all)]
+mod generated {
+    tonic::include_proto!("fanout.v1");
+}
 
 /// gRPC's health checking protocol.
+#[allow(missing_docs, clippy::all)]
 pub mod health {
     tonic::include_proto!("grpc.health.v1");
 }

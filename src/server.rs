@@ -137,6 +137,9 @@ fn limits(config: &Config) -> Limits {
             ..engine::Limits::default()
         },
         task_request_bytes: limits.task_request_bytes_max,
+        // With what else an answer has, it has to fit a message.
+        one_task_request_bytes: limits.message_bytes_max / 2,
+        id_bytes: limits.key_bytes_max,
         plans: limits.plans_max,
         watchers_per_plan: limits.watchers_per_plan_max,
         request_ids: limits.request_ids_max,

@@ -201,7 +201,7 @@ fn prepare(
         });
     }
     let terms = Terms {
-        plan_id: plan_id(command.plan_id, &command.config)?,
+        plan_id: plan_id(command.plan_id, &command.config, limits.id_bytes)?,
         digest,
         labels: command.labels,
         completion: command.completion,
@@ -210,10 +210,42 @@ fn prepare(
         created_at: now,
     };
     let spec = Spec::new(terms, &command.config, &plan, limits.task_request_bytes)?;
+    check_tasks(&spec, limits)?;
     let mut document = String::new();
     let whole =
         json::write_compact_within(&mut document, &plan.document(), command.document_bytes_max);
     Ok((Arc::new(spec), whole.then(|| document.into())))
+}
+
+/// A task whose id no record could name, or whose request no answer could carry, would never be done.
+fn check_tasks(spec: &Spec, limits: &super::Limits) -> Result<(), Error> {
+    let refused = |task: usize, problem: String, reason, limit: Option<usize>| Error::Invalid {
+        field: format!("config.task_request_template (task {task})"),
+        problem,
+        reason,
+        limit: limit.map(|limit| limit as u64),
+    };
+    for (task, planned) in spec.tasks.iter().enumerate() {
+        for (what, length, most) in [
+            ("id", planned.id.len(), limits.id_bytes),
+            (
+                "request",
+                planned.request.len(),
+                limits.one_task_request_bytes,
+            ),
+        ] {
+            if length > most {
+                let problem =
+                    format!("its {what} is {length} bytes long, at most {most} are allowed");
+                return Err(refused(task, problem, "LIMIT_EXCEEDED", Some(most)));
+            }
+        }
+        if planned.id.contains('\0') {
+            let problem = "its id contains a NUL character".into();
+            return Err(refused(task, problem, "INVALID_TEXT", None));
+        }
+    }
+    Ok(())
 }
 
 fn make(config: &Object, source: Source, limits: &plan::Limits) -> Result<Plan, plan::Error> {
@@ -299,7 +331,7 @@ fn digest(command: &PlanCommand) -> String {
 }
 
 /// The name asked for, else that of the config's orchestrator, else a new one.
-fn plan_id(requested: String, config: &Object) -> Result<Arc<str>, Error> {
+fn plan_id(requested: String, config: &Object, most: usize) -> Result<Arc<str>, Error> {
     if !requested.is_empty() {
         return Ok(requested.into());
     }
@@ -314,15 +346,15 @@ fn plan_id(requested: String, config: &Object) -> Result<Arc<str>, Error> {
     match (text("run_id"), text("plan_id")) {
         (Some(run_id), Some(plan_id)) => {
             let id = format!("{run_id}:{plan_id}");
-            let usable = id.len() <= 1_024 && !id.contains('\0');
+            let usable = id.len() <= most && !id.contains('\0');
             if usable {
                 Ok(id.into())
             } else {
                 Err(Error::Invalid {
                     field: "config.orchestrator".into(),
-                    problem:
-                        "run_id and plan_id make a plan id of more than 1024 bytes or with a NUL"
-                            .into(),
+                    problem: format!(
+                        "run_id and plan_id make a plan id of more than {most} bytes or with a NUL"
+                    ),
                     reason: "INVALID_PLAN_ID",
                     limit: None,
                 })

@@ -107,6 +107,8 @@ mod tests {
             plan: plan::Limits::default(),
             engine: engine::Limits::default(),
             task_request_bytes: 1 << 20,
+            one_task_request_bytes: 1 << 20,
+            id_bytes: 1_024,
             plans: 10,
             watchers_per_plan: 10,
             request_ids: 10,

@@ -207,11 +207,9 @@ impl Spec {
     }
 
     /// The same plan without what makes it large: tasks, their index, documents. For an answer that is kept.
-    ///
-    /// # Errors
-    /// None: there are no settings that could be wrong.
-    pub fn without_tasks(&self) -> Result<Self, plan::Error> {
-        Ok(Self {
+    #[must_use]
+    pub fn without_tasks(&self) -> Self {
+        Self {
             plan_id: Arc::clone(&self.plan_id),
             digest: self.digest.clone(),
             labels: self.labels.clone(),
@@ -219,13 +217,13 @@ impl Spec {
             deadline: self.deadline,
             retention: self.retention,
             created_at: self.created_at,
-            settings: Settings::read(&Object::default())?,
+            settings: self.settings.clone(),
             head: Bytes::new(),
             result_head: ResultHead::default(),
             item_count: self.item_count,
             group_count: self.group_count,
             tasks: Vec::new(),
             index: Index::default(),
-        })
+        }
     }
 }

@@ -42,10 +42,20 @@ where
         && !origins.admit(origin.as_bytes())
     {
         tracing::debug!(?origin, "refused a page: it is not among web_origins");
-        return refused();
+        let text = "this page may not use this server: its origin is not among web_origins\n";
+        return plain(StatusCode::FORBIDDEN, text);
     }
-    if is_grpc(&request) {
-        return call(request.map(Body::new)).await;
+    let preflight = *request.method() == Method::OPTIONS;
+    match content_type(&request) {
+        kind if kind.starts_with(b"application/grpc-web") => {}
+        kind if kind.starts_with(b"application/grpc") && request.version() == Version::HTTP_2 => {
+            return call(request.map(Body::new)).await;
+        }
+        _ if preflight => {}
+        _ => {
+            let text = "this server speaks gRPC over HTTP/2, and gRPC-Web\n";
+            return plain(StatusCode::UNSUPPORTED_MEDIA_TYPE, text);
+        }
     }
     let cors = CorsLayer::new()
         // It was looked at above.
@@ -63,10 +73,9 @@ where
     response
 }
 
-fn refused() -> Response<Body> {
-    let text = "this page may not use this server: its origin is not among web_origins\n";
+fn plain(status: StatusCode, text: &str) -> Response<Body> {
     let mut response = Response::new(Body::new(text.to_owned()));
-    *response.status_mut() = StatusCode::FORBIDDEN;
+    *response.status_mut() = status;
     response.headers_mut().insert(
         CONTENT_TYPE,
         HeaderValue::from_static("text/plain; charset=utf-8"),
@@ -74,9 +83,7 @@ fn refused() -> Response<Body> {
     response
 }
 
-/// Whether no browser sent this; then nothing is to be translated.
-fn is_grpc<B>(request: &Request<B>) -> bool {
+fn content_type<B>(request: &Request<B>) -> &[u8] {
     let kind = request.headers().get(CONTENT_TYPE);
-    let kind = kind.map(HeaderValue::as_bytes).unwrap_or_default();
-    request.version() == Version::HTTP_2 && !kind.starts_with(b"application/grpc-web")
+    kind.map(HeaderValue::as_bytes).unwrap_or_default()
 }

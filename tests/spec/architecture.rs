@@ -271,3 +271,36 @@ fn every_test_file_is_part_of_the_specification() {
         );
     }
 }
+
+/// String literals that look like a reason.
+fn reasons(text: &str) -> BTreeSet<String> {
+    let quoted = text.split('"').skip(1).step_by(2);
+    let looks_like_one = |text: &&str| {
+        text.len() > 3
+            && text
+                .bytes()
+                .all(|byte| byte.is_ascii_uppercase() || byte == b'_')
+    };
+    quoted.filter(looks_like_one).map(str::to_owned).collect()
+}
+
+#[test]
+fn the_document_of_errors_has_every_reason_and_no_other() {
+    let rooms = ["service", "coordinator", "engine"];
+    let sources = sources(&project("src"));
+    let in_sources: BTreeSet<String> = sources
+        .iter()
+        .filter(|(room, ..)| rooms.contains(&room.as_str()))
+        .flat_map(|(.., text)| reasons(text))
+        // Kinds of records, as people read them.
+        .filter(|text| text != "STARTED" && text != "PROGRESS")
+        .collect();
+    let document = fs::read_to_string(project("docs/errors.md")).unwrap();
+    let rows = document.lines().filter(|line| line.starts_with("| "));
+    let cells = rows.filter_map(|row| row.split('|').nth(2));
+    let in_document: BTreeSet<String> = cells
+        .filter_map(|cell| cell.trim().strip_prefix('`')?.strip_suffix('`'))
+        .map(str::to_owned)
+        .collect();
+    assert_eq!(in_sources, in_document);
+}

@@ -45,6 +45,8 @@ impl Running {
             plan: plan::Limits::default(),
             engine: engine::Limits::default(),
             task_request_bytes: usize::MAX,
+            one_task_request_bytes: usize::MAX,
+            id_bytes: usize::MAX,
             plans: 10,
             watchers_per_plan: 1,
             request_ids: 2,

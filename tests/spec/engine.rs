@@ -711,6 +711,8 @@ fn coordinator() -> Coordinator {
         plan: plan::Limits::default(),
         engine: engine::Limits::default(),
         task_request_bytes: usize::MAX,
+        one_task_request_bytes: usize::MAX,
+        id_bytes: usize::MAX,
         plans: 1,
         watchers_per_plan: 1,
         request_ids: 1,

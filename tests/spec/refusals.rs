@@ -390,6 +390,54 @@ async fn limits_of_a_plan_hold_one_past_and_not_at_them() {
 }
 
 #[tokio::test]
+async fn a_task_that_no_record_could_name_or_no_answer_carry_is_refused() {
+    let mut server = TestServer::with(|config| {
+        config.limits.key_bytes_max = 10;
+        config.limits.message_bytes_max = 4_096;
+    })
+    .await;
+    // The id is `task-` and the key.
+    server.register("at", &["12345"]).await;
+    let task = |task: usize| format!("config.task_request_template (task {task})");
+    let status = server
+        .plan(plan_request("past", &["1", "123456"]))
+        .await
+        .unwrap_err();
+    check(
+        "an id of 11 bytes",
+        &status,
+        &invalid("LIMIT_EXCEEDED", &task(1)),
+    );
+    let status = server.plan(plan_request("nul", &["\0"])).await.unwrap_err();
+    check(
+        "an id with a NUL",
+        &status,
+        &invalid("INVALID_TEXT", &task(0)),
+    );
+
+    // The request is `{"id":"a","text":"..."}` and what every request has.
+    let with = |text: usize| {
+        let text = "x".repeat(text);
+        let config = format!(r#"{{"task_request_template":{{"id":"a","text":"{text}"}}}}"#);
+        PlanRequest {
+            config: config.into(),
+            source: Some(Source::Groups(r#"[{"key":"a"}]"#.into())),
+            ..Default::default()
+        }
+    };
+    let answer = server.plan(with(1_000)).await.unwrap().into_inner();
+    let rest = 2_048 - (answer.task_requests[0].document.len() - 1_000);
+    let answer = server.plan(with(rest)).await.unwrap().into_inner();
+    assert_eq!(answer.task_requests[0].document.len(), 2_048);
+    let status = server.plan(with(rest + 1)).await.unwrap_err();
+    check(
+        "a request of 2,049 bytes",
+        &status,
+        &invalid("LIMIT_EXCEEDED", &task(0)),
+    );
+}
+
+#[tokio::test]
 async fn a_call_about_no_plan_or_an_unknown_one_is_refused_by_every_method() {
     let mut server = TestServer::start().await;
     for (plan_id, expected) in [
@@ -769,4 +817,17 @@ async fn text_of_a_caller_in_an_error_is_shortened_and_cannot_forge_lines() {
         status.message()
     );
     assert!(status.message().len() <= 1_100);
+
+    // Each character takes eight when it is escaped; a quota's and a task's answers say most.
+    let text = "\u{202e}".repeat(341);
+    let request = fanout::proto::GetTaskRequest {
+        plan_id: "p".into(),
+        task_id: text.clone(),
+        ..Default::default()
+    };
+    server.register("p", &["a"]).await;
+    let status = server.get_task(request).await.unwrap_err();
+    assert_eq!(status.code(), Code::NotFound);
+    let size = status.details().len();
+    assert!((2_000..=4_096).contains(&size), "{size} bytes of details");
 }

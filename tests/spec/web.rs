@@ -244,7 +244,7 @@ async fn a_browser_that_asks_first_is_told_that_a_page_may_post() {
 }
 
 #[tokio::test]
-async fn what_is_neither_grpc_nor_grpc_web_is_a_bad_request() {
+async fn what_is_neither_grpc_nor_grpc_web_is_an_unsupported_media_type() {
     let server = TestServer::start().await;
     for (method, content_type) in [
         (Method::GET, "text/html"),
@@ -253,7 +253,11 @@ async fn what_is_neither_grpc_nor_grpc_web_is_a_bad_request() {
     ] {
         let headers = [("content-type", content_type)];
         let response = send(&server, method, "GetPlan", &headers, Bytes::new()).await;
-        assert_eq!(response.status(), StatusCode::BAD_REQUEST, "{content_type}");
+        assert_eq!(
+            response.status(),
+            StatusCode::UNSUPPORTED_MEDIA_TYPE,
+            "{content_type}"
+        );
     }
     let headers = [("content-type", WEB)];
     let response = send(&server, Method::GET, "GetPlan", &headers, Bytes::new()).await;
