@@ -93,6 +93,12 @@ impl Watch {
         self.plan.spec()
     }
 
+    /// Sequence of the last event that was handed out, or that the watch began after.
+    #[must_use]
+    pub fn position(&self) -> u64 {
+        self.after
+    }
+
     /// Position after what was seen so far.
     #[must_use]
     pub fn cursor(&self, sequence: u64) -> String {

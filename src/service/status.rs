@@ -136,7 +136,12 @@ fn invalid_with(field: &str, problem: &str, reason: &str, limit: Option<String>)
 
 /// The server is going away; the same call may be made elsewhere, or here a little later.
 pub(super) fn draining() -> Status {
-    let mut details = info("DRAINING", []);
+    draining_at([])
+}
+
+/// The same, of a stream that got as far as this says.
+pub(super) fn draining_at(position: impl IntoIterator<Item = (&'static str, String)>) -> Status {
+    let mut details = info("DRAINING", position);
     details.set_retry_info(Some(RETRY_AFTER));
     with(
         Code::Unavailable,

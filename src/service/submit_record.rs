@@ -34,12 +34,13 @@ pub(super) fn serve(
 ) -> Responses {
     Box::pin(async_stream::stream! {
         let mut plan: Option<Arc<LivePlan>> = None;
+        let mut receipts = 0;
         let mut closing = pin!(closing.cancelled_owned());
         loop {
             let request = tokio::select! {
                 biased;
                 () = &mut closing => {
-                    yield Err(status::draining());
+                    yield Err(status::draining_at([("receipts", receipts.to_string())]));
                     return;
                 }
                 request = requests.message() => request,
@@ -50,6 +51,7 @@ pub(super) fn serve(
                 Err(broken) => Err(broken_message(&broken, &fanout.config.limits)),
             };
             let failed = answer.is_err();
+            receipts += answer.as_ref().map_or(0, |answer| answer.receipts.len());
             yield answer;
             if failed {
                 return;

@@ -64,11 +64,13 @@ pub(super) fn serve(
                 }
             }
         }
+        // How far the frames went that were sent.
+        let mut seen = watch.position();
         loop {
             let next = tokio::select! {
                 biased;
                 () = &mut closed => {
-                    yield Err(status::draining());
+                    yield Err(status::draining_at([("cursor", watch.cursor(seen))]));
                     return;
                 }
                 next = watch.next(heartbeat) => next,
@@ -79,6 +81,7 @@ pub(super) fn serve(
                         if closing.is_cancelled() {
                             break;
                         }
+                        seen = entry.sequence;
                         if let Some(shown) = frame_of(&entry, watch.spec(), payload) {
                             yield Ok(frame(watch.cursor(entry.sequence), shown));
                         }

@@ -67,8 +67,9 @@ async fn next<T>(stream: &mut Streaming<T>) -> Result<Option<T>, Status> {
         .expect("the stream says nothing")
 }
 
+/// Answers how far the stream got, as the status says it.
 #[track_caller]
-fn check_draining<T: Debug>(answer: Result<Option<T>, Status>) {
+fn check_draining<T: Debug>(answer: Result<Option<T>, Status>) -> Vec<(String, String)> {
     let status = answer.unwrap_err();
     let (code, reason, _) = refusal(&status);
     assert_eq!((code, &*reason), (Code::Unavailable, "DRAINING"));
@@ -78,6 +79,9 @@ fn check_draining<T: Debug>(answer: Result<Option<T>, Status>) {
     );
     let retry = status.get_error_details().retry_info().unwrap().retry_delay;
     assert_eq!(retry, Some(Duration::from_secs(1)));
+    let details = status.get_error_details();
+    let position = details.error_info().unwrap().metadata.clone();
+    position.into_iter().collect()
 }
 
 /// Opens a watch of a plan.
@@ -129,8 +133,9 @@ async fn every_open_stream_is_told_that_the_server_drains_and_then_it_ends() {
     assert_eq!(answer.receipts[0].disposition(), Disposition::Accepted);
 
     let mut frames = watch(&mut client, "p", false).await;
-    let frame = next(&mut frames).await.unwrap().unwrap().frame;
-    assert!(matches!(frame, Some(Frame::Snapshot(_))), "{frame:?}");
+    let snapshot = next(&mut frames).await.unwrap().unwrap();
+    let is_snapshot = matches!(snapshot.frame, Some(Frame::Snapshot(_)));
+    assert!(is_snapshot, "{snapshot:?}");
 
     let channel = Channel::from_shared(address)
         .unwrap()
@@ -149,8 +154,10 @@ async fn every_open_stream_is_told_that_the_server_drains_and_then_it_ends() {
     assert_eq!(status, ServingStatus::Serving);
 
     server.program.signal(Signal::SIGTERM);
-    check_draining(next(&mut receipts).await);
-    check_draining(next(&mut frames).await);
+    let position = check_draining(next(&mut receipts).await);
+    assert_eq!(position, [("receipts".to_owned(), "1".to_owned())]);
+    let position = check_draining(next(&mut frames).await);
+    assert_eq!(position, [("cursor".to_owned(), snapshot.cursor)]);
     let status = next(&mut health).await.unwrap().unwrap().status();
     assert_eq!(status, ServingStatus::NotServing);
     // The clients and their streams are still there.
