@@ -219,8 +219,11 @@ impl LivePlan {
         let answer = read(&live.state);
         let (sequence, ended) = (live.state.sequence(), live.state.end().is_some());
         drop(live);
-        self.head
-            .send_modify(|head| (head.sequence, head.ended) = (sequence, ended));
+        self.head.send_if_modified(|head| {
+            (head.sequence, head.ended) = (sequence, ended);
+            // Waking takes a while, also nobody. Whoever begins to follow now, reads the new head first.
+            self.head.receiver_count() > 0
+        });
         Ok(answer)
     }
 

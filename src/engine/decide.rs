@@ -79,11 +79,41 @@ struct Draft<'s> {
     now: Timestamp,
     limits: &'s Limits,
     sequence: u64,
-    tasks: HashMap<u32, Task>,
+    tasks: Changed,
     sessions: HashMap<Arc<str>, Candidates>,
     totals: Totals,
     end: Option<End>,
     entries: Vec<Entry>,
+}
+
+/// Tasks that a command has changed so far. Most commands change one, which needs no map.
+#[derive(Default)]
+struct Changed {
+    few: Vec<(u32, Task)>,
+    many: HashMap<u32, Task>,
+}
+
+/// How many tasks are looked through one by one.
+const FEW: usize = 8;
+
+impl Changed {
+    fn get(&self, task: u32) -> Option<&Task> {
+        let few = self.few.iter().find(|(few, _)| *few == task);
+        few.map(|(_, changed)| changed)
+            .or_else(|| self.many.get(&task).filter(|_| self.few.len() == FEW))
+    }
+
+    fn of(&mut self, task: u32, unchanged: impl FnOnce() -> Task) -> &mut Task {
+        match self.few.iter().position(|(few, _)| *few == task) {
+            Some(position) => &mut self.few[position].1,
+            None if self.few.len() < FEW => {
+                self.few.push((task, unchanged()));
+                let last = self.few.len() - 1;
+                &mut self.few[last].1
+            }
+            None => self.many.entry(task).or_insert_with(unchanged),
+        }
+    }
 }
 
 impl<'s> Draft<'s> {
@@ -93,7 +123,7 @@ impl<'s> Draft<'s> {
             now,
             limits,
             sequence: state.sequence,
-            tasks: HashMap::new(),
+            tasks: Changed::default(),
             sessions: HashMap::new(),
             totals: state.totals,
             end: state.end.clone(),
@@ -113,7 +143,7 @@ impl<'s> Draft<'s> {
 
     fn now_held(&self, task: u32) -> &Task {
         self.tasks
-            .get(&task)
+            .get(task)
             .unwrap_or(&self.state.tasks[task as usize])
     }
 
@@ -452,9 +482,7 @@ impl Store for Draft<'_> {
 
     fn task(&mut self, task: u32) -> &mut Task {
         let state = self.state;
-        self.tasks
-            .entry(task)
-            .or_insert_with(|| state.tasks[task as usize].clone())
+        self.tasks.of(task, || state.tasks[task as usize].clone())
     }
 
     fn learn(&mut self, session: &Arc<str>, task: u32) {

@@ -99,6 +99,23 @@ const FIELDS: [&str; 10] = [
     "provider_status",
 ];
 
+/// The member of this name, if it means something.
+fn field_named(key: &str) -> Option<usize> {
+    Some(match key {
+        "id" => ID,
+        "task_id" => TASK_ID,
+        "sandbox_session_id" => SESSION,
+        "group_key" => GROUP_KEY,
+        "success" => SUCCESS,
+        "status" => STATUS,
+        "state" => STATE,
+        "outcome" => OUTCOME,
+        "outcome_status" => OUTCOME_STATUS,
+        "provider_status" => PROVIDER_STATUS,
+        _ => return None,
+    })
+}
+
 /// Reads a record. An empty body is `{}`.
 ///
 /// # Errors
@@ -247,7 +264,7 @@ impl<'r> Scanned<'r> {
                 value: member.value,
                 offset: member.offset,
             };
-            if let Some(field) = FIELDS.iter().position(|field| *field == member.key) {
+            if let Some(field) = field_named(&member.key) {
                 repeated |= found[field].replace(place).is_some();
             } else if Some(&*member.key) == root {
                 repeated |= outcome_root.replace(member.value).is_some();
@@ -326,16 +343,21 @@ impl<'r> Scanned<'r> {
         let mut document =
             String::with_capacity(self.body.len() + typed.bytes() + STATUS_MEMBER_BYTES);
         document.push('{');
-        for (key, value) in typed_members(typed) {
-            let field = FIELDS.iter().position(|field| *field == key);
-            if field.is_some_and(|field| self.found[field].is_some()) {
-                continue;
+        let texts = [
+            typed.id,
+            typed.task_id,
+            typed.sandbox_session_id,
+            typed.group_key,
+        ];
+        for (field, text) in texts.into_iter().enumerate() {
+            if !text.is_empty() && self.found[field].is_none() {
+                begin_member(&mut document, FIELDS[field]);
+                json::write_string(&mut document, text);
             }
-            separate(&mut document);
-            json::write_string(&mut document, key);
-            document.push(':');
-            // One scalar, never over a limit.
-            let _ = json::write_compact_within(&mut document, &value, usize::MAX);
+        }
+        if let Some(success) = typed.success.filter(|_| self.found[SUCCESS].is_none()) {
+            begin_member(&mut document, FIELDS[SUCCESS]);
+            document.push_str(if success { "true" } else { "false" });
         }
         let open = self.body.find('{').map_or(0, |at| at + 1);
         if !self.empty {
@@ -351,8 +373,7 @@ impl<'r> Scanned<'r> {
                 if !self.empty {
                     document.push_str(self.body[open..self.brace].trim_ascii_end());
                 }
-                separate(&mut document);
-                document.push_str("\"status\":");
+                begin_member(&mut document, FIELDS[STATUS]);
                 json::write_string(&mut document, status.name());
             }
         }
@@ -371,7 +392,7 @@ impl<'r> Scanned<'r> {
         let Some(root) = settings.outcome_root() else {
             return false;
         };
-        let value = match FIELDS.iter().position(|field| *field == root) {
+        let value = match field_named(root) {
             Some(STATUS) if settings.outcome_is_root() => return !status.name().is_empty(),
             Some(field @ (OUTCOME | OUTCOME_STATUS | PROVIDER_STATUS | STATE)) => {
                 self.found[field].map(|found| found.value)
@@ -391,6 +412,14 @@ impl<'r> Scanned<'r> {
         json::parse(document.as_bytes(), limits)
             .is_ok_and(|document| settings.outcome(&document).is_some())
     }
+}
+
+/// A member's key, which needs no escaping, and what goes around it.
+fn begin_member(document: &mut String, key: &str) {
+    separate(document);
+    document.push('"');
+    document.push_str(key);
+    document.push_str("\":");
 }
 
 /// A comma, unless this is the first member.
