@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use smallvec::SmallVec;
 
 use super::Timestamp;
 use super::command::{Command, Limits, RecordKind, Submission};
@@ -23,8 +24,8 @@ const TASKS_PER_SESSION: usize = 64;
 /// What follows from a command.
 #[derive(Debug, Default)]
 pub struct Decision {
-    /// What happened, in order; empty if nothing did.
-    pub entries: Vec<Entry>,
+    /// What happened, in order; empty if nothing did. Mostly one thing, which needs no memory of its own.
+    pub entries: SmallVec<[Entry; 1]>,
     /// One receipt for each submitted record, in order; of a rematch, the record's.
     pub receipts: Vec<Receipt>,
     /// Why nothing happened, if that is an error.
@@ -83,13 +84,13 @@ struct Draft<'s> {
     sessions: HashMap<Arc<str>, Candidates>,
     totals: Totals,
     end: Option<End>,
-    entries: Vec<Entry>,
+    entries: SmallVec<[Entry; 1]>,
 }
 
 /// Tasks that a command has changed so far. Most commands change one, which needs no map.
 #[derive(Default)]
 struct Changed {
-    few: Vec<(u32, Task)>,
+    few: SmallVec<[(u32, Task); 1]>,
     many: HashMap<u32, Task>,
 }
 
@@ -127,7 +128,7 @@ impl<'s> Draft<'s> {
             sessions: HashMap::new(),
             totals: state.totals,
             end: state.end.clone(),
-            entries: Vec::new(),
+            entries: SmallVec::new(),
         }
     }
 

@@ -20,6 +20,9 @@ use crate::proto::{self, WatchPlanRequest, WatchPlanResponse};
 /// Results in one part of a snapshot, and the bytes of their documents.
 const SNAPSHOT_PART: (usize, usize) = (1_000, 1 << 20);
 
+/// How many entries are sent before a watch that always has another one looks whether it is to end.
+const ENTRIES_BETWEEN_LOOKS: usize = 32;
+
 /// The frames of a watch.
 pub(super) type Responses = Pin<Box<dyn Stream<Item = Result<WatchPlanResponse, Status>> + Send>>;
 
@@ -77,12 +80,12 @@ pub(super) fn serve(
             };
             match next {
                 Ok(Next::Entries(entries)) => {
-                    for entry in entries {
-                        if closing.is_cancelled() {
+                    for (position, entry) in entries.iter().enumerate() {
+                        if position % ENTRIES_BETWEEN_LOOKS == 0 && closing.is_cancelled() {
                             break;
                         }
                         seen = entry.sequence;
-                        if let Some(shown) = frame_of(&entry, watch.spec(), payload) {
+                        if let Some(shown) = frame_of(entry, watch.spec(), payload) {
                             yield Ok(frame(watch.cursor(entry.sequence), shown));
                         }
                     }
