@@ -1,0 +1,317 @@
+//! How fast the coordinator is, beside what is possible at all: two echoes on the same HTTP implementation with the same
+//! settings, which are sent the same messages, in turn with it, round by round.
+//!
+//!     cargo build --release && cargo run --release --example load -- compare [--quick] [--decoding]
+//!
+//! The **bare echo** answers each message with the same bytes and does no work. The **keeping echo** copies each message
+//! into an arena of huge pages besides, and keeps it until the round is over; it matches nothing and has no state.
+//! Both pass bytes on as they are; with `--decoding` they decode and encode every message, as a service does that is
+//! generated from the contract, and the keeping echo keeps each record's id and body.
+//! The coordinator is the `fanout` program beside this example with its default settings, but for batches of 1,024
+//! records, which it is told to allow; it matches, applies, keeps and receipts every record. Each is a process of its
+//! own, this one the client: it encodes all messages before a round begins, sends bytes, and looks at every answer for no
+//! more than how many records it answers and whether each was accepted with code 0. Streams are spread over four
+//! connections. Records are a task id and a JSON document with a status, an outcome, nested members and numbers, of 330
+//! bytes unless it says otherwise; every record is for another task of one plan unless it says otherwise. Planning,
+//! opening the streams, and deleting the plan after every round are not measured. A first round that warms up is not counted. A ratio is
+//! the median of the rounds' ratios, other figures are medians of the rounds: five (of records one by one fifteen), with `--quick` three (nine)
+//! smaller ones.
+//!
+//! The last line is a JSON object:
+//!
+//! - `submit_1`, `submit_8`, `submit_64`, `submit_256`: records/s over so many streams, one record a message, as a share
+//!   of the keeping echo's.
+//! - `bare_64`: the same over 64 streams, as a share of the bare echo's.
+//! - `cpu`: CPU seconds of the server for a record over 64 streams, over the keeping echo's.
+//! - `receipt_p99`: one stream, the next record is sent when the receipt of the one before is there; of the times from
+//!   sending to receipt the slowest of a hundred, over the bare echo's.
+//! - `watch_p99`: the same to the result at a watcher on another connection, over the same of the bare echo.
+//! - `flat_1m`: records/s on a plan of 1,000,000 tasks, as a share of those on a plan of 1,000: a thousand records at a
+//!   time, over eight streams, to plans of 1,000 and to the large one in turn.
+//! - `stalled_watchers_100`: records/s over 64 streams while 100 watchers, who asked for the documents too, read
+//!   nothing and are sent nothing any more, as a share of those without.
+//! - `plans_2000`: records/s over 2,000 streams, each for a plan of its own, as a share of those over 2,000 streams for
+//!   one plan. After every eight records of a stream others have their turn.
+//! - `watch_100`: results that reach 100 watchers in a second, from the first record's sending to the last watcher's last
+//!   result, as a share of those that the bare echo sends to 100 clients from ready-encoded bytes of the same size.
+//!
+//! The table has what these come from, and more shapes without `--quick`. CPU is in seconds per million records or
+//! delivered results, with the shares of the program (user) and of the system; RSS is right after the round, with what is
+//! kept in it. Anything unexpected, or that takes longer than a minute, is an error: exit code 1.
+
+mod echo;
+mod latency;
+mod plans;
+mod server;
+mod submit;
+mod watch;
+mod wire;
+
+use std::error::Error;
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+
+use serde_json::{Map, Value, json};
+
+use latency::Latency;
+use server::{Server, Used};
+use submit::{Rate, Shape};
+
+type Outcome<T> = Result<T, Box<dyn Error + Send + Sync>>;
+
+/// As the program has it.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+/// How long anything may take.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+const RECORD_BYTES: usize = 330;
+const LARGE_RECORD_BYTES: usize = 2_000;
+const WATCHERS: usize = 100;
+
+/// How much is measured.
+#[derive(Clone, Copy)]
+struct Size {
+    rounds: usize,
+    records: usize,
+    /// Records one by one.
+    samples: usize,
+    /// Results for each watcher.
+    watched: usize,
+    everything: bool,
+}
+
+const QUICK: Size = Size {
+    rounds: 3,
+    records: 76_800,
+    samples: 1_000,
+    watched: 8_192,
+    everything: false,
+};
+
+const FULL: Size = Size {
+    rounds: 5,
+    records: 204_800,
+    samples: 4_000,
+    watched: 32_768,
+    everything: true,
+};
+
+/// Those that are compared.
+struct Servers {
+    bare: Server,
+    keeping: Server,
+    fanout: Server,
+}
+
+fn main() -> ExitCode {
+    let words: Vec<String> = std::env::args().skip(1).collect();
+    let words: Vec<&str> = words.iter().map(String::as_str).collect();
+    let ended = match words[..] {
+        ["compare"] => compare(FULL, &[]),
+        ["compare", "--quick"] => compare(QUICK, &[]),
+        ["compare", "--decoding"] => compare(FULL, &["decoding"]),
+        ["compare", "--quick", "--decoding"] => compare(QUICK, &["decoding"]),
+        // What it starts as processes of their own.
+        ["bare", ref how @ ..] => echo::serve(false, how == ["decoding"]),
+        ["keeping", ref how @ ..] => echo::serve(true, how == ["decoding"]),
+        ["serve", ..] => return fanout::cli::main(std::env::args_os()),
+        _ => Err("expected: compare [--quick] [--decoding]".into()),
+    };
+    match ended {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("load: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+#[tokio::main]
+async fn compare(size: Size, echoes: &[&str]) -> Outcome<()> {
+    let began = Instant::now();
+    let servers = Servers {
+        bare: Server::echo(&[&["bare"], echoes].concat()).await?,
+        keeping: Server::echo(&[&["keeping"], echoes].concat()).await?,
+        fanout: Server::fanout().await?,
+    };
+    let mut figures = Map::new();
+    let mut figure = |name: &str, value: f64| {
+        figures.insert(name.to_owned(), json!((value * 1e3).round() / 1e3));
+    };
+
+    println!(
+        "Records, {} rounds; records/s, CPU-s per million (user/system), RSS in MiB",
+        size.rounds
+    );
+    heading();
+    for shape in shapes(size) {
+        let rounds = submit::compare(&servers, shape, size).await?;
+        let over_bare = ratio(&rounds, |[bare, _, ours]| ours.per_second / bare.per_second);
+        let over_keeping = ratio(&rounds, |[_, keeping, ours]| {
+            ours.per_second / keeping.per_second
+        });
+        row(shape, &rounds, over_bare, over_keeping);
+        if (shape.batch, shape.record_bytes) == (1, RECORD_BYTES) {
+            figure(&format!("submit_{}", shape.streams), over_keeping);
+            if shape.streams == 64 {
+                figure("bare_64", over_bare);
+                let cpu =
+                    |[_, keeping, ours]: &[Rate; 3]| ours.cpu_per_million / keeping.cpu_per_million;
+                figure("cpu", ratio(&rounds, cpu));
+            }
+        }
+    }
+
+    println!("\nOne record at a time, from sending to:");
+    let rounds = latency::compare(&servers, size).await?;
+    for (nth, name) in ["the bare echo", "its receipt", "a watcher"]
+        .iter()
+        .enumerate()
+    {
+        let micros = |of: fn(&Latency) -> Duration| {
+            ratio(&rounds, |round| of(&round[nth]).as_secs_f64() * 1e6)
+        };
+        let (p50, p99) = (micros(|latency| latency.p50), micros(|latency| latency.p99));
+        let over = ratio(&rounds, |round| {
+            round[nth].p99.as_secs_f64() / round[0].p99.as_secs_f64()
+        });
+        println!("{name:>15}  p50 {p50:>5.0} us  p99 {p99:>5.0} us  {over:.2} of the echo's");
+        match nth {
+            1 => figure("receipt_p99", over),
+            2 => figure("watch_p99", over),
+            _ => {}
+        }
+    }
+
+    println!(
+        "\nRecords/s of the coordinator alone, {} rounds",
+        size.rounds
+    );
+    let rounds = plans::by_size(size).await?;
+    figure("flat_1m", beside("1,000 tasks", "1,000,000", &rounds));
+    let rounds = submit::stalled_watchers(&servers.fanout, WATCHERS, size).await?;
+    figure(
+        "stalled_watchers_100",
+        beside("no watchers", "100 stalled", &rounds),
+    );
+    let rounds = plans::by_number(size).await?;
+    figure("plans_2000", beside("one plan", "2,000 plans", &rounds));
+
+    println!(
+        "\nResults/s to {WATCHERS} watchers together; CPU-s per million (user/system); {} each",
+        size.watched
+    );
+    for payload in [false, true] {
+        if payload && !size.everything {
+            continue;
+        }
+        let rounds = watch::compare(&servers, WATCHERS, payload, size).await?;
+        let names = ["bare fan-out", "as records come", "all there before"];
+        for (nth, name) in names.iter().enumerate() {
+            let rates: Vec<Rate> = rounds.iter().map(|round| round[nth]).collect();
+            let over = ratio(&rounds, |round| round[nth].per_second / round[0].per_second);
+            let name = format!("{name}{}", if payload { ", documents too" } else { "" });
+            println!("{name:>32}  {}  {over:.2}", cell(&rates));
+            if nth == 1 && !payload {
+                figure("watch_100", over);
+            }
+        }
+    }
+    println!("\nAfter {:.0} s:", began.elapsed().as_secs_f64());
+    println!("{}", Value::Object(figures));
+    Ok(())
+}
+
+fn shapes(size: Size) -> Vec<Shape> {
+    let shape = |streams, batch, record_bytes| Shape {
+        streams,
+        batch,
+        record_bytes,
+        // As many bytes, about.
+        records: size.records * RECORD_BYTES / record_bytes / streams * streams,
+    };
+    let mut shapes: Vec<_> = [1, 8, 64, 256]
+        .map(|streams| shape(streams, 1, RECORD_BYTES))
+        .into();
+    if size.everything {
+        shapes.extend([16, 128, 1_024].map(|batch| shape(64, batch, RECORD_BYTES)));
+        shapes.extend([1, 8, 64, 256].map(|streams| shape(streams, 1, LARGE_RECORD_BYTES)));
+        shapes.extend([16, 128, 1_024].map(|batch| shape(64, batch, LARGE_RECORD_BYTES)));
+    }
+    shapes
+}
+
+fn heading() {
+    let servers = ["bare echo", "keeping echo", "coordinator"];
+    let servers = servers.map(|name| format!("{name:>37}")).join("");
+    println!(
+        "{:>5} {:>7} {:>5}{servers}  of bare  of keeping",
+        "bytes", "streams", "batch"
+    );
+}
+
+fn row(shape: Shape, rounds: &[[Rate; 3]], over_bare: f64, over_keeping: f64) {
+    let cells = [0, 1, 2].map(|server| {
+        let rates: Vec<Rate> = rounds.iter().map(|round| round[server]).collect();
+        format!(
+            "{} {:>5.0}",
+            cell(&rates),
+            median(rates.iter().map(|rate| rate.resident_mib))
+        )
+    });
+    println!(
+        "{:>5} {:>7} {:>5}  {}  {over_bare:>7.2}  {over_keeping:>10.2}",
+        shape.record_bytes,
+        shape.streams,
+        shape.batch,
+        cells.join("  ")
+    );
+}
+
+/// How many a second, and the CPU of it.
+fn cell(rates: &[Rate]) -> String {
+    let per_second = median(rates.iter().map(|rate| rate.per_second));
+    let cpu = median(rates.iter().map(|rate| rate.cpu_per_million));
+    let sum = |of: fn(&Used) -> f64| rates.iter().map(|rate| of(&rate.used)).sum::<f64>();
+    let (user, system) = (sum(|used| used.user), sum(|used| used.system));
+    let user = cpu * user / (user + system).max(1.0);
+    format!(
+        "{per_second:>9.0} {cpu:>5.2} ({user:.2}/{:.2})",
+        (cpu - user).max(0.0)
+    )
+}
+
+/// Prints one beside the other, and answers the other's share of the one.
+fn beside(one: &str, other: &str, rounds: &[[f64; 2]]) -> f64 {
+    let rate = |nth: usize| median(rounds.iter().map(|round| round[nth]));
+    let share = ratio(rounds, |[one, other]| other / one);
+    println!(
+        "{one:>15} {:>9.0}  {other:>15} {:>9.0}  {share:.2}",
+        rate(0),
+        rate(1)
+    );
+    share
+}
+
+fn ratio<R>(rounds: &[R], of: impl Fn(&R) -> f64) -> f64 {
+    median(rounds.iter().map(of))
+}
+
+fn median(numbers: impl Iterator<Item = f64>) -> f64 {
+    let mut numbers: Vec<f64> = numbers.collect();
+    numbers.sort_by(f64::total_cmp);
+    numbers[numbers.len() / 2]
+}
+
+/// What comes of it, if it does in time.
+async fn within<T, E>(what: &str, doing: impl Future<Output = Result<T, E>>) -> Outcome<T>
+where
+    E: Into<Box<dyn Error + Send + Sync>>,
+{
+    match tokio::time::timeout(PATIENCE, doing).await {
+        Ok(done) => done.map_err(|error| format!("{what}: {}", error.into()).into()),
+        Err(_) => Err(format!("{what} took longer than {PATIENCE:?}").into()),
+    }
+}

@@ -1,0 +1,181 @@
+//! A server in a process of its own, and what it uses.
+
+use std::collections::HashMap;
+use std::fs;
+use std::io::{BufRead, BufReader};
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use tonic::transport::{Channel, Endpoint};
+
+use crate::{Outcome, within};
+
+/// All streams are spread over so many.
+const CONNECTIONS: usize = 4;
+const WATCHER_WINDOW_BYTES: u32 = 64 << 10;
+const WINDOW_BYTES: u32 = 1 << 20;
+const CONNECTION_WINDOW_BYTES: u32 = 16 << 20;
+
+/// How long a server may go on tidying up after a round.
+const SETTLED_WITHIN: u32 = 200;
+const GLANCE: Duration = Duration::from_millis(10);
+
+/// A running server; it does not outlive this.
+pub struct Server {
+    process: Child,
+    address: String,
+    pub connections: Vec<Channel>,
+}
+
+/// What a server has used so far.
+#[derive(Default)]
+pub struct Cpu {
+    /// Seconds of each thread.
+    threads: HashMap<String, f64>,
+    /// All threads' hundredths of a second, those that ended included: good for shares only.
+    user: f64,
+    system: f64,
+}
+
+/// CPU time between two moments.
+#[derive(Clone, Copy, Default)]
+pub struct Used {
+    pub seconds: f64,
+    pub user: f64,
+    pub system: f64,
+}
+
+impl Server {
+    /// An echo: this program in another role.
+    pub async fn echo(role: &[&str]) -> Outcome<Self> {
+        Self::start(Command::new(std::env::current_exe()?).args(role)).await
+    }
+
+    /// The coordinator: the program beside this example, else this program as one.
+    pub async fn fanout() -> Outcome<Self> {
+        let example = std::env::current_exe()?;
+        let beside = example.ancestors().nth(2);
+        let beside = beside.map(|directory| directory.join("fanout"));
+        let program = beside.filter(|program| program.is_file());
+        if program.is_none() {
+            println!(
+                "There is no fanout beside this example: its library serves, as this example was built."
+            );
+        }
+        Self::start(Command::new(program.unwrap_or(example)).args([
+            "serve",
+            "--listen",
+            "127.0.0.1:0",
+            "--records-per-message-max",
+            "1024",
+        ]))
+        .await
+    }
+
+    async fn start(command: &mut Command) -> Outcome<Self> {
+        let process = command
+            .stdin(Stdio::null())
+            .stderr(Stdio::piped())
+            .spawn()?;
+        let mut server = Self {
+            process,
+            address: String::new(),
+            connections: Vec::new(),
+        };
+        let stderr = server.process.stderr.take().ok_or("no standard error")?;
+        let (said, first) = tokio::sync::oneshot::channel();
+        std::thread::spawn(move || {
+            let mut lines = BufReader::new(stderr).lines().map_while(Result::ok);
+            let _ = said.send(lines.next());
+            lines.for_each(drop);
+        });
+        let line = within("a server's start", first).await?;
+        let line = line.ok_or("a server said nothing")?;
+        let address = line
+            .split_once("address=")
+            .ok_or("a server has no address")?;
+        let address = address.1.split(' ').next().unwrap_or_default();
+        server.address = address.to_owned();
+        server.connections = server.connect(WINDOW_BYTES).await?;
+        Ok(server)
+    }
+
+    /// More connections, for those who do not read what they are sent.
+    pub async fn connect_deaf(&self) -> Outcome<Vec<Channel>> {
+        self.connect(WATCHER_WINDOW_BYTES).await
+    }
+
+    async fn connect(&self, window: u32) -> Outcome<Vec<Channel>> {
+        let endpoint = Endpoint::from_shared(format!("http://{}", self.address))?
+            .tcp_nodelay(true)
+            .initial_stream_window_size(window)
+            .initial_connection_window_size(CONNECTION_WINDOW_BYTES);
+        let mut connections = Vec::new();
+        for _ in 0..CONNECTIONS {
+            connections.push(within("a connection", endpoint.connect()).await?);
+        }
+        Ok(connections)
+    }
+
+    pub fn connection(&self, nth: usize) -> Channel {
+        self.connections[nth % self.connections.len()].clone()
+    }
+
+    pub fn cpu(&self) -> Outcome<Cpu> {
+        let process = format!("/proc/{}", self.process.id());
+        let mut cpu = Cpu::default();
+        for thread in fs::read_dir(format!("{process}/task"))? {
+            let thread = thread?;
+            // A thread may end at any time.
+            let Ok(stat) = fs::read_to_string(thread.path().join("schedstat")) else {
+                continue;
+            };
+            let nanoseconds: f64 = stat.split(' ').next().unwrap_or_default().parse()?;
+            let name = thread.file_name().to_string_lossy().into_owned();
+            cpu.threads.insert(name, nanoseconds / 1e9);
+        }
+        let stat = fs::read_to_string(format!("{process}/stat"))?;
+        let after_name = stat.rsplit(')').next().unwrap_or_default();
+        let mut ticks = after_name.split_whitespace().skip(11);
+        cpu.user = ticks.next().unwrap_or_default().parse()?;
+        cpu.system = ticks.next().unwrap_or_default().parse()?;
+        Ok(cpu)
+    }
+
+    pub fn resident_mib(&self) -> Outcome<f64> {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.process.id()))?;
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+        let kib = line.ok_or("no VmRSS")?.trim().trim_end_matches(" kB");
+        Ok(kib.parse::<f64>()? / 1_024.0)
+    }
+
+    /// Waits until it does nothing any more, so that what it tidies up is not measured as somebody else's slowness.
+    pub async fn settle(&self) -> Outcome<()> {
+        for _ in 0..SETTLED_WITHIN {
+            let before = self.cpu()?;
+            tokio::time::sleep(GLANCE).await;
+            if self.cpu()?.since(&before).seconds < GLANCE.as_secs_f64() / 10.0 {
+                return Ok(());
+            }
+        }
+        Err("a server is busy though nobody asks for anything".into())
+    }
+}
+
+impl Cpu {
+    pub fn since(&self, then: &Self) -> Used {
+        let thread = |(name, now): (&String, &f64)| now - then.threads.get(name).unwrap_or(&0.0);
+        Used {
+            seconds: self.threads.iter().map(thread).sum(),
+            user: self.user - then.user,
+            system: self.system - then.system,
+        }
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}

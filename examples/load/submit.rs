@@ -1,0 +1,289 @@
+//! How fast records go through.
+
+use std::fmt::Write;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
+
+use fanout::proto::fanout_service_client::FanoutServiceClient;
+use fanout::proto::plan_request::Source;
+use fanout::proto::{CompletionPolicy, DeletePlanRequest, PlanRequest, SealRule, WatchPlanRequest};
+use futures_util::FutureExt;
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+use tokio_stream::Stream;
+use tonic::client::Grpc;
+use tonic::codegen::http::uri::PathAndQuery;
+use tonic::transport::Channel;
+use tonic::{Request, Status, Streaming};
+
+use crate::echo::{ECHO, FORGET};
+use crate::server::{Cpu, Server, Used};
+use crate::wire::{Count, MESSAGE_BYTES_MAX, Messages, Sending, echoed, receipts};
+use crate::{Outcome, RECORD_BYTES, Servers, Size, within};
+
+pub const SUBMIT: &str = "/fanout.v1.FanoutService/SubmitRecord";
+pub const PLAN: &str = "load";
+/// Watchers that do not read are stuck for good after so many records.
+const UNTIL_STUCK: usize = 2_048;
+
+/// How records are sent.
+#[derive(Clone, Copy)]
+pub struct Shape {
+    pub streams: usize,
+    pub batch: usize,
+    pub record_bytes: usize,
+    pub records: usize,
+}
+
+/// What one server did.
+#[derive(Clone, Copy, Default)]
+pub struct Rate {
+    pub per_second: f64,
+    pub used: Used,
+    pub cpu_per_million: f64,
+    pub resident_mib: f64,
+}
+
+impl Rate {
+    /// So many in this time, since the server had used this.
+    pub fn new(server: &Server, many: f64, elapsed: Duration, before: &Cpu) -> Outcome<Self> {
+        let used = server.cpu()?.since(before);
+        Ok(Self {
+            per_second: many / elapsed.as_secs_f64(),
+            used,
+            cpu_per_million: used.seconds / many * 1e6,
+            resident_mib: server.resident_mib()?,
+        })
+    }
+}
+
+/// The same messages to the bare echo, the keeping echo and the coordinator, round by round.
+pub async fn compare(servers: &Servers, shape: Shape, size: Size) -> Outcome<Vec<[Rate; 3]>> {
+    let messages = one_for_each(PLAN, 0, shape);
+    let mut rounds = Vec::new();
+    // The first warms up.
+    for round in 0..=size.rounds {
+        let bare = send(&servers.bare, ECHO, echoed, &messages, usize::MAX).await?;
+        let keeping = send(&servers.keeping, ECHO, echoed, &messages, usize::MAX).await?;
+        forget(&servers.keeping).await?;
+        servers.keeping.settle().await?;
+        plan_tasks(&servers.fanout, PLAN, shape.records).await?;
+        servers.fanout.settle().await?;
+        let ours = send(&servers.fanout, SUBMIT, receipts, &messages, usize::MAX).await?;
+        delete(&servers.fanout, PLAN).await?;
+        servers.fanout.settle().await?;
+        if round > 0 {
+            rounds.push([bare, keeping, ours]);
+        }
+    }
+    Ok(rounds)
+}
+
+/// Records per second without and with so many watchers that open a watch and read nothing, round by round.
+pub async fn stalled_watchers(
+    server: &Server,
+    watchers: usize,
+    size: Size,
+) -> Outcome<Vec<[f64; 2]>> {
+    let shape = Shape {
+        streams: 64,
+        batch: 1,
+        record_bytes: RECORD_BYTES,
+        records: size.records,
+    };
+    let messages = one_for_each(PLAN, 0, shape);
+    let until_stuck = Shape {
+        records: UNTIL_STUCK,
+        ..shape
+    };
+    let until_stuck = one_for_each(PLAN, shape.records, until_stuck);
+    let mut rounds = Vec::new();
+    for round in 0..=size.rounds {
+        let mut rates = [0.0; 2];
+        for (rate, watchers) in rates.iter_mut().zip([0, watchers]) {
+            plan_tasks(server, PLAN, shape.records + UNTIL_STUCK).await?;
+            let connections = server.connect_deaf().await?;
+            let mut deaf = Vec::new();
+            for watcher in 0..watchers {
+                let connection = connections[watcher % connections.len()].clone();
+                let request = WatchPlanRequest {
+                    plan_id: PLAN.into(),
+                    include_payload: true,
+                    ..Default::default()
+                };
+                let mut client = FanoutServiceClient::new(connection);
+                deaf.push(within("a watch", client.watch_plan(request)).await?);
+            }
+            send(server, SUBMIT, receipts, &until_stuck, usize::MAX).await?;
+            server.settle().await?;
+            let sent = send(server, SUBMIT, receipts, &messages, usize::MAX).await?;
+            *rate = sent.per_second;
+            drop((deaf, connections));
+            delete(server, PLAN).await?;
+            server.settle().await?;
+        }
+        if round > 0 {
+            rounds.push(rates);
+        }
+    }
+    Ok(rounds)
+}
+
+/// One record for each of the plan's tasks from this on, each stream's tasks one after the other.
+pub fn one_for_each(plan_id: &str, first: usize, shape: Shape) -> Vec<Arc<Messages>> {
+    let per_stream = shape.records / shape.streams;
+    let stream = |stream: usize| {
+        let first = first + stream * per_stream;
+        let tasks = first..first + per_stream;
+        Messages::submit(plan_id, tasks, shape.record_bytes, shape.batch)
+    };
+    (0..shape.streams).map(stream).map(Arc::new).collect()
+}
+
+/// Opens a stream for each of these, then sends the messages of all at once, a burst of one stream before others have
+/// their turn.
+pub async fn send(
+    server: &Server,
+    method: &'static str,
+    count: Count,
+    messages: &[Arc<Messages>],
+    burst: usize,
+) -> Outcome<Rate> {
+    let (go, gone) = watch::channel(false);
+    let mut streams = JoinSet::new();
+    for (nth, messages) in messages.iter().enumerate() {
+        let sending = Sending(Arc::clone(messages), count);
+        let numbers = Numbers {
+            next: 0,
+            end: messages.len(),
+            burst,
+            left: burst,
+        };
+        let mut gone = gone.clone();
+        let numbers = async move {
+            let _ = gone.wait_for(|gone| *gone).await;
+            numbers
+        };
+        let numbers = numbers.flatten_stream();
+        let opened = call(server.connection(nth), method, sending, numbers);
+        let mut answers = within("a stream", opened).await?;
+        streams.spawn(async move {
+            let mut answered = 0;
+            while let Some(records) = answers.message().await? {
+                answered += records;
+            }
+            Ok::<_, Status>(answered)
+        });
+    }
+    let cpu = server.cpu()?;
+    let began = Instant::now();
+    go.send(true)?;
+    let all = async {
+        let mut answered = 0;
+        while let Some(stream) = streams.join_next().await {
+            answered += stream??;
+        }
+        Outcome::Ok(answered)
+    };
+    let answered = within("the answers to all records", all).await?;
+    let elapsed = began.elapsed();
+    let records: usize = messages.iter().map(|messages| messages.records).sum();
+    if answered != records {
+        return Err(format!("{answered} of {records} records were answered").into());
+    }
+    Rate::new(server, records as f64, elapsed, &cpu)
+}
+
+/// Opens a stream.
+pub async fn call(
+    connection: Channel,
+    method: &'static str,
+    sending: Sending,
+    numbers: impl Stream<Item = usize> + Send + 'static,
+) -> Result<Streaming<usize>, Status> {
+    let mut grpc = Grpc::new(connection).max_decoding_message_size(MESSAGE_BYTES_MAX);
+    grpc.ready()
+        .await
+        .map_err(|error| Status::unavailable(error.to_string()))?;
+    let path = PathAndQuery::from_static(method);
+    let answers = grpc.streaming(Request::new(numbers), path, sending);
+    Ok(answers.await?.into_inner())
+}
+
+/// The messages to send next, by number.
+struct Numbers {
+    next: usize,
+    end: usize,
+    burst: usize,
+    /// Of the burst.
+    left: usize,
+}
+
+impl Stream for Numbers {
+    type Item = usize;
+
+    fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<usize>> {
+        let number = self.next;
+        if number == self.end {
+            return Poll::Ready(None);
+        }
+        // Every burst is followed by a pause of one turn.
+        if self.left == 0 {
+            self.left = self.burst;
+            context.waker().wake_by_ref();
+            return Poll::Pending;
+        }
+        self.left -= 1;
+        self.next += 1;
+        Poll::Ready(Some(number))
+    }
+}
+
+/// Plans `task-0`, `task-1` and so on. The plan stays open when all have a record.
+pub async fn plan_tasks(server: &Server, plan_id: &str, tasks: usize) -> Outcome<()> {
+    let mut items = String::from("[{\"k\":0}");
+    for task in 1..tasks {
+        write!(items, ",{{\"k\":{task}}}")?;
+    }
+    items.push(']');
+    let config = r#"{"group_key_path":"k","task_request_template":{"id":"task-{{group.key}}"}}"#;
+    let request = PlanRequest {
+        plan_id: plan_id.into(),
+        config: config.into(),
+        source: Some(Source::Items(items.into())),
+        completion_policy: Some(CompletionPolicy {
+            seal_rule: SealRule::Explicit.into(),
+            ..Default::default()
+        }),
+        page_size: 1,
+        ..Default::default()
+    };
+    let mut client = client(server);
+    within("a plan", client.plan(request)).await?;
+    Ok(())
+}
+
+pub async fn delete(server: &Server, plan_id: &str) -> Outcome<()> {
+    let request = DeletePlanRequest {
+        plan_id: plan_id.into(),
+        ..Default::default()
+    };
+    within("a plan's deletion", client(server).delete_plan(request)).await?;
+    Ok(())
+}
+
+fn client(server: &Server) -> FanoutServiceClient<Channel> {
+    FanoutServiceClient::new(server.connection(0))
+}
+
+/// Has an echo give back what it keeps.
+async fn forget(server: &Server) -> Outcome<()> {
+    let sending = Sending(Arc::new(Messages::one(&())), |_| Some(0));
+    let mut grpc = Grpc::new(server.connection(0));
+    within("an echo", grpc.ready()).await?;
+    let path = PathAndQuery::from_static(FORGET);
+    within("an echo", grpc.unary(Request::new(0), path, sending)).await?;
+    Ok(())
+}
