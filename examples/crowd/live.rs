@@ -1,17 +1,13 @@
 //! Everything goes well, and the memory comes back.
 
-use std::error::Error;
 use std::time::{Duration, Instant};
 
 use fanout::proto::watch_plan_response::Frame;
-use fanout::proto::{DeletePlanRequest, Disposition, ListPlansRequest, WatchPlanRequest};
+use fanout::proto::{DeletePlanRequest, ListPlansRequest, WatchPlanRequest};
 use tokio::task::JoinSet;
-use tokio_stream::wrappers::ReceiverStream;
 
 use crate::server::Server;
-use crate::{
-    Client, Outcome, PLAN, RECORDS_PER_MESSAGE, STREAMS_PER_CONNECTION, Size, message, register,
-};
+use crate::{Client, Outcome, PLAN, STREAMS_PER_CONNECTION, Size, register, submit};
 
 /// How long to use the server a little until half of the peak is free again.
 const MEMORY_PATIENCE: Duration = Duration::from_secs(30);
@@ -54,6 +50,7 @@ async fn crowd(
                 submitting.spawn(submit(
                     client.clone(),
                     (number..tasks).step_by(streams).collect(),
+                    1,
                 ));
             }
         }
@@ -93,41 +90,6 @@ async fn crowd(
         deleted.elapsed()
     );
     Ok((peak, after))
-}
-
-/// Sends one record for each of these tasks, and reads every receipt.
-async fn submit(mut client: Client, tasks: Vec<usize>) -> Outcome<()> {
-    let (requests, stream) = tokio::sync::mpsc::channel(4);
-    let sending = async {
-        for tasks in tasks.chunks(RECORDS_PER_MESSAGE) {
-            if requests.send(message(tasks, 0)).await.is_err() {
-                break;
-            }
-        }
-        drop(requests);
-    };
-    let receiving = async {
-        let mut responses = client
-            .submit_record(ReceiverStream::new(stream))
-            .await?
-            .into_inner();
-        let mut accepted = 0;
-        while let Some(response) = responses.message().await? {
-            for receipt in &response.receipts {
-                if receipt.disposition() != Disposition::Accepted {
-                    return Err(format!("a record was not accepted: {receipt:?}").into());
-                }
-                accepted += 1;
-            }
-        }
-        Ok::<usize, Box<dyn Error + Send + Sync>>(accepted)
-    };
-    let ((), accepted) = tokio::join!(sending, receiving);
-    if accepted? == tasks.len() {
-        Ok(())
-    } else {
-        Err("a receipt is missing".into())
-    }
 }
 
 /// Follows the plan to its end, and checks what it is shown.

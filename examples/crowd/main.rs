@@ -26,7 +26,9 @@ use std::error::Error;
 
 use fanout::proto::fanout_service_client::FanoutServiceClient;
 use fanout::proto::plan_request::Source;
-use fanout::proto::{PlanRequest, Record, SubmitRecordRequest};
+use fanout::proto::{Disposition, PlanRequest, Record, SubmitRecordRequest};
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::Channel;
 
 type Client = FanoutServiceClient<Channel>;
@@ -99,5 +101,46 @@ fn message(tasks: &[usize], outcome: u64) -> SubmitRecordRequest {
     SubmitRecordRequest {
         plan_id: PLAN.into(),
         records: tasks.iter().map(record).collect(),
+    }
+}
+
+/// Sends a record for each of these tasks, so many times, and checks every receipt: the first is accepted, each later one
+/// supersedes the one before.
+async fn submit(mut client: Client, tasks: Vec<usize>, times: u64) -> Outcome<()> {
+    let (requests, stream) = mpsc::channel(4);
+    let sending = async {
+        for outcome in 0..times {
+            for tasks in tasks.chunks(RECORDS_PER_MESSAGE) {
+                if requests.send(message(tasks, outcome)).await.is_err() {
+                    return;
+                }
+            }
+        }
+        drop(requests);
+    };
+    let receiving = async {
+        let answer = client.submit_record(ReceiverStream::new(stream)).await?;
+        let mut responses = answer.into_inner();
+        let mut receipted = 0;
+        while let Some(response) = responses.message().await? {
+            for receipt in &response.receipts {
+                let expected = if receipted < tasks.len() as u64 {
+                    Disposition::Accepted
+                } else {
+                    Disposition::SupersededPrevious
+                };
+                if receipt.disposition() != expected {
+                    return Err(format!("expected {expected:?}: {receipt:?}").into());
+                }
+                receipted += 1;
+            }
+        }
+        Ok::<u64, Box<dyn Error + Send + Sync>>(receipted)
+    };
+    let ((), receipted) = tokio::join!(sending, receiving);
+    if receipted? == tasks.len() as u64 * times {
+        Ok(())
+    } else {
+        Err("a receipt is missing".into())
     }
 }

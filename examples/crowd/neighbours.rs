@@ -12,7 +12,7 @@ use tokio::task::JoinSet;
 use tokio_stream::wrappers::ReceiverStream;
 
 use crate::server::Server;
-use crate::{Client, Outcome, PLAN, RECORDS_PER_MESSAGE, message, register};
+use crate::{Client, Outcome, PLAN, message, register, submit};
 
 const STREAMS: usize = 16;
 const TASKS_PER_STREAM: usize = 50_000;
@@ -68,7 +68,8 @@ async fn round(bad: bool) -> Outcome<f64> {
     for stream in 0..STREAMS {
         let client = server.connect().await?;
         let first = stream * TASKS_PER_STREAM;
-        submitting.spawn(submit(client, first..first + TASKS_PER_STREAM));
+        let tasks = (first..first + TASKS_PER_STREAM).collect();
+        submitting.spawn(submit(client, tasks, TIMES));
     }
     if bad {
         // In the middle of its stream, whichever record that is.
@@ -99,38 +100,6 @@ async fn round(bad: bool) -> Outcome<f64> {
     };
     client.delete_plan(delete).await?;
     Ok((STREAMS * TASKS_PER_STREAM) as f64 * TIMES as f64 / seconds)
-}
-
-/// Sends a record for each of these tasks, and reads every receipt.
-async fn submit(mut client: Client, tasks: std::ops::Range<usize>) -> Outcome<()> {
-    let (requests, stream) = mpsc::channel(4);
-    let tasks: Vec<usize> = tasks.collect();
-    let most = tasks.len() * TIMES as usize;
-    let sending = async move {
-        for outcome in 0..TIMES {
-            for tasks in tasks.chunks(RECORDS_PER_MESSAGE) {
-                if requests.send(message(tasks, outcome)).await.is_err() {
-                    return;
-                }
-            }
-        }
-    };
-    let receiving = async {
-        let answer = client.submit_record(ReceiverStream::new(stream)).await?;
-        let mut responses = answer.into_inner();
-        let mut accepted = 0;
-        while let Some(response) = responses.message().await? {
-            let receipts = response.receipts.iter();
-            accepted += receipts.filter(|receipt| receipt.code == 0).count();
-        }
-        Ok::<usize, tonic::Status>(accepted)
-    };
-    let (accepted, ()) = tokio::join!(receiving, sending);
-    if accepted? == most {
-        Ok(())
-    } else {
-        Err("a record was not accepted".into())
-    }
 }
 
 /// One that sends and never reads, some that say nothing, some that watch and never read.
