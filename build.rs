@@ -3,6 +3,7 @@
 use std::{env, error::Error, fs, path::PathBuf};
 
 use prost::Message as _;
+use prost_types::{FileDescriptorProto, FileDescriptorSet};
 
 fn main() -> Result<(), Box<dyn Error>> {
     println!("cargo:rerun-if-changed=proto");
@@ -20,9 +21,54 @@ fn main() -> Result<(), Box<dyn Error>> {
     )?;
     let out = PathBuf::from(env::var("OUT_DIR")?);
     fs::write(out.join("descriptors.bin"), files.encode_to_vec())?;
+    // The health service is small: its messages, client and server stand together.
+    let (health, fanout) = files
+        .file
+        .into_iter()
+        .partition(|file| file.package() == "grpc.health.v1");
+    let (health, fanout) = (files_of(health), files_of(fanout));
+    configure().compile_fds(health)?;
+    configure()
+        .build_server(false)
+        .compile_fds(fanout.clone())?;
+    let server = out.join("server");
+    fs::create_dir_all(&server)?;
+    let own = RECORD_MESSAGES.iter().fold(
+        configure().extern_path(".fanout.v1", "crate::proto"),
+        |own, (message, stand_in)| own.extern_path(message, stand_in),
+    );
+    own.build_client(false)
+        .out_dir(server)
+        .compile_fds(fanout)?;
+    Ok(())
+}
+
+/// Messages that the service reads and writes by itself; see `src/proto/records.rs`.
+const RECORD_MESSAGES: [(&str, &str); 4] = [
+    (
+        ".fanout.v1.SubmitRecordRequest",
+        "crate::proto::records::RecordsMessage",
+    ),
+    (
+        ".fanout.v1.SubmitRecordsRequest",
+        "crate::proto::records::RecordsMessage",
+    ),
+    (
+        ".fanout.v1.SubmitRecordResponse",
+        "crate::proto::records::WrittenMessage",
+    ),
+    (
+        ".fanout.v1.SubmitRecordsResponse",
+        "crate::proto::records::WrittenMessage",
+    ),
+];
+
+fn configure() -> tonic_prost_build::Builder {
     tonic_prost_build::configure()
         .bytes(".")
         .codec_path("crate::proto::Codec")
-        .compile_fds(files)?;
-    Ok(())
+}
+
+fn files_of(file: Vec<FileDescriptorProto>) -> FileDescriptorSet {
+    FileDescriptorSet { file }
 }

@@ -25,8 +25,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::engine::{
-    self, Command, Counts, End, EndReason, Entry, PlanStatus, Receipt, Refusal, Resolution, Spec,
-    State, Timestamp,
+    self, Command, Counts, Decision, End, EndReason, Entry, PlanStatus, Receipt, Refusal,
+    Resolution, Spec, State, Timestamp,
 };
 use crate::journal::{self, Answer, Journal};
 use crate::plan;
@@ -382,24 +382,23 @@ impl Coordinator {
         command: &Command<'_>,
     ) -> Result<(Vec<Receipt>, Standing), Error> {
         let turn = plan.turn().await;
-        let (decision, before) = {
+        let (decision, before, had_ended) = {
             let live = plan.read().map_err(|Poisoned| poisoned(plan))?;
+            let state = &live.state;
+            let (now, limits) = (self.clock.now(), &self.limits.engine);
             let decision =
-                engine::decide(&live.state, command, self.clock.now(), &self.limits.engine);
-            (decision, Standing::of(&live.state))
-        };
-        let refused = match (decision.refusal, command) {
-            (Some(refusal), Command::Rematch { id, .. } | Command::Discard { id, .. }) => {
-                Some(Error::QuarantineRefused { id: *id, refusal })
+                engine::decide_keeping(state, command, now, limits, &mut turn.documents());
+            if decision.entries.is_empty() {
+                let standing = Standing::of(state);
+                let refused = refused(command, &decision);
+                return refused.map_or(Ok((decision.receipts, standing)), Err);
             }
-            _ => None,
+            (decision, state.sequence(), state.end().is_some())
         };
-        if decision.entries.is_empty() {
-            return refused.map_or(Ok((decision.receipts, before)), Err);
-        }
+        let refused = refused(command, &decision);
         let entries: Vec<Arc<Entry>> = decision.entries.into_iter().map(Arc::new).collect();
         let changing = plan.changing();
-        let standing = match plan.journal().append(before.sequence, &entries) {
+        let standing = match plan.journal().append(before, &entries) {
             Answer::Ready(appended) => {
                 appended?;
                 plan.apply(entries, Standing::of)
@@ -417,7 +416,7 @@ impl Coordinator {
                 finished.await.unwrap_or_else(|_| Err(poisoned(plan)))?
             }
         };
-        if let Some(end) = standing.end.as_ref().filter(|_| before.end.is_none()) {
+        if let Some(end) = standing.end.as_ref().filter(|_| !had_ended) {
             tracing::info!(
                 plan.id = &**plan.plan_id(),
                 plan.status = standing.status.name(),
@@ -428,6 +427,16 @@ impl Coordinator {
                 .add(end.at.plus(plan.spec().retention), plan.plan_id());
         }
         refused.map_or(Ok((decision.receipts, standing)), Err)
+    }
+}
+
+/// Why what an operator wants is not done, if it is not.
+fn refused(command: &Command<'_>, decision: &Decision) -> Option<Error> {
+    match (decision.refusal, command) {
+        (Some(refusal), Command::Rematch { id, .. } | Command::Discard { id, .. }) => {
+            Some(Error::QuarantineRefused { id: *id, refusal })
+        }
+        _ => None,
     }
 }
 

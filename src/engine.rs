@@ -6,6 +6,7 @@
 
 mod command;
 mod decide;
+mod documents;
 mod event;
 mod receipt;
 mod spec;
@@ -13,7 +14,8 @@ mod state;
 mod task;
 
 pub use command::{Command, Limits, RecordKind, Submission};
-pub use decide::{Decision, decide};
+pub use decide::{Decision, decide, decide_keeping};
+pub use documents::Documents;
 pub use event::{Entry, Event, Held, QuarantineReason, Quarantined, Resolution, SignOfLife};
 pub use receipt::{Disposition, Receipt, Refusal, Violation, Warning};
 pub use spec::{Completion, SealRule, Spec, TaskSpec, Terms};

@@ -5,6 +5,7 @@
 
 mod document;
 mod matching;
+mod names;
 pub mod record;
 mod status;
 

@@ -7,11 +7,11 @@
 use std::collections::HashMap;
 use std::pin::pin;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard};
 
 use tokio::sync::{Notify, watch};
 
-use crate::engine::{Entry, Spec, State};
+use crate::engine::{Documents, Entry, Spec, State};
 use crate::journal::History;
 
 /// The live plans.
@@ -252,6 +252,8 @@ impl LivePlan {
 struct Turn {
     taken: AtomicBool,
     given_back: Notify,
+    /// Nobody waits for it who has the turn.
+    documents: Mutex<Documents>,
 }
 
 /// How often to look again before going to sleep: with a journal in memory, a turn is over in about a microsecond.
@@ -285,6 +287,15 @@ impl Turn {
 /// A turn; given back when dropped.
 #[derive(Debug)]
 pub struct TurnHeld(Arc<Turn>);
+
+impl TurnHeld {
+    /// Where the plan keeps its documents.
+    pub fn documents(&self) -> MutexGuard<'_, Documents> {
+        // What was not kept because of a panic is not referred to either.
+        let documents = self.0.documents.lock();
+        documents.unwrap_or_else(PoisonError::into_inner)
+    }
+}
 
 impl Drop for TurnHeld {
     fn drop(&mut self) {

@@ -6,7 +6,9 @@ mod call;
 mod convert;
 mod health;
 mod quarantine;
+mod receipt;
 mod reconcile_request;
+mod record;
 mod status;
 mod submit_record;
 mod tasks;
@@ -27,14 +29,14 @@ use crate::config::{Config, PAGE_SIZE, REASON_BYTES_MAX};
 use crate::coordinator::{Coordinator, Error, Registered};
 use crate::engine::EndReason;
 use crate::proto::fanout_service_server::FanoutService;
+use crate::proto::records::{RecordsMessage, WrittenMessage};
 use crate::proto::{
     CancelPlanRequest, CancelPlanResponse, DeletePlanRequest, DeletePlanResponse,
     DiscardRecordRequest, DiscardRecordResponse, ExplainTaskRequest, ExplainTaskResponse,
     GetPlanRequest, GetPlanResponse, GetTaskRequest, GetTaskResponse, ListPlansRequest,
     ListPlansResponse, ListQuarantineRequest, ListQuarantineResponse, ListTasksRequest,
     ListTasksResponse, PlanRequest, PlanResponse, ReconcileRequest, ReconcileResponse,
-    RematchRecordRequest, RematchRecordResponse, SealPlanRequest, SealPlanResponse,
-    SubmitRecordRequest, SubmitRecordResponse, SubmitRecordsRequest, SubmitRecordsResponse, View,
+    RematchRecordRequest, RematchRecordResponse, SealPlanRequest, SealPlanResponse, View,
     WatchPlanRequest,
 };
 
@@ -105,7 +107,7 @@ impl FanoutService for Fanout {
 
     async fn submit_record(
         &self,
-        request: Request<Streaming<SubmitRecordRequest>>,
+        request: Request<Streaming<RecordsMessage>>,
     ) -> Result<Response<Self::SubmitRecordStream>, Status> {
         let closing = closing(&request);
         let requests = request.into_inner();
@@ -118,34 +120,13 @@ impl FanoutService for Fanout {
 
     async fn submit_records(
         &self,
-        request: Request<SubmitRecordsRequest>,
-    ) -> Result<Response<SubmitRecordsResponse>, Status> {
-        let SubmitRecordsRequest { plan_id, records } = request.into_inner();
+        request: Request<RecordsMessage>,
+    ) -> Result<Response<WrittenMessage>, Status> {
         let fanout = self.clone();
-        let request = SubmitRecordRequest { plan_id, records };
-        let submitted = tokio::spawn(async move {
-            let plan = fanout.coordinator.plan(convert::required_plan_id(
-                &request.plan_id,
-                &fanout.config.limits,
-            )?);
-            let plan = plan.map_err(|error| status::of(&error))?;
-            submit_record::submit(&fanout, &plan, &request).await
-        });
-        let response = submitted
-            .await
-            .unwrap_or_else(|_| Err(status::panicked()))?;
-        let SubmitRecordResponse {
-            receipts,
-            counts,
-            status,
-            sequence,
-        } = response;
-        Ok(Response::new(SubmitRecordsResponse {
-            receipts,
-            counts,
-            status,
-            sequence,
-        }))
+        let message = request.into_inner();
+        let submitted = tokio::spawn(async move { submit_record::once(&fanout, &message).await });
+        let answer = submitted.await.unwrap_or_else(|_| Err(status::panicked()));
+        answer.map(Response::new)
     }
 
     async fn reconcile(

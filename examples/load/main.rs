@@ -42,6 +42,7 @@
 mod echo;
 mod latency;
 mod plans;
+mod profile;
 mod server;
 mod submit;
 mod watch;
@@ -113,11 +114,12 @@ fn main() -> ExitCode {
         ["compare", "--quick"] => compare(QUICK, &[]),
         ["compare", "--decoding"] => compare(FULL, &["decoding"]),
         ["compare", "--quick", "--decoding"] => compare(QUICK, &["decoding"]),
+        ["profile", streams, batch] => profiled(streams, batch),
         // What it starts as processes of their own.
         ["bare", ref how @ ..] => echo::serve(false, how == ["decoding"]),
         ["keeping", ref how @ ..] => echo::serve(true, how == ["decoding"]),
         ["serve", ..] => return fanout::cli::main(std::env::args_os()),
-        _ => Err("expected: compare [--quick] [--decoding]".into()),
+        _ => Err("expected: compare [--quick] [--decoding], or profile STREAMS BATCH".into()),
     };
     match ended {
         Ok(()) => ExitCode::SUCCESS,
@@ -126,6 +128,11 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+#[tokio::main]
+async fn profiled(streams: &str, batch: &str) -> Outcome<()> {
+    profile::profile(streams.parse()?, batch.parse()?).await
 }
 
 #[tokio::main]

@@ -121,6 +121,11 @@ impl Server {
         self.connections[nth % self.connections.len()].clone()
     }
 
+    /// Of its process.
+    pub fn id(&self) -> u32 {
+        self.process.id()
+    }
+
     pub fn cpu(&self) -> Outcome<Cpu> {
         let process = format!("/proc/{}", self.process.id());
         let mut cpu = Cpu::default();

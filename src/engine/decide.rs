@@ -1,13 +1,14 @@
 //! Decisions: what a command does to a plan. Reads the state, changes nothing.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use hashbrown::HashMap;
 use smallvec::SmallVec;
 
 use super::Timestamp;
 use super::command::{Command, Limits, RecordKind, Submission};
+use super::documents::Documents;
 use super::event::{Entry, Event, Held, QuarantineReason, Quarantined, Resolution, SignOfLife};
 use super::receipt::{Disposition, Receipt, Refusal, Warning, over_quota, refused};
 use super::state::{self, End, EndReason, Resolved, State, Store, Task, Totals};
@@ -35,7 +36,19 @@ pub struct Decision {
 /// Decides.
 #[must_use]
 pub fn decide(state: &State, command: &Command<'_>, now: Timestamp, limits: &Limits) -> Decision {
-    let mut draft = Draft::over(state, now, limits);
+    decide_keeping(state, command, now, limits, &mut Documents::default())
+}
+
+/// Decides, and keeps the documents of what happened with those of earlier decisions.
+#[must_use]
+pub fn decide_keeping(
+    state: &State,
+    command: &Command<'_>,
+    now: Timestamp,
+    limits: &Limits,
+    documents: &mut Documents,
+) -> Decision {
+    let mut draft = Draft::over(state, now, limits, documents);
     let mut receipts = Vec::new();
     let mut refusal = None;
     match command {
@@ -79,6 +92,7 @@ struct Draft<'s> {
     state: &'s State,
     now: Timestamp,
     limits: &'s Limits,
+    documents: &'s mut Documents,
     sequence: u64,
     tasks: Changed,
     sessions: HashMap<Arc<str>, Candidates>,
@@ -118,11 +132,17 @@ impl Changed {
 }
 
 impl<'s> Draft<'s> {
-    fn over(state: &'s State, now: Timestamp, limits: &'s Limits) -> Self {
+    fn over(
+        state: &'s State,
+        now: Timestamp,
+        limits: &'s Limits,
+        documents: &'s mut Documents,
+    ) -> Self {
         Self {
             state,
             now,
             limits,
+            documents,
             sequence: state.sequence,
             tasks: Changed::default(),
             sessions: HashMap::new(),
@@ -250,13 +270,8 @@ impl<'s> Draft<'s> {
             let reason = QuarantineReason::NotFirst;
             return self.quarantine(RecordKind::Result, record, reason, &[task]);
         }
-        let receipt = self.accept(
-            task,
-            by,
-            record.verdict,
-            record.has_outcome,
-            &record.document,
-        );
+        let document = self.documents.keep(&record.document);
+        let receipt = self.accept(task, by, record.verdict, record.has_outcome, document);
         let warnings = self.learn_session(record, task, by);
         Receipt {
             warnings,
@@ -271,7 +286,7 @@ impl<'s> Draft<'s> {
         matched_by: MatchedBy,
         verdict: Verdict,
         has_outcome: bool,
-        document: &Bytes,
+        document: Bytes,
     ) -> Receipt {
         let previous = self.now_held(task).held.as_ref();
         let revision = previous.map_or(0, |previous| previous.revision);
@@ -287,7 +302,7 @@ impl<'s> Draft<'s> {
             verdict,
             has_outcome,
             matched_by,
-            document: document.clone(),
+            document,
         });
         self.happen(Event::RecordAccepted(Arc::clone(&held)));
         Receipt {
@@ -325,13 +340,8 @@ impl<'s> Draft<'s> {
             return Err(Refusal::PlanEnded);
         }
         let by = MatchedBy::Operator;
-        let receipt = self.accept(
-            task,
-            by,
-            record.verdict,
-            record.has_outcome,
-            &record.document,
-        );
+        let document = record.document.clone();
+        let receipt = self.accept(task, by, record.verdict, record.has_outcome, document);
         self.resolve(id, Resolution::Rematched(task), note);
         Ok(receipt)
     }
@@ -359,7 +369,7 @@ impl<'s> Draft<'s> {
         let slot = self.now_held(task);
         let known = slot.alive.as_ref().is_some_and(|alive| match kind {
             RecordKind::Started => true,
-            _ => alive.kind == kind && alive.document == record.document,
+            _ => alive.kind == kind && alive.document == *record.document,
         });
         if !known && slot.held.is_none() && self.end.is_some() {
             return self.quarantine(kind, record, QuarantineReason::Late, &[task]);
@@ -388,7 +398,7 @@ impl<'s> Draft<'s> {
             at: self.now,
             kind,
             session: record.keys.sandbox_session_id.as_ref().into(),
-            document: record.document.clone(),
+            document: self.documents.keep(&record.document),
         };
         let sequence = sign.sequence;
         self.happen(Event::TaskProgressed(Arc::new(sign)));
@@ -442,6 +452,7 @@ impl<'s> Draft<'s> {
         }
         let id = self.totals.set_aside + 1;
         let candidates: Vec<u32> = tasks.iter().copied().take(CANDIDATES_LISTED).collect();
+        let document = self.documents.keep(&record.document);
         self.happen(Event::RecordQuarantined(Arc::new(Quarantined {
             id,
             sequence: self.sequence + 1,
@@ -451,7 +462,7 @@ impl<'s> Draft<'s> {
             kind,
             verdict: record.verdict,
             has_outcome: record.has_outcome,
-            document: record.document.clone(),
+            document,
         })));
         let (disposition, candidates) = match reason {
             QuarantineReason::Unmatched => (Disposition::Unmatched, Vec::new()),

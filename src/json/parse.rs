@@ -301,11 +301,9 @@ impl<'t> Reader<'t> {
     /// Moves to the next quote, backslash or control character and says which it is.
     fn plain_run(&mut self) -> Option<u8> {
         let rest = &self.text.as_bytes()[self.position..];
-        let length = rest
-            .iter()
-            .position(|b| *b == b'"' || *b == b'\\' || *b < b' ');
-        self.position += length.unwrap_or(rest.len());
-        length.map(|at| rest[at])
+        let length = plain_length(rest);
+        self.position += length;
+        rest.get(length).copied()
     }
 
     fn escape(&mut self) -> Result<char, Error> {
@@ -440,6 +438,29 @@ impl<'t> Reader<'t> {
         };
         error_in(self.text, offset, format!("{problem}{found}"), None)
     }
+}
+
+/// How many of the first bytes are neither a quote nor a backslash nor a control character: eight at a time, each a lane
+/// of one word. A lane's highest bit is set if its byte is one of them; a borrow can set bits wrongly only above a lane
+/// where one is set rightly, and the lowest is what is looked for.
+pub(super) fn plain_length(bytes: &[u8]) -> usize {
+    const LANES: u64 = 0x0101_0101_0101_0101;
+    const HIGHEST: u64 = LANES << 7;
+    let (words, rest) = bytes.as_chunks::<8>();
+    for (nth, word) in words.iter().enumerate() {
+        let word = u64::from_le_bytes(*word);
+        let zero_where = |byte: u8| word ^ (LANES * u64::from(byte));
+        let (quote, backslash) = (zero_where(b'"'), zero_where(b'\\'));
+        let stops = (quote.wrapping_sub(LANES) & !quote)
+            | (backslash.wrapping_sub(LANES) & !backslash)
+            | (word.wrapping_sub(LANES * u64::from(b' ')) & !word);
+        let stops = stops & HIGHEST;
+        if stops != 0 {
+            return nth * 8 + stops.trailing_zeros() as usize / 8;
+        }
+    }
+    let is_stop = |byte: &u8| matches!(byte, b'"' | b'\\' | 0..b' ');
+    bytes.len() - rest.len() + rest.iter().position(is_stop).unwrap_or(rest.len())
 }
 
 fn error_in(text: &str, offset: usize, problem: String, limit: Option<usize>) -> Error {

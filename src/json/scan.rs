@@ -1,8 +1,14 @@
 //! Reading the members of one object where they stand, without building a tree.
+//!
+//! Almost every text is sound and of a common form, which the steps below know: each goes over one thing at the beginning
+//! of a text and answers what comes after it, or nothing if it does not know what it sees. That is read again by [`Reader`],
+//! which knows every form, and what is wrong with a text and where.
 
 use std::borrow::Cow;
 
-use super::parse::Reader;
+use smallvec::SmallVec;
+
+use super::parse::{Reader, plain_length};
 use super::{Error, Limits};
 
 /// One member of the scanned object.
@@ -20,12 +26,16 @@ pub struct Member<'t> {
 /// where its closing brace stands. The whole text is checked as strictly as by [`parse`](super::parse).
 ///
 /// # Errors
-/// The text is not exactly one JSON object, or passes a limit.
+/// The text is not exactly one JSON object, or passes a limit; members before that place may have been handed out.
 pub fn members<'t>(
     text: &'t [u8],
     limits: Limits,
     mut member: impl FnMut(Member<'t>),
 ) -> Result<usize, Error> {
+    if let Some((members, brace)) = common_members(text, limits) {
+        members.into_iter().for_each(member);
+        return Ok(brace);
+    }
     let mut reader = Reader::new(text, limits)?;
     reader.members(|reader, key| {
         let value = reader.skip()?;
@@ -39,4 +49,150 @@ pub fn members<'t>(
     let brace = reader.position() - 1;
     reader.end()?;
     Ok(brace)
+}
+
+/// Members of most records, without memory of their own.
+type Members<'t> = SmallVec<[Member<'t>; 12]>;
+
+/// The members of an object of common form, and where its closing brace stands.
+fn common_members(text: &[u8], limits: Limits) -> Option<(Members<'_>, usize)> {
+    if limits.number_bytes < NUMBER_BYTES {
+        return None;
+    }
+    let text = std::str::from_utf8(text).ok()?;
+    let mut members = Members::new();
+    // Where the text goes on that is left.
+    let at = |rest: &[u8]| text.len() - rest.len();
+    let rest = white_space(text.as_bytes()).strip_prefix(b"{")?;
+    let rest = object(rest, limits.depth, |key, after_key, value, rest| {
+        let key = &text[at(key)..at(after_key) - 1];
+        members.push(Member {
+            key: Cow::Borrowed(key),
+            value: &text[at(value)..at(rest)],
+            offset: at(value),
+        });
+        // It would have to be unescaped.
+        !key.contains('\\')
+    })?;
+    let brace = at(rest) - 1;
+    white_space(rest).is_empty().then_some((members, brace))
+}
+
+fn white_space(mut text: &[u8]) -> &[u8] {
+    while let [b' ' | b'\n' | b'\r' | b'\t', rest @ ..] = text {
+        text = rest;
+    }
+    text
+}
+
+/// Goes over a value in which there may be so many levels.
+fn value(text: &[u8], depth: usize) -> Option<&[u8]> {
+    match text {
+        [b'"', rest @ ..] => string(rest),
+        [b'{', rest @ ..] => object(rest, depth, |_, _, _, _| true),
+        [b'[', rest @ ..] => list(rest, depth),
+        [b't', ..] => text.strip_prefix(b"true"),
+        [b'f', ..] => text.strip_prefix(b"false"),
+        [b'n', ..] => text.strip_prefix(b"null"),
+        _ => number(text),
+    }
+}
+
+/// Goes over an object after its brace. Of each member, `member` is told what begins with its key, what follows the key's
+/// closing quote, what begins with its value, and what follows that; it says whether to go on.
+fn object<'t>(
+    text: &'t [u8],
+    depth: usize,
+    mut member: impl FnMut(&'t [u8], &'t [u8], &'t [u8], &'t [u8]) -> bool,
+) -> Option<&'t [u8]> {
+    let depth = depth.checked_sub(1)?;
+    let mut text = white_space(text);
+    if let [b'}', rest @ ..] = text {
+        return Some(rest);
+    }
+    loop {
+        let key = text.strip_prefix(b"\"")?;
+        let after_key = string(key)?;
+        let begin = white_space(white_space(after_key).strip_prefix(b":")?);
+        let rest = value(begin, depth)?;
+        if !member(key, after_key, begin, rest) {
+            return None;
+        }
+        match white_space(rest) {
+            [b',', rest @ ..] => text = white_space(rest),
+            [b'}', rest @ ..] => return Some(rest),
+            _ => return None,
+        }
+    }
+}
+
+/// Goes over a list after its bracket.
+fn list(text: &[u8], depth: usize) -> Option<&[u8]> {
+    let depth = depth.checked_sub(1)?;
+    let mut text = white_space(text);
+    if let [b']', rest @ ..] = text {
+        return Some(rest);
+    }
+    loop {
+        match white_space(value(text, depth)?) {
+            [b',', rest @ ..] => text = white_space(rest),
+            [b']', rest @ ..] => return Some(rest),
+            _ => return None,
+        }
+    }
+}
+
+/// Goes over a string after its first quote.
+fn string(mut text: &[u8]) -> Option<&[u8]> {
+    loop {
+        match &text[plain_length(text)..] {
+            [b'"', rest @ ..] => return Some(rest),
+            // Not every code unit is sound, so not `\u`.
+            [
+                b'\\',
+                b'"' | b'\\' | b'/' | b'b' | b'f' | b'n' | b'r' | b't',
+                rest @ ..,
+            ] => text = rest,
+            _ => return None,
+        }
+    }
+}
+
+/// A number that is no longer, and whose exponent has at most two digits, is far from the end of a double's range, and
+/// within every limit.
+const NUMBER_BYTES: usize = 100;
+
+/// Goes over a number.
+fn number(text: &[u8]) -> Option<&[u8]> {
+    let mut rest = text.strip_prefix(b"-").unwrap_or(text);
+    rest = match rest {
+        [b'0', rest @ ..] => rest,
+        _ => digits(rest)?,
+    };
+    if let [b'.', fraction @ ..] = rest {
+        rest = digits(fraction)?;
+    }
+    if let [b'e' | b'E', exponent @ ..] = rest {
+        let exponent = match exponent {
+            [b'+' | b'-', exponent @ ..] => exponent,
+            _ => exponent,
+        };
+        rest = digits(exponent)?;
+        if exponent.len() - rest.len() > 2 {
+            return None;
+        }
+    }
+    (text.len() - rest.len() <= NUMBER_BYTES).then_some(rest)
+}
+
+/// Goes over digits, at least one.
+fn digits(text: &[u8]) -> Option<&[u8]> {
+    let [b'0'..=b'9', rest @ ..] = text else {
+        return None;
+    };
+    let mut text = rest;
+    while let [b'0'..=b'9', rest @ ..] = text {
+        text = rest;
+    }
+    Some(text)
 }

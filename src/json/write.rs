@@ -4,6 +4,7 @@ use std::convert::Infallible;
 use std::fmt::Write as _;
 
 use super::Value;
+use super::parse::plain_length;
 
 /// The value without white space.
 #[must_use]
@@ -142,13 +143,13 @@ fn write_scalar(out: &mut String, value: &Value) {
 /// Appends a string in quotes, escaping only what must be.
 pub fn write_string(out: &mut String, text: &str) {
     out.push('"');
-    let mut copied = 0;
-    for (position, byte) in text.bytes().enumerate() {
-        if byte >= b' ' && byte != b'"' && byte != b'\\' {
-            continue;
-        }
-        out.push_str(&text[copied..position]);
-        copied = position + 1;
+    let mut rest = text;
+    loop {
+        let (plain, special) = rest.split_at(plain_length(rest.as_bytes()));
+        out.push_str(plain);
+        let Some(byte) = special.bytes().next() else {
+            break;
+        };
         match byte {
             b'"' => out.push_str("\\\""),
             b'\\' => out.push_str("\\\\"),
@@ -161,7 +162,7 @@ pub fn write_string(out: &mut String, text: &str) {
                 let _ = write!(out, "\\u{other:04x}");
             }
         }
+        rest = &special[1..];
     }
-    out.push_str(&text[copied..]);
     out.push('"');
 }

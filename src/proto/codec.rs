@@ -6,8 +6,7 @@ use prost::Message;
 use prost::bytes::Buf;
 use prost::encoding::{WireType, decode_key, decode_varint};
 use tonic::Status;
-use tonic::codec::{self, DecodeBuf};
-use tonic_prost::{ProstCodec, ProstDecoder, ProstEncoder};
+use tonic::codec::{self, DecodeBuf, EncodeBuf};
 
 /// Most fields that one message may have, each element of a list counted, nested ones not. Two bytes of an empty element
 /// become hundreds in memory, so a limit of the message's bytes alone would let 16 MiB become more than a gibibyte.
@@ -23,30 +22,66 @@ impl<T, U> Default for Codec<T, U> {
     }
 }
 
-impl<T, U> codec::Codec for Codec<T, U>
-where
-    T: Message + Send + 'static,
-    U: Message + Default + Send + 'static,
-{
-    type Encode = T;
-    type Decode = U;
-    type Encoder = ProstEncoder<T>;
-    type Decoder = Decoder<U>;
+/// A message that comes in.
+pub trait Incoming: Sized {
+    /// Reads it.
+    ///
+    /// # Errors
+    /// INTERNAL: it is no such message. What is wrong with it.
+    fn read(message: &mut DecodeBuf<'_>) -> Result<Self, Status>;
+}
 
-    fn encoder(&mut self) -> Self::Encoder {
-        codec::Codec::encoder(&mut ProstCodec::<T, U>::default())
-    }
+/// A message that goes out.
+pub trait Outgoing {
+    /// Writes it.
+    ///
+    /// # Errors
+    /// INTERNAL: there is no room for it.
+    fn write(self, message: &mut EncodeBuf<'_>) -> Result<(), Status>;
+}
 
-    fn decoder(&mut self) -> Self::Decoder {
-        Decoder(codec::Codec::decoder(&mut ProstCodec::<T, U>::default()))
+impl<M: Message + Default> Incoming for M {
+    fn read(message: &mut DecodeBuf<'_>) -> Result<Self, Status> {
+        M::decode(message).map_err(|error| Status::internal(error.to_string()))
     }
 }
 
-/// Reads messages.
-#[derive(Debug)]
-pub struct Decoder<U>(ProstDecoder<U>);
+impl<M: Message> Outgoing for M {
+    fn write(self, message: &mut EncodeBuf<'_>) -> Result<(), Status> {
+        self.encode(message)
+            .map_err(|error| Status::internal(error.to_string()))
+    }
+}
 
-impl<U: Message + Default> codec::Decoder for Decoder<U> {
+impl<T, U> codec::Codec for Codec<T, U>
+where
+    T: Outgoing + Send + 'static,
+    U: Incoming + Send + 'static,
+{
+    type Encode = T;
+    type Decode = U;
+    type Encoder = Self;
+    type Decoder = Self;
+
+    fn encoder(&mut self) -> Self {
+        Self::default()
+    }
+
+    fn decoder(&mut self) -> Self {
+        Self::default()
+    }
+}
+
+impl<T: Outgoing, U> codec::Encoder for Codec<T, U> {
+    type Item = T;
+    type Error = Status;
+
+    fn encode(&mut self, message: T, buffer: &mut EncodeBuf<'_>) -> Result<(), Status> {
+        message.write(buffer)
+    }
+}
+
+impl<T, U: Incoming> codec::Decoder for Codec<T, U> {
     type Item = U;
     type Error = Status;
 
@@ -55,11 +90,7 @@ impl<U: Message + Default> codec::Decoder for Decoder<U> {
             let problem = format!("has more than {FIELDS_PER_MESSAGE_MAX} fields");
             return Err(Status::internal(problem));
         }
-        self.0.decode(message)
-    }
-
-    fn buffer_settings(&self) -> codec::BufferSettings {
-        self.0.buffer_settings()
+        U::read(message).map(Some)
     }
 }
 

@@ -9,6 +9,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use super::Settings;
+use super::names::Names;
 use crate::json::{Object, Value, trim};
 use crate::plan::{Identities, Keys, canonical_id};
 
@@ -106,34 +107,34 @@ pub enum Named {
 /// The names of a plan's tasks.
 #[derive(Clone, Debug, Default)]
 pub struct Index {
-    /// Canonical ids, with whether the id is the task's group key.
-    identities: HashMap<Arc<str>, (u32, bool)>,
+    /// Canonical ids that are a task's `task_id` or `id`.
+    identities: Names,
+    /// Canonical ids that are a task's group key, because it has no other.
+    keys_as_identities: Names,
     /// Other texts of `id`, `task_id` and `sandbox_session_id`.
-    aliases: HashMap<Arc<str>, Candidates>,
-    group_keys: HashMap<Arc<str>, Candidates>,
+    aliases: Names,
+    group_keys: Names,
 }
 
 impl Index {
     /// Indexes tasks, given their identities and keys in plan order.
     #[must_use]
     pub fn new(identities: &[Arc<str>], tasks: &[Keys]) -> Self {
-        let mut index = Self {
-            identities: HashMap::with_capacity(tasks.len()),
-            aliases: HashMap::new(),
-            group_keys: HashMap::with_capacity(tasks.len()),
-        };
+        let mut index = Self::default();
         for ((task, keys), identity) in (0..).zip(tasks).zip(identities) {
             let from_group_key = keys.task_id.is_empty() && keys.id.is_empty();
-            index
-                .identities
-                .insert(Arc::clone(identity), (task, from_group_key));
+            if from_group_key {
+                index.keys_as_identities.add(identity, task);
+            } else {
+                index.identities.add(identity, task);
+            }
             for alias in [&keys.task_id, &keys.id, &keys.sandbox_session_id] {
                 if !alias.is_empty() && (alias != identity || from_group_key) {
-                    add(&mut index.aliases, alias, task);
+                    index.aliases.add(alias, task);
                 }
             }
             if !keys.group_key.is_empty() {
-                add(&mut index.group_keys, &keys.group_key, task);
+                index.group_keys.add(&keys.group_key, task);
             }
         }
         index
@@ -181,7 +182,11 @@ impl Index {
     /// The task of this identity.
     #[must_use]
     pub fn task(&self, identity: &str) -> Option<u32> {
-        self.identities.get(identity).map(|(task, _)| *task)
+        let tasks = match self.identities.tasks(identity) {
+            [] => self.keys_as_identities.tasks(identity),
+            tasks => tasks,
+        };
+        tasks.first().copied()
     }
 
     /// The task whose identity is the record's canonical id.
@@ -194,8 +199,7 @@ impl Index {
         let (key, by) = by
             .into_iter()
             .find(|(key, _)| !trim(key.as_ref()).is_empty())?;
-        let (task, _) = self.identities.get(trim(key.as_ref()))?;
-        Some((*task, by))
+        Some((self.task(trim(key.as_ref()))?, by))
     }
 
     /// The tasks that one key of a record names.
@@ -217,29 +221,17 @@ impl Index {
             return &[];
         }
         if by == MatchedBy::GroupKey {
-            return self.group_keys.get(key).map_or(&[], Candidates::as_slice);
+            return self.group_keys.tasks(key);
         }
-        let identity = self
-            .identities
-            .get(key)
-            .filter(|(_, from_group_key)| !from_group_key);
-        if let Some((task, _)) = identity {
-            return std::slice::from_ref(task);
+        let mut tasks = self.identities.tasks(key);
+        if tasks.is_empty() {
+            tasks = self.aliases.tasks(key);
         }
-        let alias = self.aliases.get(key);
-        let learnt = || {
-            sessions
-                .tasks_of(key)
-                .filter(|_| by == MatchedBy::SandboxSessionId)
-        };
-        alias.or_else(learnt).map_or(&[], Candidates::as_slice)
+        if tasks.is_empty() && by == MatchedBy::SandboxSessionId {
+            tasks = sessions.tasks_of(key).map_or(&[], Candidates::as_slice);
+        }
+        tasks
     }
-}
-
-fn add(map: &mut HashMap<Arc<str>, Candidates>, text: &Arc<str>, task: u32) {
-    map.entry(Arc::clone(text))
-        .and_modify(|tasks| tasks.add(task))
-        .or_insert(Candidates::One(task));
 }
 
 /// Matches a whole document's records: for each task, in plan order, the position of its record.

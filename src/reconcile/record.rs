@@ -5,9 +5,8 @@
 //! after all; both ways give the same document.
 
 use std::borrow::Cow;
+use std::ops::Range;
 use std::sync::Arc;
-
-use bytes::Bytes;
 
 use super::Settings;
 use super::status::{Facts, Status, Verdict, classify, decides_alone};
@@ -62,7 +61,7 @@ const STATUS_MEMBER_BYTES: usize = 21;
 
 /// A record as read.
 #[derive(Clone, Debug)]
-pub struct ReadRecord<'r> {
+pub struct ReadRecord<'r, Document = Cow<'r, [u8]>> {
     /// Its keys: typed where given, else the body's.
     pub keys: Keys<Cow<'r, str>>,
     /// What it comes to.
@@ -70,9 +69,25 @@ pub struct ReadRecord<'r> {
     /// Whether it has an outcome.
     pub has_outcome: bool,
     /// The reconciled record: a JSON object.
-    pub document: Bytes,
+    pub document: Document,
     /// Whether a typed field and the body's differ.
     pub body_field_ignored: bool,
+}
+
+impl<'r, Document> ReadRecord<'r, Document> {
+    /// The same record with its document as somebody else has it.
+    pub fn with_document<Other>(
+        self,
+        document: impl FnOnce(Document) -> Other,
+    ) -> ReadRecord<'r, Other> {
+        ReadRecord {
+            keys: self.keys,
+            verdict: self.verdict,
+            has_outcome: self.has_outcome,
+            document: document(self.document),
+            body_field_ignored: self.body_field_ignored,
+        }
+    }
 }
 
 const ID: usize = 0;
@@ -127,6 +142,24 @@ pub fn read<'r>(
     limits: json::Limits,
     settings: &Settings,
 ) -> Result<ReadRecord<'r>, json::Error> {
+    let mut document = String::new();
+    let read = read_into(&mut document, typed, body, rewrite, limits, settings)?;
+    Ok(read.with_document(|_| Cow::Owned(document.into_bytes())))
+}
+
+/// Reads a record, and writes its document after what `documents` has. The answer says where it stands there.
+///
+/// # Errors
+/// As [`read`].
+pub fn read_into<'r>(
+    documents: &mut String,
+    typed: TypedFields<'r>,
+    body: &'r [u8],
+    rewrite: Rewrite,
+    limits: json::Limits,
+    settings: &Settings,
+) -> Result<ReadRecord<'r, Range<usize>>, json::Error> {
+    let start = documents.len();
     let body = if body.is_empty() { b"{}" } else { body };
     let scanned = Scanned::of(body, limits, settings)?;
     let typed_texts = [
@@ -161,24 +194,23 @@ pub fn read<'r>(
         &scanned.facts(typed, limits, settings),
         settings.success_statuses(),
     );
-    let (document, has_outcome) = if rewrite == Rewrite::AsSubmitted {
-        (scanned.body.to_owned(), false)
+    let has_outcome = if rewrite == Rewrite::AsSubmitted {
+        documents.push_str(scanned.body);
+        false
     } else if scanned.repeated || body_field_ignored {
         let document = build(typed, body, limits, verdict.status)?;
-        (
-            json::compact(&document),
-            settings.outcome(&document).is_some(),
-        )
+        documents.push_str(&json::compact(&document));
+        settings.outcome(&document).is_some()
     } else {
-        let document = scanned.splice(typed, verdict.status);
-        let has_outcome = scanned.has_outcome(typed, &document, verdict.status, limits, settings);
-        (document, has_outcome)
+        scanned.splice(documents, typed, verdict.status);
+        let document = &documents[start..];
+        scanned.has_outcome(typed, document, verdict.status, limits, settings)
     };
     Ok(ReadRecord {
         keys,
         verdict,
         has_outcome,
-        document: document.into(),
+        document: start..documents.len(),
         body_field_ignored,
     })
 }
@@ -339,9 +371,8 @@ impl<'r> Scanned<'r> {
     }
 
     /// The body with the typed fields it lacks put in front, and the status in place or at the end.
-    fn splice(&self, typed: TypedFields<'_>, status: Status) -> String {
-        let mut document =
-            String::with_capacity(self.body.len() + typed.bytes() + STATUS_MEMBER_BYTES);
+    fn splice(&self, document: &mut String, typed: TypedFields<'_>, status: Status) {
+        document.reserve(self.body.len() + typed.bytes() + STATUS_MEMBER_BYTES);
         document.push('{');
         let texts = [
             typed.id,
@@ -351,34 +382,33 @@ impl<'r> Scanned<'r> {
         ];
         for (field, text) in texts.into_iter().enumerate() {
             if !text.is_empty() && self.found[field].is_none() {
-                begin_member(&mut document, FIELDS[field]);
-                json::write_string(&mut document, text);
+                begin_member(document, FIELDS[field]);
+                json::write_string(document, text);
             }
         }
         if let Some(success) = typed.success.filter(|_| self.found[SUCCESS].is_none()) {
-            begin_member(&mut document, FIELDS[SUCCESS]);
+            begin_member(document, FIELDS[SUCCESS]);
             document.push_str(if success { "true" } else { "false" });
         }
         let open = self.body.find('{').map_or(0, |at| at + 1);
         if !self.empty {
-            separate(&mut document);
+            separate(document);
         }
         match self.found[STATUS] {
             Some(own) => {
                 document.push_str(&self.body[open..own.offset]);
-                json::write_string(&mut document, status.name());
+                json::write_string(document, status.name());
                 document.push_str(&self.body[own.offset + own.value.len()..self.brace]);
             }
             None => {
                 if !self.empty {
                     document.push_str(self.body[open..self.brace].trim_ascii_end());
                 }
-                begin_member(&mut document, FIELDS[STATUS]);
-                json::write_string(&mut document, status.name());
+                begin_member(document, FIELDS[STATUS]);
+                json::write_string(document, status.name());
             }
         }
         document.push('}');
-        document
     }
 
     fn has_outcome(

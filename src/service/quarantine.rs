@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use tonic::Status;
 
-use super::{Fanout, convert, detached, status, submit_record};
+use super::{Fanout, convert, detached, receipt, status};
 use crate::config::{PAGE_SIZE, REASON_BYTES_MAX};
 use crate::coordinator::{PlanView, QuarantineEntry};
 use crate::engine::{QuarantineReason, Resolution};
@@ -73,7 +73,7 @@ pub(super) async fn rematch(
     };
     let (view, receipt, entry) = detached(rematched).await?;
     Ok(RematchRecordResponse {
-        receipt: Some(submit_record::receipt(receipt, 0, &view.spec)),
+        receipt: Some(receipt::message(&receipt, &view.spec)),
         record: Some(record(&view, &entry)),
     })
 }

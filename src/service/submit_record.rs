@@ -1,176 +1,250 @@
-//! The record stream: read a message, have its records applied, send the receipts, read the next.
+//! The record stream: take the messages that are there, have their records applied, send the receipts, take the next.
 //!
-//! There is no task and no queue between the two directions: the next message is read when there is room to send its
+//! There is no task and no queue between the two directions: the next messages are read when there is room to send their
 //! receipts, so a peer that does not read them is not read itself, and stalls nobody else. Half-close ends the stream
-//! with OK after the last receipts; a peer that vanishes ends it between two messages, a change that was begun being
-//! finished by the coordinator; a server that drains ends it between two messages, so that every receipt sent is true.
+//! with OK after the last receipts; a peer that vanishes ends it between two changes, one that was begun being finished by
+//! the coordinator; a server that drains ends it between two messages, so that every receipt sent is true.
+//!
+//! Messages that came together are one change of their plan. A stream that is sent one record after the other then costs
+//! others, who have the same plan, no more than one that sends them in one message.
 
 use std::borrow::Cow;
 use std::future::{Future, poll_fn};
 use std::pin::{Pin, pin};
 use std::sync::Arc;
-use std::task::Poll;
+use std::task::{Context, Poll};
 
-use smallvec::SmallVec;
+use prost::bytes::BytesMut;
 use tokio_stream::Stream;
-use tokio_util::sync::CancellationToken;
+use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 use tonic::{Code, Status, Streaming};
 
-use super::{Fanout, convert, status};
+use super::{Fanout, convert, receipt, record, status};
 use crate::config::Limits;
-use crate::engine::{Disposition, Receipt, RecordKind, Spec, Submission, Violation, Warning};
-use crate::proto::{self, SubmitRecordRequest, SubmitRecordResponse};
-use crate::reconcile::record::{self, ReadRecord, Rewrite, TypedFields};
+use crate::engine::Submission;
+use crate::proto::records::{RecordFields, RecordsMessage, WrittenMessage};
 use crate::registry::LivePlan;
 
-/// How many messages are answered before a stream that always has another one looks whether it is to end. Looking costs
-/// as much as a tenth of a record.
-const MESSAGES_BETWEEN_LOOKS: u64 = 32;
+/// So many messages are answered together at most, and no more are taken after so many bytes.
+const TOGETHER_MAX: (usize, usize) = (64, 64 << 10);
 
 /// What a receipt takes beside its record's document: its numbers, and ids of usual length.
 const RECEIPT_BYTES: usize = 256;
 
 /// The answers of a record stream.
-pub(super) type Responses =
-    Pin<Box<dyn Stream<Item = Result<SubmitRecordResponse, Status>> + Send>>;
+pub(super) type Responses = Pin<Box<dyn Stream<Item = Result<WrittenMessage, Status>> + Send>>;
+
+/// What a stream uses again for all of its messages.
+#[derive(Default)]
+struct Room {
+    /// Where documents are made.
+    documents: String,
+    /// Where answers are written.
+    answers: BytesMut,
+}
+
+/// A message that was very large does not keep its stream large.
+const ROOM_KEPT_BYTES: usize = 64 << 10;
+
+/// What comes after the messages that were taken.
+enum After {
+    /// Perhaps others.
+    More,
+    /// Nothing: the peer has sent everything.
+    Nothing,
+    /// Something that is no message.
+    Broken(Status),
+    /// Whatever it is, the connection is about to be closed.
+    Closing,
+}
 
 pub(super) fn serve(
     fanout: Fanout,
-    mut requests: Streaming<SubmitRecordRequest>,
+    mut requests: Streaming<RecordsMessage>,
     closing: CancellationToken,
 ) -> Responses {
     Box::pin(async_stream::stream! {
         let mut plan: Option<Arc<LivePlan>> = None;
-        let (mut messages, mut receipts) = (0_u64, 0);
+        let mut room = Room::default();
+        let mut messages = Vec::new();
+        let mut receipts = 0;
         let mut closing = pin!(closing.cancelled_owned());
         loop {
-            let look_first = messages % MESSAGES_BETWEEN_LOOKS == 0;
-            messages += 1;
-            let request = {
-                let mut message = pin!(requests.message());
-                poll_fn(|context| {
-                    if look_first && closing.as_mut().poll(context).is_ready() {
-                        return Poll::Ready(None);
-                    }
-                    match message.as_mut().poll(context) {
-                        Poll::Ready(request) => Poll::Ready(Some(request)),
-                        Poll::Pending => closing.as_mut().poll(context).map(|()| None),
-                    }
-                })
-                .await
-            };
-            let Some(request) = request else {
-                yield Err(status::draining_at([("receipts", receipts.to_string())]));
-                return;
-            };
-            let answer = match request {
-                Ok(None) => return,
-                Ok(Some(request)) => answer(&fanout, &mut plan, &request).await,
-                Err(broken) => Err(broken_message(&broken, &fanout.config.limits)),
-            };
-            let failed = answer.is_err();
-            receipts += answer.as_ref().map_or(0, |answer| answer.receipts.len());
-            yield answer;
-            if failed {
-                return;
+            messages.clear();
+            let after = poll_fn(|context| take(&mut messages, &mut requests, closing.as_mut(), context));
+            let after = after.await;
+            let (answers, failed) = answer(&fanout, &mut plan, &messages, &mut room).await;
+            for (answer, answered) in answers {
+                receipts += answered;
+                yield Ok(answer);
             }
+            let end = match (failed, after) {
+                (Some(failed), _) => failed,
+                (None, After::More) => continue,
+                (None, After::Nothing) => return,
+                (None, After::Broken(broken)) => broken_message(&broken, &fanout.config.limits),
+                (None, After::Closing) => status::draining_at([("receipts", receipts.to_string())]),
+            };
+            yield Err(end);
+            return;
         }
     })
 }
 
+/// Waits for a message, and takes what came with it.
+fn take(
+    messages: &mut Vec<RecordsMessage>,
+    requests: &mut Streaming<RecordsMessage>,
+    closing: Pin<&mut WaitForCancellationFutureOwned>,
+    context: &mut Context<'_>,
+) -> Poll<After> {
+    if closing.poll(context).is_ready() {
+        return Poll::Ready(After::Closing);
+    }
+    let mut bytes = 0;
+    while messages.len() < TOGETHER_MAX.0 && bytes < TOGETHER_MAX.1 {
+        match Pin::new(&mut *requests).poll_next(context) {
+            Poll::Ready(Some(Ok(message))) => {
+                bytes += message.length();
+                messages.push(message);
+            }
+            Poll::Ready(Some(Err(broken))) => return Poll::Ready(After::Broken(broken)),
+            Poll::Ready(None) => return Poll::Ready(After::Nothing),
+            Poll::Pending if messages.is_empty() => return Poll::Pending,
+            Poll::Pending => break,
+        }
+    }
+    Poll::Ready(After::More)
+}
+
+/// Applies the records of a message by itself.
+pub(super) async fn once(
+    fanout: &Fanout,
+    message: &RecordsMessage,
+) -> Result<WrittenMessage, Status> {
+    let messages = std::slice::from_ref(message);
+    let (answers, failed) = answer(fanout, &mut None, messages, &mut Room::default()).await;
+    match (answers.into_iter().next(), failed) {
+        (Some((answer, _)), None) => Ok(answer),
+        (_, failed) => Err(failed.unwrap_or_else(status::panicked)),
+    }
+}
+
+/// Answers to messages, each with how many receipts it has, and why there is none to the one after them.
+type Answers = (Vec<(WrittenMessage, usize)>, Option<Status>);
+
+/// Applies the records of messages. One that is wrong ends them; those before it are applied.
 async fn answer(
     fanout: &Fanout,
     plan: &mut Option<Arc<LivePlan>>,
-    request: &SubmitRecordRequest,
-) -> Result<SubmitRecordResponse, Status> {
-    let same = match plan {
-        Some(plan) if request.plan_id.is_empty() || *request.plan_id == **plan.plan_id() => {
-            Arc::clone(plan)
+    messages: &[RecordsMessage],
+    room: &mut Room,
+) -> Answers {
+    let limits = &fanout.config.limits;
+    room.documents.clear();
+    room.documents.shrink_to(ROOM_KEPT_BYTES);
+    let mut failed = None;
+    let (mut records, mut read, mut ends) = (Vec::new(), Vec::new(), Vec::new());
+    for message in messages {
+        let begin = records.len();
+        let sound = read_message(fanout, plan, message, &mut records).and_then(|plan| {
+            let document = room.documents.len();
+            let read_one = |fields| record::read(fields, plan.spec(), limits, &mut room.documents);
+            read.extend(records[begin..].iter().map(read_one));
+            check_answer(
+                room.documents.len() - document,
+                records.len() - begin,
+                limits,
+            )
+        });
+        if let Err(wrong) = sound {
+            read.truncate(begin);
+            failed = Some(wrong);
+            break;
         }
-        Some(plan) => {
-            let problem = format!(
-                "is {:?}, but this stream is for {:?}",
-                request.plan_id,
-                plan.plan_id()
-            );
-            return Err(status::invalid("plan_id", &problem, "PLAN_ID_CHANGED"));
-        }
-        None => {
-            let plan_id = convert::required_plan_id(&request.plan_id, &fanout.config.limits)?;
-            let found = fanout
-                .coordinator
-                .plan(plan_id)
-                .map_err(|error| status::of(&error))?;
-            Arc::clone(plan.insert(found))
-        }
+        ends.push(records.len());
+    }
+    let Some(plan) = plan.as_ref().filter(|_| !read.is_empty()) else {
+        return (Vec::new(), failed);
     };
-    submit(fanout, &same, request).await
+    let documents = &room.documents;
+    let submissions: Vec<Submission<'_>> = read
+        .into_iter()
+        .map(|(kind, record)| Submission {
+            kind,
+            record: record.map(|record| {
+                record.with_document(|place| Cow::Borrowed(documents[place].as_bytes()))
+            }),
+        })
+        .collect();
+    match fanout.coordinator.submit(plan, &submissions).await {
+        Ok((receipts, standing)) => {
+            let answers =
+                receipt::answers(&mut room.answers, &receipts, &ends, &standing, plan.spec());
+            (answers, failed)
+        }
+        Err(error) => (Vec::new(), Some(status::of(&error))),
+    }
 }
 
-/// Applies the records of one message.
-pub(super) async fn submit(
+/// Appends a message's records, and answers the plan that they are for.
+fn read_message<'m, 'p>(
     fanout: &Fanout,
-    plan: &Arc<LivePlan>,
-    request: &SubmitRecordRequest,
-) -> Result<SubmitRecordResponse, Status> {
+    plan: &'p mut Option<Arc<LivePlan>>,
+    message: &'m RecordsMessage,
+    records: &mut Vec<RecordFields<'m>>,
+) -> Result<&'p Arc<LivePlan>, Status> {
     let limits = &fanout.config.limits;
+    let begin = records.len();
+    let malformed = |problem: String| status::invalid("message", &problem, "MALFORMED_MESSAGE");
+    let plan_id = message.read(records).map_err(malformed)?;
+    let found = match plan.take() {
+        Some(plan) => plan,
+        None => {
+            let plan_id = convert::required_plan_id(plan_id, limits)?;
+            let found = fanout.coordinator.plan(plan_id);
+            found.map_err(|error| status::of(&error))?
+        }
+    };
+    let plan = plan.insert(found);
+    let own = plan.plan_id();
+    if !plan_id.is_empty() && *plan_id != **own {
+        let problem = format!("is {plan_id:?}, but this stream is for {own:?}");
+        return Err(status::invalid("plan_id", &problem, "PLAN_ID_CHANGED"));
+    }
     let most = limits.records_per_message_max;
-    if request.records.is_empty() {
-        return Err(status::invalid(
+    match records.len() - begin {
+        0 => Err(status::invalid(
             "records",
             "expected at least one record",
             "FIELD_REQUIRED",
-        ));
+        )),
+        count if count > most => {
+            let problem = format!("{count} records, at most {most} are allowed");
+            Err(status::over_limit(
+                "records",
+                &problem,
+                "TOO_MANY_RECORDS",
+                most,
+            ))
+        }
+        _ => Ok(plan),
     }
-    if request.records.len() > most {
-        let problem = format!(
-            "{} records, at most {most} are allowed",
-            request.records.len()
-        );
-        return Err(status::over_limit(
-            "records",
-            &problem,
-            "TOO_MANY_RECORDS",
-            most,
-        ));
+}
+
+/// Said before they are applied: records whose receipts cannot be sent must not be.
+fn check_answer(document_bytes: usize, records: usize, limits: &Limits) -> Result<(), Status> {
+    let most = limits.message_bytes_max;
+    if document_bytes + records * RECEIPT_BYTES <= most {
+        return Ok(());
     }
-    let submissions: SmallVec<[Submission<'_>; 1]> = request
-        .records
-        .iter()
-        .map(|record| read(record, plan.spec(), limits))
-        .collect();
-    let documents = submissions
-        .iter()
-        .filter_map(|submission| submission.record.as_ref().ok());
-    let answer: usize = documents
-        .map(|record| record.document.len() + RECEIPT_BYTES)
-        .sum();
-    if answer > limits.message_bytes_max {
-        // Said now: records must not be applied whose receipts cannot be sent.
-        let most = limits.message_bytes_max;
-        let problem = format!("their receipts would not fit {most} bytes; send fewer at a time");
-        return Err(status::over_limit(
-            "records",
-            &problem,
-            "MESSAGE_TOO_LARGE",
-            most,
-        ));
-    }
-    let (receipts, standing) = fanout
-        .coordinator
-        .submit(plan, &submissions)
-        .await
-        .map_err(|error| status::of(&error))?;
-    let spec = plan.spec();
-    let receipts = receipts.into_iter().enumerate();
-    Ok(SubmitRecordResponse {
-        receipts: receipts
-            .map(|(position, given)| receipt(given, position, spec))
-            .collect(),
-        counts: Some(convert::counts(&standing.counts)),
-        status: convert::plan_status(standing.status).into(),
-        sequence: standing.sequence,
-    })
+    let problem = format!("their receipts would not fit {most} bytes; send fewer at a time");
+    Err(status::over_limit(
+        "records",
+        &problem,
+        "MESSAGE_TOO_LARGE",
+        most,
+    ))
 }
 
 /// A message that could not be read is the end of its stream. Sizes are never worth retrying, so not OUT_OF_RANGE.
@@ -183,175 +257,5 @@ fn broken_message(broken: &Status, limits: &Limits) -> Status {
         }
         Code::Internal => status::invalid("message", broken.message(), "MALFORMED_MESSAGE"),
         _ => broken.clone(),
-    }
-}
-
-fn read<'r>(record: &'r proto::Record, spec: &Spec, limits: &Limits) -> Submission<'r> {
-    let kind = match proto::RecordKind::try_from(record.kind) {
-        Ok(proto::RecordKind::Unspecified | proto::RecordKind::Result) => Some(RecordKind::Result),
-        Ok(proto::RecordKind::Started) => Some(RecordKind::Started),
-        Ok(proto::RecordKind::Progress) => Some(RecordKind::Progress),
-        Err(_) => None,
-    };
-    let Some(kind) = kind else {
-        let violation = violation(
-            "kind",
-            "is not a kind that this server knows".into(),
-            "UNKNOWN_ENUM_VALUE",
-        );
-        return Submission {
-            kind: RecordKind::Result,
-            record: Err(violation),
-        };
-    };
-    Submission {
-        kind,
-        record: read_as(record, kind, spec, limits),
-    }
-}
-
-fn read_as<'r>(
-    record: &'r proto::Record,
-    kind: RecordKind,
-    spec: &Spec,
-    limits: &Limits,
-) -> Result<ReadRecord<'r>, Violation> {
-    let most = limits.record_body_bytes_max;
-    if record.body.len() > most {
-        let description = format!(
-            "is {} bytes long, at most {most} are allowed",
-            record.body.len()
-        );
-        return Err(over("body", description, "BODY_TOO_LARGE", most));
-    }
-    let typed = TypedFields {
-        id: &record.id,
-        task_id: &record.task_id,
-        sandbox_session_id: &record.sandbox_session_id,
-        group_key: &record.group_key,
-        status: &record.status,
-        success: record.success,
-    };
-    let rewrite = match kind {
-        RecordKind::Result => Rewrite::Reconciled,
-        RecordKind::Started | RecordKind::Progress => Rewrite::AsSubmitted,
-    };
-    let json_limits = convert::json_limits(limits);
-    check_text("status", &record.status, limits)?;
-    let read = record::read(typed, &record.body, rewrite, json_limits, &spec.settings).map_err(
-        |error| {
-            let description = error.to_string();
-            match error.limit {
-                Some(limit) => over("body", description, "JSON_LIMIT_EXCEEDED", limit),
-                None => violation("body", description, "INVALID_JSON"),
-            }
-        },
-    )?;
-    let keys: [(&'static str, &Cow<'_, str>); 4] = [
-        ("id", &read.keys.id),
-        ("task_id", &read.keys.task_id),
-        ("sandbox_session_id", &read.keys.sandbox_session_id),
-        ("group_key", &read.keys.group_key),
-    ];
-    for (field, key) in keys {
-        check_text(field, key, limits)?;
-    }
-    Ok(read)
-}
-
-fn check_text(field: &'static str, text: &str, limits: &Limits) -> Result<(), Violation> {
-    let most = limits.key_bytes_max;
-    if text.len() > most {
-        let description = format!("is {} bytes long, at most {most} are allowed", text.len());
-        return Err(over(field, description, "KEY_TOO_LONG", most));
-    }
-    if text.contains('\0') {
-        return Err(violation(
-            field,
-            "contains a NUL character".into(),
-            "INVALID_TEXT",
-        ));
-    }
-    Ok(())
-}
-
-fn violation(field: &'static str, description: String, reason: &'static str) -> Violation {
-    Violation {
-        field,
-        description,
-        reason,
-        limit: 0,
-        quota: false,
-    }
-}
-
-fn over(field: &'static str, description: String, reason: &'static str, limit: usize) -> Violation {
-    Violation {
-        limit: limit as u64,
-        ..violation(field, description, reason)
-    }
-}
-
-/// A receipt as it goes out, that of the record at this position of its message.
-pub(super) fn receipt(receipt: Receipt, position: usize, spec: &Spec) -> proto::Receipt {
-    let (disposition, code) = match receipt.disposition {
-        Disposition::Accepted => (proto::Disposition::Accepted, Code::Ok),
-        Disposition::Duplicate => (proto::Disposition::Duplicate, Code::Ok),
-        Disposition::SupersededPrevious => (proto::Disposition::SupersededPrevious, Code::Ok),
-        Disposition::Unmatched => (proto::Disposition::Unmatched, Code::NotFound),
-        Disposition::Ambiguous => (proto::Disposition::Ambiguous, Code::FailedPrecondition),
-        Disposition::Late => (proto::Disposition::Late, Code::FailedPrecondition),
-        Disposition::KeysDisagree => (proto::Disposition::KeysDisagree, Code::InvalidArgument),
-        Disposition::Invalid => (proto::Disposition::Invalid, Code::InvalidArgument),
-        Disposition::TooLarge
-            if receipt
-                .violation
-                .as_ref()
-                .is_some_and(|violation| violation.quota) =>
-        {
-            (proto::Disposition::TooLarge, Code::ResourceExhausted)
-        }
-        Disposition::TooLarge => (proto::Disposition::TooLarge, Code::InvalidArgument),
-    };
-    let applied = matches!(
-        receipt.disposition,
-        Disposition::Accepted | Disposition::SupersededPrevious
-    );
-    let task_id = |task: u32| spec.tasks[task as usize].id.to_string();
-    let held = receipt.held.as_deref();
-    proto::Receipt {
-        disposition: disposition.into(),
-        code: code.into(),
-        task_id: receipt.task.map(task_id).unwrap_or_default(),
-        matched_by: convert::matched_by(receipt.matched_by).into(),
-        revision: held.map_or(0, |held| held.revision),
-        sequence: receipt.sequence,
-        status: convert::task_status(receipt.status()).into(),
-        successful: held.is_some_and(|held| held.verdict.successful),
-        record: held
-            .filter(|_| applied)
-            .map(|held| held.document.clone())
-            .unwrap_or_default(),
-        warnings: receipt
-            .warnings
-            .into_iter()
-            .map(|warning| convert_warning(warning).into())
-            .collect(),
-        candidate_task_ids: receipt.candidates.into_iter().map(task_id).collect(),
-        violation: receipt.violation.map(|violation| proto::Violation {
-            field: format!("records[{position}].{}", violation.field),
-            description: violation.description,
-            reason: violation.reason.to_owned(),
-            limit: violation.limit,
-        }),
-        quarantine_id: receipt.quarantine_id,
-    }
-}
-
-fn convert_warning(warning: Warning) -> proto::Warning {
-    match warning {
-        Warning::KeysDisagree => proto::Warning::KeysDisagree,
-        Warning::FieldInBodyIgnored => proto::Warning::FieldInBodyIgnored,
-        Warning::SessionNotLearnt => proto::Warning::SessionNotLearnt,
     }
 }

@@ -1,0 +1,235 @@
+//! The messages of the record path as they are on the wire: one that comes is read where it stands, one that goes out is
+//! written once. To callers they are `SubmitRecordRequest`, `SubmitRecordsRequest` and what answers them.
+
+use prost::Message as _;
+use prost::bytes::{Buf, BufMut, Bytes, BytesMut};
+use prost::encoding::{DecodeContext, WireType, decode_key, decode_varint, skip_field};
+use tonic::Status;
+use tonic::codec::{DecodeBuf, EncodeBuf};
+
+use super::codec::{Incoming, Outgoing};
+use super::generated::SubmitRecordRequest;
+
+/// A message with records, as it came.
+#[derive(Debug)]
+pub struct RecordsMessage(Bytes);
+
+/// The fields of a record; see `Record` in the contract. Empty or `None`: not given.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct RecordFields<'m> {
+    /// The executor's id or the task's.
+    pub id: &'m str,
+    /// The task's identity.
+    pub task_id: &'m str,
+    /// The sandbox or session.
+    pub sandbox_session_id: &'m str,
+    /// The group's key.
+    pub group_key: &'m str,
+    /// The executor's word for how it went.
+    pub status: &'m str,
+    /// Whether it calls itself successful.
+    pub success: Option<bool>,
+    /// The record: a JSON object.
+    pub body: &'m [u8],
+    /// A `RecordKind`.
+    pub kind: i32,
+}
+
+impl RecordsMessage {
+    /// Bytes of the message.
+    #[must_use]
+    pub fn length(&self) -> usize {
+        self.0.len()
+    }
+
+    /// Reads the message: answers the name of its plan, or the empty text, and appends its records to `records`.
+    ///
+    /// # Errors
+    /// It is not one: what prost says is wrong with it. Records before that place may have been appended.
+    pub fn read<'m>(&'m self, records: &mut Vec<RecordFields<'m>>) -> Result<&'m str, String> {
+        read(&self.0, records).ok_or_else(|| match SubmitRecordRequest::decode(&self.0[..]) {
+            Err(error) => error.to_string(),
+            Ok(_) => "is malformed".to_owned(),
+        })
+    }
+}
+
+impl Incoming for RecordsMessage {
+    fn read(message: &mut DecodeBuf<'_>) -> Result<Self, Status> {
+        Ok(Self(message.copy_to_bytes(message.remaining())))
+    }
+}
+
+fn read<'m>(message: &'m [u8], records: &mut Vec<RecordFields<'m>>) -> Option<&'m str> {
+    let mut plan_id = "";
+    let mut fields = Fields(message);
+    while let Some((number, value)) = fields.next()? {
+        match (number, value) {
+            (1, Value::Bytes(text)) => plan_id = std::str::from_utf8(text).ok()?,
+            (2, Value::Bytes(record)) => records.push(read_record(record)?),
+            (1 | 2, _) => return None,
+            _ => {}
+        }
+    }
+    Some(plan_id)
+}
+
+fn read_record(message: &[u8]) -> Option<RecordFields<'_>> {
+    let text = |bytes| std::str::from_utf8(bytes).ok();
+    let mut record = RecordFields::default();
+    let mut fields = Fields(message);
+    while let Some((number, value)) = fields.next()? {
+        match (number, value) {
+            (1, Value::Bytes(id)) => record.id = text(id)?,
+            (2, Value::Bytes(id)) => record.task_id = text(id)?,
+            (3, Value::Bytes(id)) => record.sandbox_session_id = text(id)?,
+            (4, Value::Bytes(key)) => record.group_key = text(key)?,
+            (5, Value::Bytes(status)) => record.status = text(status)?,
+            (6, Value::Number(success)) => record.success = Some(success != 0),
+            (7, Value::Bytes(body)) => record.body = body,
+            // An enum is an int32, of which a varint has more bits than count.
+            #[expect(clippy::cast_possible_truncation, reason = "the rule of the format")]
+            (8, Value::Number(kind)) => record.kind = kind as i32,
+            (1..=8, _) => return None,
+            _ => {}
+        }
+    }
+    Some(record)
+}
+
+/// The fields of a message that are left.
+struct Fields<'m>(&'m [u8]);
+
+enum Value<'m> {
+    Number(u64),
+    Bytes(&'m [u8]),
+    /// Of a kind that the record path does not use.
+    Other,
+}
+
+impl<'m> Fields<'m> {
+    /// The next field with its number; `Some(None)` at the end, `None` if there is no field where one must be.
+    fn next(&mut self) -> Option<Option<(u32, Value<'m>)>> {
+        if self.0.is_empty() {
+            return Some(None);
+        }
+        let (number, wire_type) = decode_key(&mut self.0).ok()?;
+        let value = match wire_type {
+            WireType::Varint => Value::Number(decode_varint(&mut self.0).ok()?),
+            WireType::LengthDelimited => {
+                let length = usize::try_from(decode_varint(&mut self.0).ok()?).ok()?;
+                let (bytes, rest) = self.0.split_at_checked(length)?;
+                self.0 = rest;
+                Value::Bytes(bytes)
+            }
+            _ => {
+                skip_field(wire_type, number, &mut self.0, DecodeContext::default()).ok()?;
+                Value::Other
+            }
+        };
+        Some(Some((number, value)))
+    }
+}
+
+/// A message that goes out as it is here.
+#[derive(Debug)]
+pub struct WrittenMessage(pub Bytes);
+
+impl Outgoing for WrittenMessage {
+    fn write(self, message: &mut EncodeBuf<'_>) -> Result<(), Status> {
+        message.put(self.0);
+        Ok(())
+    }
+}
+
+/// A message as a list of its fields. It is gone through twice, to count its bytes and to write them. Numbers that are 0
+/// and empty bytes are not there, as proto3 has it.
+pub trait Encode {
+    /// Names each field, in order of their numbers.
+    fn fields(&self, out: &mut impl FieldsOut);
+
+    /// How many bytes it takes.
+    fn length(&self) -> usize {
+        let mut counter = Counter(0);
+        self.fields(&mut counter);
+        counter.0
+    }
+
+    /// Writes it after what is there.
+    fn write(&self, to: &mut BytesMut)
+    where
+        Self: Sized,
+    {
+        self.fields(to);
+    }
+}
+
+/// Where fields go.
+pub trait FieldsOut: Sized {
+    /// A number, a bool or an enum.
+    fn number(&mut self, field: u8, number: u64);
+    /// Text or bytes.
+    fn bytes(&mut self, field: u8, bytes: &[u8]);
+    /// A message inside, also if it is empty.
+    fn message(&mut self, field: u8, message: &impl Encode);
+}
+
+struct Counter(usize);
+
+/// Numbers of fields are below 16: a key takes a byte.
+const KEY_BYTES: usize = 1;
+
+impl FieldsOut for Counter {
+    fn number(&mut self, _: u8, number: u64) {
+        if number != 0 {
+            self.0 += KEY_BYTES + varint_bytes(number);
+        }
+    }
+
+    fn bytes(&mut self, _: u8, bytes: &[u8]) {
+        if !bytes.is_empty() {
+            self.0 += KEY_BYTES + varint_bytes(bytes.len() as u64) + bytes.len();
+        }
+    }
+
+    fn message(&mut self, _: u8, message: &impl Encode) {
+        let length = message.length();
+        self.0 += KEY_BYTES + varint_bytes(length as u64) + length;
+    }
+}
+
+impl FieldsOut for BytesMut {
+    fn number(&mut self, field: u8, number: u64) {
+        if number != 0 {
+            self.put_u8(field << 3 | WireType::Varint as u8);
+            put_varint(self, number);
+        }
+    }
+
+    fn bytes(&mut self, field: u8, bytes: &[u8]) {
+        if !bytes.is_empty() {
+            self.put_u8(field << 3 | WireType::LengthDelimited as u8);
+            put_varint(self, bytes.len() as u64);
+            self.extend_from_slice(bytes);
+        }
+    }
+
+    fn message(&mut self, field: u8, message: &impl Encode) {
+        self.put_u8(field << 3 | WireType::LengthDelimited as u8);
+        put_varint(self, message.length() as u64);
+        message.write(self);
+    }
+}
+
+fn varint_bytes(number: u64) -> usize {
+    // 7 bits a byte, one byte at least.
+    ((number | 1).ilog2() / 7 + 1) as usize
+}
+
+fn put_varint(to: &mut BytesMut, mut number: u64) {
+    while number > 0x7f {
+        to.put_u8(number as u8 | 0x80);
+        number >>= 7;
+    }
+    to.put_u8(number as u8);
+}

@@ -1,0 +1,204 @@
+//! Receipts as they go out: written once, straight into the message that is sent.
+
+use prost::Message as _;
+use prost::bytes::BytesMut;
+use smallvec::SmallVec;
+use tonic::Code;
+
+use super::convert;
+use crate::coordinator::Standing;
+use crate::engine::{Counts, Disposition, Receipt, Spec, Violation, Warning};
+use crate::proto;
+use crate::proto::records::{Encode, FieldsOut, WrittenMessage};
+
+/// The answers to messages of records, each with how many receipts it has: the first up to the first of `ends`, the next
+/// up to the next. `room` is where they are written; nothing is left in it.
+pub(super) fn answers(
+    room: &mut BytesMut,
+    receipts: &[Receipt],
+    ends: &[usize],
+    standing: &Standing,
+    spec: &Spec,
+) -> Vec<(WrittenMessage, usize)> {
+    let mut begin = 0;
+    let answers = ends.iter().map(|end| {
+        let receipts = &receipts[begin..*end];
+        begin = *end;
+        let answer = Answer {
+            receipts,
+            standing,
+            spec,
+        };
+        room.reserve(answer.length());
+        answer.write(room);
+        (WrittenMessage(room.split().freeze()), receipts.len())
+    });
+    answers.collect()
+}
+
+/// A receipt by itself.
+pub(super) fn message(receipt: &Receipt, spec: &Spec) -> proto::Receipt {
+    let mut written = BytesMut::new();
+    let position = 0;
+    Written {
+        receipt,
+        position,
+        spec,
+    }
+    .write(&mut written);
+    proto::Receipt::decode(written).unwrap_or_default()
+}
+
+/// `SubmitRecordResponse` and `SubmitRecordsResponse`.
+struct Answer<'a> {
+    receipts: &'a [Receipt],
+    standing: &'a Standing,
+    spec: &'a Spec,
+}
+
+impl Encode for Answer<'_> {
+    fn fields(&self, out: &mut impl FieldsOut) {
+        let spec = self.spec;
+        for (position, receipt) in self.receipts.iter().enumerate() {
+            let receipt = Written {
+                receipt,
+                position,
+                spec,
+            };
+            out.message(1, &receipt);
+        }
+        out.message(2, &self.standing.counts);
+        out.number(3, number(convert::plan_status(self.standing.status)));
+        out.number(4, self.standing.sequence);
+    }
+}
+
+impl Encode for Counts {
+    fn fields(&self, out: &mut impl FieldsOut) {
+        let proto::Counts {
+            items,
+            groups,
+            tasks,
+            recorded,
+            successful,
+            failed,
+            missing,
+            running,
+            outcomes,
+            quarantined,
+        } = convert::counts(self);
+        let counts = [
+            items,
+            groups,
+            tasks,
+            recorded,
+            successful,
+            failed,
+            missing,
+            running,
+            outcomes,
+            quarantined,
+        ];
+        for (field, count) in (1..).zip(counts) {
+            out.number(field, count);
+        }
+    }
+}
+
+/// `Receipt` of the record at this position of its message.
+struct Written<'a> {
+    receipt: &'a Receipt,
+    position: usize,
+    spec: &'a Spec,
+}
+
+impl Encode for Written<'_> {
+    fn fields(&self, out: &mut impl FieldsOut) {
+        let receipt = self.receipt;
+        let (disposition, code) = disposition(receipt);
+        let applied = matches!(
+            receipt.disposition,
+            Disposition::Accepted | Disposition::SupersededPrevious
+        );
+        let task_id = |task: u32| self.spec.tasks[task as usize].id.as_bytes();
+        out.number(1, number(disposition));
+        out.number(2, number(code));
+        out.bytes(3, receipt.task.map_or(&[], task_id));
+        out.number(4, number(convert::matched_by(receipt.matched_by)));
+        if let Some(held) = &receipt.held {
+            out.number(5, held.revision.into());
+        }
+        out.number(6, receipt.sequence);
+        out.number(7, number(convert::task_status(receipt.status())));
+        if let Some(held) = &receipt.held {
+            out.number(8, held.verdict.successful.into());
+            if applied {
+                out.bytes(9, &held.document);
+            }
+        }
+        // A list of numbers, each of one byte.
+        let warnings: SmallVec<[u8; 4]> = receipt.warnings.iter().map(warning).collect();
+        out.bytes(10, &warnings);
+        for candidate in &receipt.candidates {
+            out.bytes(11, task_id(*candidate));
+        }
+        if let Some(violation) = &receipt.violation {
+            let position = self.position;
+            out.message(
+                12,
+                &WrittenViolation {
+                    violation,
+                    position,
+                },
+            );
+        }
+        out.number(13, receipt.quarantine_id);
+    }
+}
+
+struct WrittenViolation<'a> {
+    violation: &'a Violation,
+    position: usize,
+}
+
+impl Encode for WrittenViolation<'_> {
+    fn fields(&self, out: &mut impl FieldsOut) {
+        let field = format!("records[{}].{}", self.position, self.violation.field);
+        out.bytes(1, field.as_bytes());
+        out.bytes(2, self.violation.description.as_bytes());
+        out.bytes(3, self.violation.reason.as_bytes());
+        out.number(4, self.violation.limit);
+    }
+}
+
+/// An enum's number; none of those here is negative.
+fn number(of: impl Into<i32>) -> u64 {
+    u64::from(of.into().unsigned_abs())
+}
+
+fn disposition(receipt: &Receipt) -> (proto::Disposition, Code) {
+    let quota = |violation: &Violation| violation.quota;
+    match receipt.disposition {
+        Disposition::Accepted => (proto::Disposition::Accepted, Code::Ok),
+        Disposition::Duplicate => (proto::Disposition::Duplicate, Code::Ok),
+        Disposition::SupersededPrevious => (proto::Disposition::SupersededPrevious, Code::Ok),
+        Disposition::Unmatched => (proto::Disposition::Unmatched, Code::NotFound),
+        Disposition::Ambiguous => (proto::Disposition::Ambiguous, Code::FailedPrecondition),
+        Disposition::Late => (proto::Disposition::Late, Code::FailedPrecondition),
+        Disposition::KeysDisagree => (proto::Disposition::KeysDisagree, Code::InvalidArgument),
+        Disposition::Invalid => (proto::Disposition::Invalid, Code::InvalidArgument),
+        Disposition::TooLarge if receipt.violation.as_ref().is_some_and(quota) => {
+            (proto::Disposition::TooLarge, Code::ResourceExhausted)
+        }
+        Disposition::TooLarge => (proto::Disposition::TooLarge, Code::InvalidArgument),
+    }
+}
+
+fn warning(warning: &Warning) -> u8 {
+    let warning = match warning {
+        Warning::KeysDisagree => proto::Warning::KeysDisagree,
+        Warning::FieldInBodyIgnored => proto::Warning::FieldInBodyIgnored,
+        Warning::SessionNotLearnt => proto::Warning::SessionNotLearnt,
+    };
+    warning as u8
+}

@@ -1,0 +1,132 @@
+//! A record's fields into what is submitted: its kind, its keys, its document, or what is wrong with it.
+
+use std::borrow::Cow;
+use std::ops::Range;
+
+use super::convert;
+use crate::config::Limits;
+use crate::engine::{RecordKind, Spec, Violation};
+use crate::proto;
+use crate::proto::records::RecordFields;
+use crate::reconcile::record::{self, ReadRecord, Rewrite, TypedFields};
+
+/// A record of which it is known where its document stands among others, or why it is none.
+pub(super) type Read<'r> = Result<ReadRecord<'r, Range<usize>>, Violation>;
+
+/// Reads a record, and appends its document to `documents`.
+pub(super) fn read<'r>(
+    record: &RecordFields<'r>,
+    spec: &Spec,
+    limits: &Limits,
+    documents: &mut String,
+) -> (RecordKind, Read<'r>) {
+    let kind = match proto::RecordKind::try_from(record.kind) {
+        Ok(proto::RecordKind::Unspecified | proto::RecordKind::Result) => RecordKind::Result,
+        Ok(proto::RecordKind::Started) => RecordKind::Started,
+        Ok(proto::RecordKind::Progress) => RecordKind::Progress,
+        Err(_) => {
+            let unknown = violation(
+                "kind",
+                "is not a kind that this server knows".into(),
+                "UNKNOWN_ENUM_VALUE",
+            );
+            return (RecordKind::Result, Err(unknown));
+        }
+    };
+    let start = documents.len();
+    let read = read_as(record, kind, spec, limits, documents);
+    if read.is_err() {
+        documents.truncate(start);
+    }
+    (kind, read)
+}
+
+fn read_as<'r>(
+    record: &RecordFields<'r>,
+    kind: RecordKind,
+    spec: &Spec,
+    limits: &Limits,
+    documents: &mut String,
+) -> Read<'r> {
+    let most = limits.record_body_bytes_max;
+    if record.body.len() > most {
+        let description = format!(
+            "is {} bytes long, at most {most} are allowed",
+            record.body.len()
+        );
+        return Err(over("body", description, "BODY_TOO_LARGE", most));
+    }
+    let typed = TypedFields {
+        id: record.id,
+        task_id: record.task_id,
+        sandbox_session_id: record.sandbox_session_id,
+        group_key: record.group_key,
+        status: record.status,
+        success: record.success,
+    };
+    let rewrite = match kind {
+        RecordKind::Result => Rewrite::Reconciled,
+        RecordKind::Started | RecordKind::Progress => Rewrite::AsSubmitted,
+    };
+    let json_limits = convert::json_limits(limits);
+    check_text("status", record.status, limits)?;
+    let settings = &spec.settings;
+    let read = record::read_into(
+        documents,
+        typed,
+        record.body,
+        rewrite,
+        json_limits,
+        settings,
+    )
+    .map_err(|error| {
+        let description = error.to_string();
+        match error.limit {
+            Some(limit) => over("body", description, "JSON_LIMIT_EXCEEDED", limit),
+            None => violation("body", description, "INVALID_JSON"),
+        }
+    })?;
+    let keys: [(&'static str, &Cow<'_, str>); 4] = [
+        ("id", &read.keys.id),
+        ("task_id", &read.keys.task_id),
+        ("sandbox_session_id", &read.keys.sandbox_session_id),
+        ("group_key", &read.keys.group_key),
+    ];
+    for (field, key) in keys {
+        check_text(field, key, limits)?;
+    }
+    Ok(read)
+}
+
+fn check_text(field: &'static str, text: &str, limits: &Limits) -> Result<(), Violation> {
+    let most = limits.key_bytes_max;
+    if text.len() > most {
+        let description = format!("is {} bytes long, at most {most} are allowed", text.len());
+        return Err(over(field, description, "KEY_TOO_LONG", most));
+    }
+    if text.contains('\0') {
+        return Err(violation(
+            field,
+            "contains a NUL character".into(),
+            "INVALID_TEXT",
+        ));
+    }
+    Ok(())
+}
+
+fn violation(field: &'static str, description: String, reason: &'static str) -> Violation {
+    Violation {
+        field,
+        description,
+        reason,
+        limit: 0,
+        quota: false,
+    }
+}
+
+fn over(field: &'static str, description: String, reason: &'static str, limit: usize) -> Violation {
+    Violation {
+        limit: limit as u64,
+        ..violation(field, description, reason)
+    }
+}
