@@ -18,7 +18,7 @@ use crate::proto::FILE_DESCRIPTOR_SET;
 use crate::proto::fanout_service_server::FanoutServiceServer;
 use crate::proto::health::health_server::HealthServer;
 pub use crate::service::READINESS;
-use crate::service::{Fanout, HealthOf};
+use crate::service::{Fanout, HealthOf, RecordPath};
 use crate::{engine, plan};
 use edge::Edge;
 
@@ -66,7 +66,7 @@ pub async fn run_with(
     let config = Arc::new(config);
     let coordinator = Arc::new(Coordinator::new(journal, Clock::system(), limits(&config)));
     let fanout = Fanout::new(Arc::clone(&coordinator), Arc::clone(&config));
-    let fanout = FanoutServiceServer::new(fanout)
+    let generated = FanoutServiceServer::new(fanout.clone())
         .max_decoding_message_size(config.limits.message_bytes_max)
         .max_encoding_message_size(config.limits.message_bytes_max)
         .accept_compressed(CompressionEncoding::Gzip);
@@ -77,7 +77,7 @@ pub async fn run_with(
             .register_encoded_file_descriptor_set(FILE_DESCRIPTOR_SET)
     };
 
-    let mut routes = Routes::new(fanout);
+    let mut routes = Routes::new(RecordPath::beside(generated, fanout));
     routes = routes.add_service(health);
     routes = routes.add_service(reflection().build_v1()?);
     routes = routes.add_service(reflection().build_v1alpha()?);

@@ -4,11 +4,13 @@
 
 mod call;
 mod convert;
+mod framing;
 mod health;
 mod quarantine;
 mod receipt;
 mod reconcile_request;
 mod record;
+mod record_path;
 mod status;
 mod submit_record;
 mod tasks;
@@ -17,6 +19,7 @@ mod web;
 
 pub use call::{Closing, call};
 pub use health::{HealthOf, READINESS};
+pub use record_path::RecordPath;
 pub use web::in_a_browsers_words;
 
 use std::future::Future;
@@ -103,7 +106,7 @@ impl FanoutService for Fanout {
         }))
     }
 
-    type SubmitRecordStream = submit_record::Responses;
+    type SubmitRecordStream = submit_record::Messages;
 
     async fn submit_record(
         &self,
@@ -111,11 +114,8 @@ impl FanoutService for Fanout {
     ) -> Result<Response<Self::SubmitRecordStream>, Status> {
         let closing = closing(&request);
         let requests = request.into_inner();
-        Ok(Response::new(submit_record::serve(
-            self.clone(),
-            requests,
-            closing,
-        )))
+        let answers = submit_record::serve(self.clone(), requests, closing);
+        Ok(Response::new(submit_record::one_by_one(answers)))
     }
 
     async fn submit_records(

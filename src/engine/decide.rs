@@ -55,8 +55,14 @@ pub fn decide_keeping(
         Command::Submit(submissions) => {
             receipts.reserve(submissions.len());
             draft.end_if_due();
-            for submission in *submissions {
-                receipts.push(draft.submit(submission));
+            // All at first: looking for a task is waiting for memory, and several can be waited for at a time.
+            let identify = |submission: &Submission<'_>| {
+                let record = submission.record.as_ref().ok()?;
+                state.spec.index.identify(&record.keys)
+            };
+            let identified: SmallVec<[_; 1]> = submissions.iter().map(identify).collect();
+            for (submission, identified) in submissions.iter().zip(identified) {
+                receipts.push(draft.submit(submission, identified));
                 draft.end_if_complete();
             }
         }
@@ -198,7 +204,11 @@ impl<'s> Draft<'s> {
         }
     }
 
-    fn submit(&mut self, submission: &Submission<'_>) -> Receipt {
+    fn submit(
+        &mut self,
+        submission: &Submission<'_>,
+        identified: Option<(u32, MatchedBy)>,
+    ) -> Receipt {
         let record = match &submission.record {
             Ok(record) => record,
             Err(violation) => return refused(violation.clone()),
@@ -211,7 +221,8 @@ impl<'s> Draft<'s> {
                 self.limits.document_bytes,
             );
         }
-        match self.state.spec.index.resolve(&record.keys, self) {
+        let index = &self.state.spec.index;
+        match index.resolve(identified, &record.keys, self) {
             Named::Unmatched => {
                 self.quarantine(submission.kind, record, QuarantineReason::Unmatched, &[])
             }

@@ -6,8 +6,6 @@
 
 use std::borrow::Cow;
 
-use smallvec::SmallVec;
-
 use super::parse::{Reader, plain_length};
 use super::{Error, Limits};
 
@@ -22,60 +20,89 @@ pub struct Member<'t> {
     pub offset: usize,
 }
 
+/// What was made of an object's members.
+#[derive(Debug)]
+pub struct Scanned<'t, S> {
+    /// What came of them.
+    pub found: S,
+    /// The text.
+    pub text: &'t str,
+    /// Where the closing brace stands.
+    pub brace: usize,
+}
+
 /// Calls `member` for each member of the object in order (a repeated key comes again: the last one counts) and answers
 /// where its closing brace stands. The whole text is checked as strictly as by [`parse`](super::parse).
 ///
 /// # Errors
-/// The text is not exactly one JSON object, or passes a limit; members before that place may have been handed out.
+/// The text is not exactly one JSON object, or passes a limit; no member is handed out then.
 pub fn members<'t>(
     text: &'t [u8],
     limits: Limits,
-    mut member: impl FnMut(Member<'t>),
+    member: impl FnMut(Member<'t>),
 ) -> Result<usize, Error> {
-    if let Some((members, brace)) = common_members(text, limits) {
-        members.into_iter().for_each(member);
-        return Ok(brace);
+    let scanned = fold(text, limits, Vec::push)?;
+    scanned.found.into_iter().for_each(member);
+    Ok(scanned.brace)
+}
+
+/// Folds the members of the object, as [`members`] has them, without memory for them. A text may be read twice; what was
+/// found is made anew then.
+///
+/// # Errors
+/// As [`members`].
+pub fn fold<'t, S: Default>(
+    text: &'t [u8],
+    limits: Limits,
+    mut member: impl FnMut(&mut S, Member<'t>),
+) -> Result<Scanned<'t, S>, Error> {
+    let known = std::str::from_utf8(text).ok();
+    let common = known.and_then(|text| common_members(text, limits, &mut member));
+    if let Some(common) = common {
+        return Ok(common);
     }
+    let mut found = S::default();
     let mut reader = Reader::new(text, limits)?;
     reader.members(|reader, key| {
         let value = reader.skip()?;
-        member(Member {
-            key,
-            value,
-            offset: reader.position() - value.len(),
-        });
+        let offset = reader.position() - value.len();
+        member(&mut found, Member { key, value, offset });
         Ok(())
     })?;
     let brace = reader.position() - 1;
     reader.end()?;
-    Ok(brace)
+    // The reader is only made of text.
+    let text = known.unwrap_or_default();
+    Ok(Scanned { found, text, brace })
 }
 
-/// Members of most records, without memory of their own.
-type Members<'t> = SmallVec<[Member<'t>; 12]>;
-
-/// The members of an object of common form, and where its closing brace stands.
-fn common_members(text: &[u8], limits: Limits) -> Option<(Members<'_>, usize)> {
+/// The same, of an object of common form.
+fn common_members<'t, S: Default>(
+    text: &'t str,
+    limits: Limits,
+    mut member: impl FnMut(&mut S, Member<'t>),
+) -> Option<Scanned<'t, S>> {
     if limits.number_bytes < NUMBER_BYTES {
         return None;
     }
-    let text = std::str::from_utf8(text).ok()?;
-    let mut members = Members::new();
+    let mut found = S::default();
     // Where the text goes on that is left.
     let at = |rest: &[u8]| text.len() - rest.len();
     let rest = white_space(text.as_bytes()).strip_prefix(b"{")?;
     let rest = object(rest, limits.depth, |key, after_key, value, rest| {
         let key = &text[at(key)..at(after_key) - 1];
-        members.push(Member {
+        let member_found = Member {
             key: Cow::Borrowed(key),
             value: &text[at(value)..at(rest)],
             offset: at(value),
-        });
+        };
+        member(&mut found, member_found);
         // It would have to be unescaped.
-        !key.contains('\\')
+        !key.as_bytes().contains(&b'\\')
     })?;
     let brace = at(rest) - 1;
-    white_space(rest).is_empty().then_some((members, brace))
+    let is_all = white_space(rest).is_empty();
+    is_all.then_some(Scanned { found, text, brace })
 }
 
 fn white_space(mut text: &[u8]) -> &[u8] {

@@ -86,12 +86,18 @@ impl<T, U: Incoming> codec::Decoder for Codec<T, U> {
     type Error = Status;
 
     fn decode(&mut self, message: &mut DecodeBuf<'_>) -> Result<Option<U>, Status> {
-        if has_too_many_fields(message.chunk()) {
-            let problem = format!("has more than {FIELDS_PER_MESSAGE_MAX} fields");
-            return Err(Status::internal(problem));
-        }
+        check_fields(message.chunk())?;
         U::read(message).map(Some)
     }
+}
+
+/// Refuses a message that says more than there is room for.
+pub(super) fn check_fields(message: &[u8]) -> Result<(), Status> {
+    if has_too_many_fields(message) {
+        let problem = format!("has more than {FIELDS_PER_MESSAGE_MAX} fields");
+        return Err(Status::internal(problem));
+    }
+    Ok(())
 }
 
 /// Steps from field to field. What cannot be read is left to prost, which says what is wrong.

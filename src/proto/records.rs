@@ -7,7 +7,7 @@ use prost::encoding::{DecodeContext, WireType, decode_key, decode_varint, skip_f
 use tonic::Status;
 use tonic::codec::{DecodeBuf, EncodeBuf};
 
-use super::codec::{Incoming, Outgoing};
+use super::codec::{Incoming, Outgoing, check_fields};
 use super::generated::SubmitRecordRequest;
 
 /// A message with records, as it came.
@@ -36,6 +36,21 @@ pub struct RecordFields<'m> {
 }
 
 impl RecordsMessage {
+    /// The message of these bytes.
+    ///
+    /// # Errors
+    /// INTERNAL: it has more fields than there is room for.
+    pub fn of(message: Bytes) -> Result<Self, Status> {
+        check_fields(&message)?;
+        Ok(Self(message))
+    }
+
+    /// The message as it came.
+    #[must_use]
+    pub fn into_bytes(self) -> Bytes {
+        self.0
+    }
+
     /// Bytes of the message.
     #[must_use]
     pub fn length(&self) -> usize {
@@ -131,7 +146,7 @@ impl<'m> Fields<'m> {
     }
 }
 
-/// A message that goes out as it is here.
+/// A message that goes out as it is here, without a frame.
 #[derive(Debug)]
 pub struct WrittenMessage(pub Bytes);
 
@@ -172,6 +187,8 @@ pub trait FieldsOut: Sized {
     fn bytes(&mut self, field: u8, bytes: &[u8]);
     /// A message inside, also if it is empty.
     fn message(&mut self, field: u8, message: &impl Encode);
+    /// A message inside that was encoded before.
+    fn encoded(&mut self, field: u8, message: &[u8]);
 }
 
 struct Counter(usize);
@@ -196,28 +213,35 @@ impl FieldsOut for Counter {
         let length = message.length();
         self.0 += KEY_BYTES + varint_bytes(length as u64) + length;
     }
+
+    fn encoded(&mut self, _: u8, message: &[u8]) {
+        self.0 += KEY_BYTES + varint_bytes(message.len() as u64) + message.len();
+    }
 }
 
 impl FieldsOut for BytesMut {
     fn number(&mut self, field: u8, number: u64) {
         if number != 0 {
-            self.put_u8(field << 3 | WireType::Varint as u8);
-            put_varint(self, number);
+            put_key(self, field, WireType::Varint, number);
         }
     }
 
     fn bytes(&mut self, field: u8, bytes: &[u8]) {
         if !bytes.is_empty() {
-            self.put_u8(field << 3 | WireType::LengthDelimited as u8);
-            put_varint(self, bytes.len() as u64);
-            self.extend_from_slice(bytes);
+            self.encoded(field, bytes);
         }
     }
 
     fn message(&mut self, field: u8, message: &impl Encode) {
-        self.put_u8(field << 3 | WireType::LengthDelimited as u8);
-        put_varint(self, message.length() as u64);
+        let length = message.length() as u64;
+        put_key(self, field, WireType::LengthDelimited, length);
         message.write(self);
+    }
+
+    fn encoded(&mut self, field: u8, message: &[u8]) {
+        let length = message.len() as u64;
+        put_key(self, field, WireType::LengthDelimited, length);
+        self.extend_from_slice(message);
     }
 }
 
@@ -226,10 +250,89 @@ fn varint_bytes(number: u64) -> usize {
     ((number | 1).ilog2() / 7 + 1) as usize
 }
 
-fn put_varint(to: &mut BytesMut, mut number: u64) {
+/// A field's key, and the number after it: the field's own, or the length of what follows. Most are small.
+fn put_key(to: &mut BytesMut, field: u8, wire_type: WireType, mut number: u64) {
+    let key = field << 3 | wire_type as u8;
+    if number < 0x80 {
+        to.put_u16(u16::from_be_bytes([key, number as u8]));
+        return;
+    }
+    to.put_u8(key);
     while number > 0x7f {
         to.put_u8(number as u8 | 0x80);
         number >>= 7;
     }
     to.put_u8(number as u8);
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::{Bytes, RecordFields, RecordsMessage, SubmitRecordRequest};
+    use crate::proto::Record;
+    use prost::Message;
+
+    fn fields(record: &Record) -> RecordFields<'_> {
+        RecordFields {
+            id: &record.id,
+            task_id: &record.task_id,
+            sandbox_session_id: &record.sandbox_session_id,
+            group_key: &record.group_key,
+            status: &record.status,
+            success: record.success,
+            body: &record.body,
+            kind: record.kind,
+        }
+    }
+
+    /// Reads bytes here and as the generated message, and compares.
+    fn assert_same(bytes: Vec<u8>) {
+        let expected = SubmitRecordRequest::decode(&bytes[..]);
+        let message = RecordsMessage(Bytes::from(bytes));
+        let mut records = Vec::new();
+        match (message.read(&mut records), expected) {
+            (Ok(plan_id), Ok(expected)) => {
+                let fields: Vec<_> = expected.records.iter().map(fields).collect();
+                assert_eq!((plan_id, records), (&*expected.plan_id, fields));
+            }
+            (Err(found), Err(expected)) => assert_eq!(found, expected.to_string()),
+            (found, expected) => panic!("{found:?}, expected {expected:?}"),
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn a_message_says_what_the_generated_one_says(
+            plan_id in ".{0,9}",
+            records in prop::collection::vec(
+                (prop::collection::vec(".{0,9}", 5), any::<Option<bool>>(), any::<Vec<u8>>(), any::<i32>()),
+                0..4,
+            ),
+            changed in any::<Option<(prop::sample::Index, u8)>>(),
+        ) {
+            let record = |(texts, success, body, kind): (Vec<String>, _, Vec<u8>, _)| Record {
+                id: texts[0].clone(),
+                task_id: texts[1].clone(),
+                sandbox_session_id: texts[2].clone(),
+                group_key: texts[3].clone(),
+                status: texts[4].clone(),
+                success,
+                body: body.into(),
+                kind,
+            };
+            let records = records.into_iter().map(record).collect();
+            let mut bytes = SubmitRecordRequest { plan_id, records }.encode_to_vec();
+            if let Some((at, byte)) = changed.filter(|_| !bytes.is_empty()) {
+                let at = at.index(bytes.len());
+                bytes[at] = byte;
+            }
+            assert_same(bytes);
+        }
+
+        #[test]
+        fn any_bytes_are_read_or_refused_as_the_generated_message_does(bytes: Vec<u8>) {
+            assert_same(bytes);
+        }
+    }
 }

@@ -140,10 +140,15 @@ impl Index {
         index
     }
 
-    /// Finds the task of one record.
+    /// Finds the task of one record. `identified` is what [`Index::identify`] says of it.
     #[must_use]
-    pub fn resolve<T: AsRef<str>>(&self, keys: &Keys<T>, sessions: &impl Sessions) -> Named {
-        let mut matched = self.by_identity(keys);
+    pub fn resolve<T: AsRef<str>>(
+        &self,
+        identified: Option<(u32, MatchedBy)>,
+        keys: &Keys<T>,
+        sessions: &impl Sessions,
+    ) -> Named {
+        let mut matched = identified;
         let mut several: &[u32] = &[];
         if matched.is_none() {
             for by in MatchedBy::ORDER {
@@ -189,8 +194,9 @@ impl Index {
         tasks.first().copied()
     }
 
-    /// The task whose identity is the record's canonical id.
-    fn by_identity<T: AsRef<str>>(&self, keys: &Keys<T>) -> Option<(u32, MatchedBy)> {
+    /// The task whose identity is the record's canonical id, and the field that has it.
+    #[must_use]
+    pub fn identify<T: AsRef<str>>(&self, keys: &Keys<T>) -> Option<(u32, MatchedBy)> {
         let by = [
             (&keys.task_id, MatchedBy::TaskId),
             (&keys.id, MatchedBy::Id),
@@ -277,7 +283,8 @@ impl<'d> DocumentMatching<'d> {
         let position = self.record_count;
         self.record_count += 1;
         if let Some(names) = &self.names {
-            let resolution = names.resolve(&Keys::of(record), &NoSessions);
+            let keys = Keys::of(record);
+            let resolution = names.resolve(names.identify(&keys), &keys, &NoSessions);
             if matches!(resolution, Named::Matched { others, .. } if !others.is_empty()) {
                 return;
             }

@@ -4,45 +4,60 @@ use std::hash::BuildHasher;
 
 use hashbrown::{DefaultHashBuilder, HashMap, HashTable};
 
-/// Texts, each with the tasks it names. Texts that name one task, as nearly all do, take their bytes and about 20 more.
+/// Texts, each with the tasks it names. A text that names one task, as nearly all do, takes its bytes and about 20 more.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Names {
     /// One after the other.
     texts: String,
-    /// Where each of them ends.
-    ends: Vec<usize>,
-    /// The first task that each of them names.
-    firsts: Vec<u32>,
-    /// All tasks, in plan order, of those that name several.
+    /// What is to be known of each, by its hash.
+    table: HashTable<Name>,
+    /// All tasks, in plan order, of each text that names several; by where the text begins.
     several: HashMap<u32, Vec<u32>>,
-    /// Which text it is, by the text.
-    table: HashTable<u32>,
-    /// Seeded anew for each plan: those who choose the texts cannot choose where they are looked for.
+    /// Seeded anew for each plan: whoever chooses the texts cannot choose where they are looked for.
     hasher: DefaultHashBuilder,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Name {
+    begin: u32,
+    length: u32,
+    /// The first task that it names.
+    task: u32,
+}
+
+impl Name {
+    fn text(self, texts: &str) -> &str {
+        &texts[self.begin as usize..][..self.length as usize]
+    }
 }
 
 impl Names {
     /// The tasks that a text names, in plan order.
     pub(super) fn tasks(&self, text: &str) -> &[u32] {
-        let Some(name) = self.find(text) else {
-            return &[];
-        };
-        if let Some(tasks) = self.several.get(&name) {
-            return tasks;
+        match self.find(text) {
+            None => &[],
+            Some(name) if self.several.is_empty() => std::slice::from_ref(&name.task),
+            Some(name) => match self.several.get(&name.begin) {
+                None => std::slice::from_ref(&name.task),
+                Some(tasks) => tasks,
+            },
         }
-        std::slice::from_ref(&self.firsts[name as usize])
     }
 
     /// Has a text name a task. Tasks come in plan order.
+    ///
+    /// All texts together are shorter than 4 GiB; longer ones would name nothing.
     pub(super) fn add(&mut self, text: &str, task: u32) {
-        let Some(name) = self.find(text) else {
+        let Some(&Name {
+            begin, task: first, ..
+        }) = self.find(text)
+        else {
             return self.insert(text, task);
         };
-        let first = self.firsts[name as usize];
-        let tasks = match self.several.get_mut(&name) {
+        let tasks = match self.several.get_mut(&begin) {
             Some(tasks) => tasks,
             None if first == task => return,
-            None => self.several.entry(name).or_insert_with(|| vec![first]),
+            None => self.several.entry(begin).or_insert_with(|| vec![first]),
         };
         if tasks.last() != Some(&task) {
             tasks.push(task);
@@ -50,35 +65,26 @@ impl Names {
     }
 
     fn insert(&mut self, text: &str, task: u32) {
-        // A plan has fewer than 2^32 tasks, and each at most three names here.
-        let Ok(name) = u32::try_from(self.ends.len()) else {
+        let places = [self.texts.len(), text.len(), self.texts.len() + text.len()];
+        let [Ok(begin), Ok(length), Ok(_)] = places.map(u32::try_from) else {
             return;
         };
         self.texts.push_str(text);
-        self.ends.push(self.texts.len());
-        self.firsts.push(task);
-        let Self {
-            texts,
-            ends,
-            table,
-            hasher,
-            ..
-        } = self;
-        let hash = |name: &u32| hasher.hash_one(text_of(texts, ends, *name));
-        table.insert_unique(hasher.hash_one(text), name, hash);
+        let name = Name {
+            begin,
+            length,
+            task,
+        };
+        let (texts, hasher) = (&self.texts, &self.hasher);
+        let hash = |name: &Name| hasher.hash_one(name.text(texts));
+        self.table.insert_unique(hasher.hash_one(text), name, hash);
     }
 
-    fn find(&self, text: &str) -> Option<u32> {
+    fn find(&self, text: &str) -> Option<&Name> {
         if self.table.is_empty() {
             return None;
         }
-        let is_it = |name: &u32| text_of(&self.texts, &self.ends, *name) == text;
-        self.table.find(self.hasher.hash_one(text), is_it).copied()
+        let is_it = |name: &Name| name.text(&self.texts) == text;
+        self.table.find(self.hasher.hash_one(text), is_it)
     }
-}
-
-fn text_of<'n>(texts: &'n str, ends: &[usize], name: u32) -> &'n str {
-    let name = name as usize;
-    let begin = name.checked_sub(1).map_or(0, |before| ends[before]);
-    &texts[begin..ends[name]]
 }

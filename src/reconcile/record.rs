@@ -169,7 +169,7 @@ pub fn read_into<'r>(
         typed.group_key,
     ];
     let key = |field: usize| match json::trim(typed_texts[field]) {
-        "" => scanned.text(field),
+        "" => scanned.text_of(field),
         given => Cow::Borrowed(given),
     };
     let keys = Keys {
@@ -180,14 +180,14 @@ pub fn read_into<'r>(
     };
     let body_field_ignored = typed_texts.iter().enumerate().any(|(field, given)| {
         !given.is_empty()
-            && scanned.found[field].is_some()
-            && scanned.text(field) != json::trim(given)
+            && scanned.found.of[field].is_some()
+            && scanned.text_of(field) != json::trim(given)
     });
     let status_ignored = !typed.status.is_empty()
-        && scanned.found[STATUS].is_some()
-        && scanned.text(STATUS) != json::trim(typed.status);
+        && scanned.found.of[STATUS].is_some()
+        && scanned.text_of(STATUS) != json::trim(typed.status);
     let success_ignored = typed.success.is_some_and(|given| {
-        scanned.found[SUCCESS].is_some_and(|at| at.value != if given { "true" } else { "false" })
+        scanned.found.of[SUCCESS].is_some_and(|at| at.value != if given { "true" } else { "false" })
     });
     let body_field_ignored = body_field_ignored || status_ignored || success_ignored;
     let verdict = classify(
@@ -195,9 +195,9 @@ pub fn read_into<'r>(
         settings.success_statuses(),
     );
     let has_outcome = if rewrite == Rewrite::AsSubmitted {
-        documents.push_str(scanned.body);
+        documents.push_str(scanned.text);
         false
-    } else if scanned.repeated || body_field_ignored {
+    } else if scanned.found.repeated || body_field_ignored {
         let document = build(typed, body, limits, verdict.status)?;
         documents.push_str(&json::compact(&document));
         settings.outcome(&document).is_some()
@@ -274,48 +274,39 @@ struct Found<'r> {
     offset: usize,
 }
 
-struct Scanned<'r> {
-    body: &'r str,
-    found: [Option<Found<'r>>; FIELDS.len()],
+/// What the members of a body say.
+#[derive(Default)]
+struct Members<'r> {
+    of: [Option<Found<'r>>; FIELDS.len()],
     /// The member that the outcome path begins with, if it is none of the above.
     outcome_root: Option<&'r str>,
     /// Whether one of those members comes twice.
     repeated: bool,
-    empty: bool,
-    brace: usize,
+    any: bool,
 }
+
+/// A body as it was scanned.
+type Scanned<'r> = scan::Scanned<'r, Members<'r>>;
 
 impl<'r> Scanned<'r> {
     fn of(body: &'r [u8], limits: json::Limits, settings: &Settings) -> Result<Self, json::Error> {
         let root = settings.outcome_root();
-        let mut found = [None; FIELDS.len()];
-        let (mut outcome_root, mut repeated, mut empty) = (None, false, true);
-        let brace = scan::members(body, limits, |member| {
-            empty = false;
+        scan::fold(body, limits, |members: &mut Members<'r>, member| {
+            members.any = true;
             let place = Found {
                 value: member.value,
                 offset: member.offset,
             };
             if let Some(field) = field_named(&member.key) {
-                repeated |= found[field].replace(place).is_some();
+                members.repeated |= members.of[field].replace(place).is_some();
             } else if Some(&*member.key) == root {
-                repeated |= outcome_root.replace(member.value).is_some();
+                members.repeated |= members.outcome_root.replace(member.value).is_some();
             }
-        })?;
-        // The scan has checked that the body is UTF-8.
-        let body = std::str::from_utf8(body).unwrap_or_default();
-        Ok(Self {
-            body,
-            found,
-            outcome_root,
-            repeated,
-            empty,
-            brace,
         })
     }
 
-    fn text(&self, field: usize) -> Cow<'r, str> {
-        self.found[field].map_or(Cow::Borrowed(""), |found| raw_text(found.value))
+    fn text_of(&self, field: usize) -> Cow<'r, str> {
+        self.found.of[field].map_or(Cow::Borrowed(""), |found| raw_text(found.value))
     }
 
     fn facts(
@@ -325,17 +316,17 @@ impl<'r> Scanned<'r> {
         settings: &Settings,
     ) -> Facts<Cow<'r, str>> {
         let own = match json::trim(typed.status) {
-            "" => self.text(STATUS),
+            "" => self.text_of(STATUS),
             given => Cow::Borrowed(given),
         };
         let status = if own.is_empty() {
-            self.text(STATE)
+            self.text_of(STATE)
         } else {
             own
         };
-        let success = typed
-            .success
-            .unwrap_or_else(|| self.found[SUCCESS].is_some_and(|success| success.value == "true"));
+        let success = typed.success.unwrap_or_else(|| {
+            self.found.of[SUCCESS].is_some_and(|success| success.value == "true")
+        });
         // Most records say it in one word; the outcome need not be looked into then.
         let outcome_status = if settings.success_statuses().is_none() && decides_alone(&status) {
             Cow::Borrowed("")
@@ -351,17 +342,18 @@ impl<'r> Scanned<'r> {
 
     /// Text of the first given of `outcome.status`, `outcome_status`, `provider_status`.
     fn outcome_status(&self, limits: json::Limits) -> Cow<'r, str> {
-        let mut in_outcome = None;
-        if let Some(outcome) = self.found[OUTCOME].filter(|outcome| outcome.value.starts_with('{'))
-        {
-            let scanned = scan::members(outcome.value.as_bytes(), limits, |member| {
+        let outcome = self.found.of[OUTCOME].filter(|outcome| outcome.value.starts_with('{'));
+        let in_outcome = outcome.and_then(|outcome| {
+            let status = |status: &mut Option<&'r str>, member: scan::Member<'r>| {
                 if member.key == "status" {
-                    in_outcome = Some(member.value);
+                    *status = Some(member.value);
                 }
-            });
+            };
+            let scanned = scan::fold(outcome.value.as_bytes(), limits, status);
             debug_assert!(scanned.is_ok(), "part of a document that was read already");
-        }
-        let value = |field: usize| self.found[field].map(|found| found.value);
+            scanned.ok()?.found
+        });
+        let value = |field: usize| self.found.of[field].map(|found| found.value);
         let given = [in_outcome, value(OUTCOME_STATUS), value(PROVIDER_STATUS)];
         given
             .into_iter()
@@ -372,7 +364,7 @@ impl<'r> Scanned<'r> {
 
     /// The body with the typed fields it lacks put in front, and the status in place or at the end.
     fn splice(&self, document: &mut String, typed: TypedFields<'_>, status: Status) {
-        document.reserve(self.body.len() + typed.bytes() + STATUS_MEMBER_BYTES);
+        document.reserve(self.text.len() + typed.bytes() + STATUS_MEMBER_BYTES);
         document.push('{');
         let texts = [
             typed.id,
@@ -381,28 +373,28 @@ impl<'r> Scanned<'r> {
             typed.group_key,
         ];
         for (field, text) in texts.into_iter().enumerate() {
-            if !text.is_empty() && self.found[field].is_none() {
+            if !text.is_empty() && self.found.of[field].is_none() {
                 begin_member(document, FIELDS[field]);
                 json::write_string(document, text);
             }
         }
-        if let Some(success) = typed.success.filter(|_| self.found[SUCCESS].is_none()) {
+        if let Some(success) = typed.success.filter(|_| self.found.of[SUCCESS].is_none()) {
             begin_member(document, FIELDS[SUCCESS]);
             document.push_str(if success { "true" } else { "false" });
         }
-        let open = self.body.find('{').map_or(0, |at| at + 1);
-        if !self.empty {
+        let open = self.text.find('{').map_or(0, |at| at + 1);
+        if self.found.any {
             separate(document);
         }
-        match self.found[STATUS] {
+        match self.found.of[STATUS] {
             Some(own) => {
-                document.push_str(&self.body[open..own.offset]);
+                document.push_str(&self.text[open..own.offset]);
                 json::write_string(document, status.name());
-                document.push_str(&self.body[own.offset + own.value.len()..self.brace]);
+                document.push_str(&self.text[own.offset + own.value.len()..self.brace]);
             }
             None => {
-                if !self.empty {
-                    document.push_str(self.body[open..self.brace].trim_ascii_end());
+                if self.found.any {
+                    document.push_str(self.text[open..self.brace].trim_ascii_end());
                 }
                 begin_member(document, FIELDS[STATUS]);
                 json::write_string(document, status.name());
@@ -425,11 +417,11 @@ impl<'r> Scanned<'r> {
         let value = match field_named(root) {
             Some(STATUS) if settings.outcome_is_root() => return !status.name().is_empty(),
             Some(field @ (OUTCOME | OUTCOME_STATUS | PROVIDER_STATUS | STATE)) => {
-                self.found[field].map(|found| found.value)
+                self.found.of[field].map(|found| found.value)
             }
             Some(_) if typed_members(typed).any(|(key, _)| key == root) => None,
-            Some(field) => self.found[field].map(|found| found.value),
-            None => self.outcome_root,
+            Some(field) => self.found.of[field].map(|found| found.value),
+            None => self.found.outcome_root,
         };
         if settings.outcome_is_root()
             && let Some(value) = value

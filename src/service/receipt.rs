@@ -1,39 +1,71 @@
 //! Receipts as they go out: written once, straight into the message that is sent.
 
 use prost::Message as _;
-use prost::bytes::BytesMut;
+use prost::bytes::{Bytes, BytesMut};
 use smallvec::SmallVec;
 use tonic::Code;
 
 use super::convert;
+use super::framing::{PREFIX_BYTES, put_prefix};
 use crate::coordinator::Standing;
 use crate::engine::{Counts, Disposition, Receipt, Spec, Violation, Warning};
 use crate::proto;
 use crate::proto::records::{Encode, FieldsOut, WrittenMessage};
 
-/// The answers to messages of records, each with how many receipts it has: the first up to the first of `ends`, the next
-/// up to the next. `room` is where they are written; nothing is left in it.
-pub(super) fn answers(
-    room: &mut BytesMut,
-    receipts: &[Receipt],
-    ends: &[usize],
-    standing: &Standing,
-    spec: &Spec,
-) -> Vec<(WrittenMessage, usize)> {
-    let mut begin = 0;
-    let answers = ends.iter().map(|end| {
-        let receipts = &receipts[begin..*end];
-        begin = *end;
-        let answer = Answer {
-            receipts,
-            standing,
-            spec,
-        };
-        room.reserve(answer.length());
-        answer.write(room);
-        (WrittenMessage(room.split().freeze()), receipts.len())
-    });
-    answers.collect()
+/// Ten numbers below a million take less.
+const COUNTS_BYTES: usize = 64;
+
+/// Answers to messages of records, one for each.
+pub(super) struct Answered {
+    /// The messages, framed, one after the other.
+    pub(super) framed: Bytes,
+    /// Where each of them ends.
+    pub(super) ends: Vec<usize>,
+    /// How many receipts they have.
+    pub(super) receipts: usize,
+}
+
+impl Answered {
+    /// Writes the answers to messages of which the first has its records up to the first of `ends`, the next up to the
+    /// next. `room` is where they are written; nothing is left in it.
+    pub(super) fn with(
+        room: &mut BytesMut,
+        receipts: &[Receipt],
+        mut ends: Vec<usize>,
+        standing: &Standing,
+        spec: &Spec,
+    ) -> Self {
+        let mut begin = 0;
+        // All say how the plan stands now.
+        let mut counts = BytesMut::with_capacity(COUNTS_BYTES);
+        standing.counts.write(&mut counts);
+        for end in &mut ends {
+            let answer = Answer {
+                receipts: &receipts[begin..*end],
+                counts: &counts,
+                standing,
+                spec,
+            };
+            begin = *end;
+            let length = answer.length();
+            room.reserve(PREFIX_BYTES + length);
+            put_prefix(room, length);
+            answer.write(room);
+            *end = room.len();
+        }
+        Self {
+            framed: room.split().freeze(),
+            ends,
+            receipts: receipts.len(),
+        }
+    }
+
+    /// The messages without frames.
+    pub(super) fn messages(&self) -> impl Iterator<Item = WrittenMessage> {
+        let begins = std::iter::once(0).chain(self.ends.iter().copied());
+        let message = |(begin, end)| WrittenMessage(self.framed.slice(begin + PREFIX_BYTES..end));
+        begins.zip(self.ends.iter().copied()).map(message)
+    }
 }
 
 /// A receipt by itself.
@@ -52,6 +84,8 @@ pub(super) fn message(receipt: &Receipt, spec: &Spec) -> proto::Receipt {
 /// `SubmitRecordResponse` and `SubmitRecordsResponse`.
 struct Answer<'a> {
     receipts: &'a [Receipt],
+    /// Encoded.
+    counts: &'a [u8],
     standing: &'a Standing,
     spec: &'a Spec,
 }
@@ -67,7 +101,7 @@ impl Encode for Answer<'_> {
             };
             out.message(1, &receipt);
         }
-        out.message(2, &self.standing.counts);
+        out.encoded(2, self.counts);
         out.number(3, number(convert::plan_status(self.standing.status)));
         out.number(4, self.standing.sequence);
     }

@@ -15,11 +15,12 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use prost::bytes::BytesMut;
-use tokio_stream::Stream;
+use tokio_stream::{Stream, StreamExt};
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
-use tonic::{Code, Status, Streaming};
+use tonic::{Code, Status};
 
-use super::{Fanout, convert, receipt, record, status};
+use super::receipt::Answered;
+use super::{Fanout, convert, record, status};
 use crate::config::Limits;
 use crate::engine::Submission;
 use crate::proto::records::{RecordFields, RecordsMessage, WrittenMessage};
@@ -31,8 +32,11 @@ const TOGETHER_MAX: (usize, usize) = (64, 64 << 10);
 /// What a receipt takes beside its record's document: its numbers, and ids of usual length.
 const RECEIPT_BYTES: usize = 256;
 
-/// The answers of a record stream.
-pub(super) type Responses = Pin<Box<dyn Stream<Item = Result<WrittenMessage, Status>> + Send>>;
+/// The answers of a record stream, those to messages that came together in one.
+pub(super) type Answers = Pin<Box<dyn Stream<Item = Result<Answered, Status>> + Send>>;
+
+/// The answers of a record stream, one by one.
+pub(super) type Messages = Pin<Box<dyn Stream<Item = Result<WrittenMessage, Status>> + Send>>;
 
 /// What a stream uses again for all of its messages.
 #[derive(Default)]
@@ -45,6 +49,14 @@ struct Room {
 
 /// A message that was very large does not keep its stream large.
 const ROOM_KEPT_BYTES: usize = 64 << 10;
+
+/// Messages, as they come.
+pub(super) trait Requests:
+    Stream<Item = Result<RecordsMessage, Status>> + Send + Unpin
+{
+}
+
+impl<R: Stream<Item = Result<RecordsMessage, Status>> + Send + Unpin> Requests for R {}
 
 /// What comes after the messages that were taken.
 enum After {
@@ -60,9 +72,9 @@ enum After {
 
 pub(super) fn serve(
     fanout: Fanout,
-    mut requests: Streaming<RecordsMessage>,
+    mut requests: impl Requests + 'static,
     closing: CancellationToken,
-) -> Responses {
+) -> Answers {
     Box::pin(async_stream::stream! {
         let mut plan: Option<Arc<LivePlan>> = None;
         let mut room = Room::default();
@@ -73,10 +85,10 @@ pub(super) fn serve(
             messages.clear();
             let after = poll_fn(|context| take(&mut messages, &mut requests, closing.as_mut(), context));
             let after = after.await;
-            let (answers, failed) = answer(&fanout, &mut plan, &messages, &mut room).await;
-            for (answer, answered) in answers {
-                receipts += answered;
-                yield Ok(answer);
+            let (answered, failed) = answer(&fanout, &mut plan, &messages, &mut room).await;
+            if let Some(answered) = answered {
+                receipts += answered.receipts;
+                yield Ok(answered);
             }
             let end = match (failed, after) {
                 (Some(failed), _) => failed,
@@ -91,10 +103,26 @@ pub(super) fn serve(
     })
 }
 
+/// The same answers, one by one.
+pub(super) fn one_by_one(mut answers: Answers) -> Messages {
+    Box::pin(async_stream::stream! {
+        while let Some(answered) = answers.next().await {
+            match answered {
+                Ok(answered) => {
+                    for message in answered.messages() {
+                        yield Ok(message);
+                    }
+                }
+                Err(status) => yield Err(status),
+            }
+        }
+    })
+}
+
 /// Waits for a message, and takes what came with it.
 fn take(
     messages: &mut Vec<RecordsMessage>,
-    requests: &mut Streaming<RecordsMessage>,
+    requests: &mut impl Requests,
     closing: Pin<&mut WaitForCancellationFutureOwned>,
     context: &mut Context<'_>,
 ) -> Poll<After> {
@@ -123,23 +151,19 @@ pub(super) async fn once(
     message: &RecordsMessage,
 ) -> Result<WrittenMessage, Status> {
     let messages = std::slice::from_ref(message);
-    let (answers, failed) = answer(fanout, &mut None, messages, &mut Room::default()).await;
-    match (answers.into_iter().next(), failed) {
-        (Some((answer, _)), None) => Ok(answer),
-        (_, failed) => Err(failed.unwrap_or_else(status::panicked)),
-    }
+    let (answered, failed) = answer(fanout, &mut None, messages, &mut Room::default()).await;
+    let answer = answered.and_then(|answered| answered.messages().next());
+    answer.ok_or_else(|| failed.unwrap_or_else(status::panicked))
 }
 
-/// Answers to messages, each with how many receipts it has, and why there is none to the one after them.
-type Answers = (Vec<(WrittenMessage, usize)>, Option<Status>);
-
-/// Applies the records of messages. One that is wrong ends them; those before it are applied.
+/// Applies the records of messages. One that is wrong ends them, and is why there is no answer to it; those before it are
+/// applied and answered.
 async fn answer(
     fanout: &Fanout,
     plan: &mut Option<Arc<LivePlan>>,
     messages: &[RecordsMessage],
     room: &mut Room,
-) -> Answers {
+) -> (Option<Answered>, Option<Status>) {
     let limits = &fanout.config.limits;
     room.documents.clear();
     room.documents.shrink_to(ROOM_KEPT_BYTES);
@@ -165,7 +189,7 @@ async fn answer(
         ends.push(records.len());
     }
     let Some(plan) = plan.as_ref().filter(|_| !read.is_empty()) else {
-        return (Vec::new(), failed);
+        return (None, failed);
     };
     let documents = &room.documents;
     let submissions: Vec<Submission<'_>> = read
@@ -179,11 +203,11 @@ async fn answer(
         .collect();
     match fanout.coordinator.submit(plan, &submissions).await {
         Ok((receipts, standing)) => {
-            let answers =
-                receipt::answers(&mut room.answers, &receipts, &ends, &standing, plan.spec());
-            (answers, failed)
+            let room = &mut room.answers;
+            let answered = Answered::with(room, &receipts, ends, &standing, plan.spec());
+            (Some(answered), failed)
         }
-        Err(error) => (Vec::new(), Some(status::of(&error))),
+        Err(error) => (None, Some(status::of(&error))),
     }
 }
 
