@@ -33,7 +33,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         .compile_fds(fanout.clone())?;
     let server = out.join("server");
     fs::create_dir_all(&server)?;
-    let own = RECORD_MESSAGES.iter().fold(
+    let own = OWN_MESSAGES.iter().fold(
         configure().extern_path(".fanout.v1", "crate::proto"),
         |own, (message, stand_in)| own.extern_path(message, stand_in),
     );
@@ -44,7 +44,7 @@ fn main() -> Result<(), Box<dyn Error>> {
 }
 
 /// Messages that the service reads and writes by itself; see `src/proto/records.rs`.
-const RECORD_MESSAGES: [(&str, &str); 4] = [
+const OWN_MESSAGES: [(&str, &str); 5] = [
     (
         ".fanout.v1.SubmitRecordRequest",
         "crate::proto::records::RecordsMessage",
@@ -59,6 +59,10 @@ const RECORD_MESSAGES: [(&str, &str); 4] = [
     ),
     (
         ".fanout.v1.SubmitRecordsResponse",
+        "crate::proto::records::WrittenMessage",
+    ),
+    (
+        ".fanout.v1.WatchPlanResponse",
         "crate::proto::records::WrittenMessage",
     ),
 ];

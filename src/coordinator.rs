@@ -19,7 +19,7 @@ pub use quarantine::{QuarantineEntry, QuarantinePage};
 pub use register::{Deadline, PlanCommand, Registered, Source};
 pub use result::{Page, ResultPage};
 pub use tasks::TaskPage;
-pub use watch::{Next, Watch};
+pub use watch::{Entries, Next, Show, Watch, cursor};
 
 use std::sync::Arc;
 use std::time::Duration;

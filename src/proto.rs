@@ -3,7 +3,7 @@
 mod codec;
 pub mod records;
 
-pub use codec::{Codec, FIELDS_PER_MESSAGE_MAX, Incoming, Outgoing};
+pub use codec::{Codec, FIELDS_PER_MESSAGE_MAX, Incoming, Outgoing, check_fields};
 pub use generated::*;
 pub use server::fanout_service_server;
 

@@ -4,6 +4,10 @@
 //! is held by whoever decides for it, from decision to apply, also while a journal takes its time. A plan's state lock is
 //! held to read, or to apply what was decided; never across an `.await`, so that readers do not wait for a journal.
 
+mod parts;
+
+pub use parts::{Part, Parts};
+
 use std::collections::HashMap;
 use std::pin::pin;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -115,6 +119,7 @@ pub struct LivePlan {
     poisoned: AtomicBool,
     head: watch::Sender<Head>,
     watchers: AtomicUsize,
+    parts: Parts,
 }
 
 /// What the state lock guards.
@@ -151,6 +156,7 @@ impl LivePlan {
             poisoned: AtomicBool::new(false),
             head: watch::Sender::new(head),
             watchers: AtomicUsize::new(0),
+            parts: Parts::default(),
         }
     }
 
@@ -230,6 +236,12 @@ impl LivePlan {
     /// Follows where the history ends.
     pub fn follow(&self) -> watch::Receiver<Head> {
         self.head.subscribe()
+    }
+
+    /// What its watchers are shown.
+    #[must_use]
+    pub fn parts(&self) -> &Parts {
+        &self.parts
     }
 
     /// Takes one of `most` places for watchers; given back when the answer is dropped.
@@ -322,6 +334,8 @@ pub struct WatcherPlace(Arc<LivePlan>);
 
 impl Drop for WatcherPlace {
     fn drop(&mut self) {
-        self.0.watchers.fetch_sub(1, Ordering::Relaxed);
+        if self.0.watchers.fetch_sub(1, Ordering::Relaxed) == 1 {
+            self.0.parts.clear();
+        }
     }
 }

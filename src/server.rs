@@ -18,7 +18,7 @@ use crate::proto::FILE_DESCRIPTOR_SET;
 use crate::proto::fanout_service_server::FanoutServiceServer;
 use crate::proto::health::health_server::HealthServer;
 pub use crate::service::READINESS;
-use crate::service::{Fanout, HealthOf, RecordPath};
+use crate::service::{Fanout, HealthOf, Served};
 use crate::{engine, plan};
 use edge::Edge;
 
@@ -77,7 +77,7 @@ pub async fn run_with(
             .register_encoded_file_descriptor_set(FILE_DESCRIPTOR_SET)
     };
 
-    let mut routes = Routes::new(RecordPath::beside(generated, fanout));
+    let mut routes = Routes::new(Served::beside(generated, fanout));
     routes = routes.add_service(health);
     routes = routes.add_service(reflection().build_v1()?);
     routes = routes.add_service(reflection().build_v1alpha()?);

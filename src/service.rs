@@ -10,7 +10,7 @@ mod quarantine;
 mod receipt;
 mod reconcile_request;
 mod record;
-mod record_path;
+mod served;
 mod status;
 mod submit_record;
 mod tasks;
@@ -19,7 +19,7 @@ mod web;
 
 pub use call::{Closing, call};
 pub use health::{HealthOf, READINESS};
-pub use record_path::RecordPath;
+pub use served::Served;
 pub use web::in_a_browsers_words;
 
 use std::future::Future;
@@ -27,6 +27,8 @@ use std::sync::Arc;
 
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status, Streaming};
+
+use framing::{MessageStream, one_by_one};
 
 use crate::config::{Config, PAGE_SIZE, REASON_BYTES_MAX};
 use crate::coordinator::{Coordinator, Error, Registered};
@@ -106,7 +108,7 @@ impl FanoutService for Fanout {
         }))
     }
 
-    type SubmitRecordStream = submit_record::Messages;
+    type SubmitRecordStream = MessageStream;
 
     async fn submit_record(
         &self,
@@ -115,7 +117,7 @@ impl FanoutService for Fanout {
         let closing = closing(&request);
         let requests = request.into_inner();
         let answers = submit_record::serve(self.clone(), requests, closing);
-        Ok(Response::new(submit_record::one_by_one(answers)))
+        Ok(Response::new(one_by_one(answers)))
     }
 
     async fn submit_records(
@@ -138,14 +140,15 @@ impl FanoutService for Fanout {
         reconciled.map(Response::new)
     }
 
-    type WatchPlanStream = watch_plan::Responses;
+    type WatchPlanStream = MessageStream;
 
     async fn watch_plan(
         &self,
         request: Request<WatchPlanRequest>,
     ) -> Result<Response<Self::WatchPlanStream>, Status> {
         let closing = closing(&request);
-        watch_plan::serve(self, request.get_ref(), closing).map(Response::new)
+        let frames = watch_plan::serve(self, request.get_ref(), closing)?;
+        Ok(Response::new(one_by_one(frames)))
     }
 
     async fn get_plan(

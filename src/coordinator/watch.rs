@@ -4,14 +4,16 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::{Bytes, BytesMut};
 use tokio::sync::watch::Receiver;
 
 use super::{Coordinator, Error, PlanView, Standing};
 use crate::engine::{Entry, Held, Spec};
-use crate::registry::{Head, LivePlan, Poisoned, WatcherPlace};
+use crate::registry::{Head, LivePlan, Part, Poisoned, WatcherPlace};
 
-/// Events read from the history at a time.
-const ENTRIES_AT_A_TIME: usize = 256;
+/// Events in one part of the history, and bytes of their documents after which it ends. Parts of what is long past are
+/// the same for all watchers, wherever they began.
+const PART_MAX: (u64, usize) = (256, 64 << 10);
 
 /// A watcher.
 pub struct Watch {
@@ -21,11 +23,41 @@ pub struct Watch {
     _place: WatcherPlace,
 }
 
+/// Events that follow each other.
+#[derive(Debug)]
+pub struct Entries {
+    after: u64,
+    last: u64,
+}
+
+impl Entries {
+    /// How many there are.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        usize::try_from(self.last - self.after).unwrap_or(usize::MAX)
+    }
+
+    /// Whether there are none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.last == self.after
+    }
+
+    /// The event before the first.
+    #[must_use]
+    pub fn after(&self) -> u64 {
+        self.after
+    }
+}
+
+/// Appends what watchers are shown of an event, with or without its document.
+pub type Show = fn(&mut BytesMut, &Spec, &Entry, bool);
+
 /// What a watcher sees next.
 #[derive(Debug)]
 pub enum Next {
     /// Events, in order.
-    Entries(Vec<Arc<Entry>>),
+    Entries(Entries),
     /// Nothing happened for a while.
     Quiet(Standing),
     /// The plan has ended, and the watcher has seen everything up to there.
@@ -36,7 +68,8 @@ pub enum Next {
 
 /// The position after a sequence of a plan, as text. It names the plan's creation, too, so that a cursor of an earlier
 /// plan of the same name is not taken for one of this.
-pub(super) fn cursor(spec: &Spec, sequence: u64) -> String {
+#[must_use]
+pub fn cursor(spec: &Spec, sequence: u64) -> String {
     format!("{:x}-{}.{sequence}", spec.created_at.0, &spec.digest[..8])
 }
 
@@ -154,23 +187,61 @@ impl Watch {
     /// What is there already.
     fn read(&mut self) -> Result<Option<Next>, Error> {
         let plan = Arc::clone(&self.plan);
-        let live = plan
-            .read()
-            .map_err(|Poisoned| super::poisoned(&self.plan))?;
-        let end = live.state.end().map(|end| end.sequence);
-        if end.is_some_and(|end| end <= self.after) {
-            return Ok(Some(Next::Ended(Standing::of(&live.state))));
-        }
+        let end = {
+            let live = plan.read().map_err(|Poisoned| super::poisoned(&plan))?;
+            let end = live.state.end().map(|end| end.sequence);
+            if end.is_some_and(|end| end <= self.after) {
+                return Ok(Some(Next::Ended(Standing::of(&live.state))));
+            }
+            // What comes after the end (late records, set aside) is not for watchers.
+            end.unwrap_or(live.state.sequence())
+        };
+        let after = self.after;
+        self.after = end.min((after / PART_MAX.0 + 1) * PART_MAX.0);
+        let last = self.after;
+        Ok((after < last).then_some(Next::Entries(Entries { after, last })))
+    }
+
+    /// What is shown of the first of these events, which are taken out; at least of one. All watchers of a plan are shown
+    /// the same but for the documents, so it is made once.
+    ///
+    /// # Errors
+    /// The plan is unusable.
+    pub fn frames(
+        &self,
+        entries: &mut Entries,
+        documents: bool,
+        show: Show,
+    ) -> Result<Bytes, Error> {
+        let Entries { after, last } = *entries;
+        let make = || self.part(after, last, documents, show);
+        let part = self.plan.parts().after(after, documents, make)?;
+        let frames = part.frames_between(after, last);
+        entries.after = part.last().min(last);
+        Ok(frames)
+    }
+
+    fn part(&self, after: u64, last: u64, documents: bool, show: Show) -> Result<Part, Error> {
         let at = |sequence: u64| usize::try_from(sequence).unwrap_or(usize::MAX);
-        // What comes after the end (late records, set aside) is not for watchers.
-        let last = at(end.unwrap_or(live.state.sequence()))
-            .min(at(self.after).saturating_add(ENTRIES_AT_A_TIME));
-        let entries = live
-            .history
-            .get(at(self.after)..last)
-            .unwrap_or_default()
-            .to_vec();
-        self.after += entries.len() as u64;
-        Ok((!entries.is_empty()).then_some(Next::Entries(entries)))
+        let entries = {
+            let live = self.plan.read();
+            let live = live.map_err(|Poisoned| super::poisoned(&self.plan))?;
+            let entries = live.history.get(at(after)..at(last));
+            entries.unwrap_or_default().to_vec()
+        };
+        let mut frames = BytesMut::new();
+        let mut ends = Vec::with_capacity(entries.len());
+        for entry in &entries {
+            if frames.len() >= PART_MAX.1 {
+                break;
+            }
+            show(&mut frames, self.plan.spec(), entry, documents);
+            ends.push(frames.len());
+        }
+        Ok(Part {
+            after,
+            frames: frames.freeze(),
+            ends,
+        })
     }
 }

@@ -92,7 +92,10 @@ impl<T, U: Incoming> codec::Decoder for Codec<T, U> {
 }
 
 /// Refuses a message that says more than there is room for.
-pub(super) fn check_fields(message: &[u8]) -> Result<(), Status> {
+///
+/// # Errors
+/// INTERNAL: it has more than [`FIELDS_PER_MESSAGE_MAX`] fields.
+pub fn check_fields(message: &[u8]) -> Result<(), Status> {
     if has_too_many_fields(message) {
         let problem = format!("has more than {FIELDS_PER_MESSAGE_MAX} fields");
         return Err(Status::internal(problem));

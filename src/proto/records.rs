@@ -7,7 +7,7 @@ use prost::encoding::{DecodeContext, WireType, decode_key, decode_varint, skip_f
 use tonic::Status;
 use tonic::codec::{DecodeBuf, EncodeBuf};
 
-use super::codec::{Incoming, Outgoing, check_fields};
+use super::codec::{Incoming, Outgoing};
 use super::generated::SubmitRecordRequest;
 
 /// A message with records, as it came.
@@ -37,18 +37,9 @@ pub struct RecordFields<'m> {
 
 impl RecordsMessage {
     /// The message of these bytes.
-    ///
-    /// # Errors
-    /// INTERNAL: it has more fields than there is room for.
-    pub fn of(message: Bytes) -> Result<Self, Status> {
-        check_fields(&message)?;
-        Ok(Self(message))
-    }
-
-    /// The message as it came.
     #[must_use]
-    pub fn into_bytes(self) -> Bytes {
-        self.0
+    pub fn of(message: Bytes) -> Self {
+        Self(message)
     }
 
     /// Bytes of the message.

@@ -1,16 +1,18 @@
-//! gRPC's framing, for the record path: messages are cut from the data that came, without a copy unless one came in
-//! pieces, and what goes out is framed where it was written.
+//! gRPC's framing, for streams of records and of results: messages are cut from the data that came, without a copy unless
+//! one came in pieces, and what goes out is framed where it was written.
 
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
+use prost::Message;
 use prost::bytes::{Buf, BufMut, Bytes, BytesMut};
-use tokio_stream::Stream;
+use tokio_stream::{Stream, StreamExt};
 use tonic::body::Body;
 use tonic::codegen::Body as _;
 use tonic::{Code, Status};
 
-use crate::proto::records::RecordsMessage;
+use crate::proto::check_fields;
+use crate::proto::records::WrittenMessage;
 
 /// A byte that says whether the message is compressed, and four for its length.
 pub(super) const PREFIX_BYTES: usize = 5;
@@ -36,13 +38,14 @@ impl Messages {
     }
 
     /// The next message, if all of it has come.
-    fn cut(&mut self) -> Result<Option<RecordsMessage>, Status> {
+    fn cut(&mut self) -> Result<Option<Bytes>, Status> {
         if self.begun.is_empty()
             && let Some(length) = self.length(&self.data)?
             && self.data.len() - PREFIX_BYTES >= length
         {
             self.data.advance(PREFIX_BYTES);
-            return RecordsMessage::of(self.data.split_to(length)).map(Some);
+            let message = self.data.split_to(length);
+            return check_fields(&message).map(|()| Some(message));
         }
         // In pieces: first the prefix is made whole, then the message.
         self.begin(PREFIX_BYTES);
@@ -55,7 +58,7 @@ impl Messages {
         }
         let mut message = std::mem::take(&mut self.begun).freeze();
         message.advance(PREFIX_BYTES);
-        RecordsMessage::of(message).map(Some)
+        check_fields(&message).map(|()| Some(message))
     }
 
     /// Takes what there is of the first so many bytes of a message.
@@ -94,7 +97,7 @@ impl Messages {
 }
 
 impl Stream for Messages {
-    type Item = Result<RecordsMessage, Status>;
+    type Item = Result<Bytes, Status>;
 
     fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         loop {
@@ -118,6 +121,60 @@ impl Stream for Messages {
     }
 }
 
+/// Messages that go out, framed, one after the other.
+pub(super) struct Framed(Bytes);
+
+/// What a stream answers, or why it ends.
+pub(super) type FramedStream = Pin<Box<dyn Stream<Item = Result<Framed, Status>> + Send>>;
+
+impl Framed {
+    pub(super) fn of(framed: Bytes) -> Self {
+        Self(framed)
+    }
+
+    /// The messages with their frames.
+    pub(super) fn into_bytes(self) -> Bytes {
+        self.0
+    }
+
+    /// The messages without frames.
+    pub(super) fn messages(mut self) -> impl Iterator<Item = WrittenMessage> {
+        std::iter::from_fn(move || {
+            let (&[_, a, b, c, d], _) = self.0.split_first_chunk()?;
+            self.0.advance(PREFIX_BYTES);
+            let length = u32::from_be_bytes([a, b, c, d]) as usize;
+            Some(WrittenMessage(self.0.split_to(length)))
+        })
+    }
+}
+
+/// The same messages one by one, for a server that frames them itself.
+pub(super) fn one_by_one(mut framed: FramedStream) -> MessageStream {
+    Box::pin(async_stream::stream! {
+        while let Some(framed) = framed.next().await {
+            match framed {
+                Ok(framed) => {
+                    for message in framed.messages() {
+                        yield Ok(message);
+                    }
+                }
+                Err(status) => yield Err(status),
+            }
+        }
+    })
+}
+
+/// Messages, or why there is no other.
+pub(super) type MessageStream = Pin<Box<dyn Stream<Item = Result<WrittenMessage, Status>> + Send>>;
+
+/// Appends a message.
+pub(super) fn put(to: &mut BytesMut, message: &impl Message) {
+    let length = message.encoded_len();
+    to.reserve(PREFIX_BYTES + length);
+    put_prefix(to, length);
+    message.encode_raw(to);
+}
+
 /// Begins a message of this length.
 pub(super) fn put_prefix(to: &mut BytesMut, length: usize) {
     to.put_u8(0);
@@ -135,7 +192,7 @@ mod tests {
     use proptest::prelude::*;
     use tonic::Code;
 
-    use super::{Body, Bytes, BytesMut, Messages, RecordsMessage, Status, put_prefix};
+    use super::{Body, Bytes, BytesMut, Messages, Status, put_prefix};
 
     const MESSAGE_BYTES_MAX: usize = 300;
 
@@ -161,10 +218,9 @@ mod tests {
             .map(|data| Ok::<_, Infallible>(Frame::data(data)));
         let body = Body::new(StreamBody::new(stream::iter(frames)));
         let messages = Messages::of(body, MESSAGE_BYTES_MAX);
-        let read = messages.map(|message| message.map(RecordsMessage::into_bytes));
         // The end is an error or nothing; after an error there is nothing to ask for.
         let mut failed = false;
-        let read = read.take_while(|message| {
+        let read = messages.take_while(|message| {
             let go_on = !failed;
             failed = message.is_err();
             std::future::ready(go_on)
@@ -179,7 +235,7 @@ mod tests {
             pieces in prop::collection::vec(0_usize..40, 0..40),
         ) {
             let found: Result<Vec<Bytes>, Status> = read(&framed(&messages), &pieces).into_iter().collect();
-            prop_assert_eq!(found.unwrap(), messages);
+            prop_assert_eq!(found.expect("nothing is refused"), messages);
         }
 
         #[test]

@@ -1,71 +1,47 @@
 //! Receipts as they go out: written once, straight into the message that is sent.
 
 use prost::Message as _;
-use prost::bytes::{Bytes, BytesMut};
+use prost::bytes::BytesMut;
 use smallvec::SmallVec;
 use tonic::Code;
 
 use super::convert;
-use super::framing::{PREFIX_BYTES, put_prefix};
+use super::framing::{Framed, PREFIX_BYTES, put_prefix};
 use crate::coordinator::Standing;
 use crate::engine::{Counts, Disposition, Receipt, Spec, Violation, Warning};
 use crate::proto;
-use crate::proto::records::{Encode, FieldsOut, WrittenMessage};
+use crate::proto::records::{Encode, FieldsOut};
 
 /// Ten numbers below a million take less.
 const COUNTS_BYTES: usize = 64;
 
-/// Answers to messages of records, one for each.
-pub(super) struct Answered {
-    /// The messages, framed, one after the other.
-    pub(super) framed: Bytes,
-    /// Where each of them ends.
-    pub(super) ends: Vec<usize>,
-    /// How many receipts they have.
-    pub(super) receipts: usize,
-}
-
-impl Answered {
-    /// Writes the answers to messages of which the first has its records up to the first of `ends`, the next up to the
-    /// next. `room` is where they are written; nothing is left in it.
-    pub(super) fn with(
-        room: &mut BytesMut,
-        receipts: &[Receipt],
-        mut ends: Vec<usize>,
-        standing: &Standing,
-        spec: &Spec,
-    ) -> Self {
-        let mut begin = 0;
-        // All say how the plan stands now.
-        let mut counts = BytesMut::with_capacity(COUNTS_BYTES);
-        standing.counts.write(&mut counts);
-        for end in &mut ends {
-            let answer = Answer {
-                receipts: &receipts[begin..*end],
-                counts: &counts,
-                standing,
-                spec,
-            };
-            begin = *end;
-            let length = answer.length();
-            room.reserve(PREFIX_BYTES + length);
-            put_prefix(room, length);
-            answer.write(room);
-            *end = room.len();
-        }
-        Self {
-            framed: room.split().freeze(),
-            ends,
-            receipts: receipts.len(),
-        }
+/// Writes the answers to messages of which the first has its records up to the first of `ends`, the next up to the next.
+/// `room` is where they are written; nothing is left in it.
+pub(super) fn answers(
+    room: &mut BytesMut,
+    receipts: &[Receipt],
+    ends: &[usize],
+    standing: &Standing,
+    spec: &Spec,
+) -> Framed {
+    // All say how the plan stands now.
+    let mut counts = BytesMut::with_capacity(COUNTS_BYTES);
+    standing.counts.write(&mut counts);
+    let mut begin = 0;
+    for end in ends {
+        let answer = Answer {
+            receipts: &receipts[begin..*end],
+            counts: &counts,
+            standing,
+            spec,
+        };
+        begin = *end;
+        let length = answer.length();
+        room.reserve(PREFIX_BYTES + length);
+        put_prefix(room, length);
+        answer.write(room);
     }
-
-    /// The messages without frames.
-    pub(super) fn messages(&self) -> impl Iterator<Item = WrittenMessage> {
-        let begins = std::iter::once(0).chain(self.ends.iter().copied());
-        let message = |(begin, end)| WrittenMessage(self.framed.slice(begin + PREFIX_BYTES..end));
-        begins.zip(self.ends.iter().copied()).map(message)
-    }
+    Framed::of(room.split().freeze())
 }
 
 /// A receipt by itself.

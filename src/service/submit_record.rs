@@ -15,12 +15,12 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use prost::bytes::BytesMut;
-use tokio_stream::{Stream, StreamExt};
+use tokio_stream::Stream;
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 use tonic::{Code, Status};
 
-use super::receipt::Answered;
-use super::{Fanout, convert, record, status};
+use super::framing::{Framed, FramedStream};
+use super::{Fanout, convert, receipt, record, status};
 use crate::config::Limits;
 use crate::engine::Submission;
 use crate::proto::records::{RecordFields, RecordsMessage, WrittenMessage};
@@ -31,12 +31,6 @@ const TOGETHER_MAX: (usize, usize) = (64, 64 << 10);
 
 /// What a receipt takes beside its record's document: its numbers, and ids of usual length.
 const RECEIPT_BYTES: usize = 256;
-
-/// The answers of a record stream, those to messages that came together in one.
-pub(super) type Answers = Pin<Box<dyn Stream<Item = Result<Answered, Status>> + Send>>;
-
-/// The answers of a record stream, one by one.
-pub(super) type Messages = Pin<Box<dyn Stream<Item = Result<WrittenMessage, Status>> + Send>>;
 
 /// What a stream uses again for all of its messages.
 #[derive(Default)]
@@ -74,7 +68,7 @@ pub(super) fn serve(
     fanout: Fanout,
     mut requests: impl Requests + 'static,
     closing: CancellationToken,
-) -> Answers {
+) -> FramedStream {
     Box::pin(async_stream::stream! {
         let mut plan: Option<Arc<LivePlan>> = None;
         let mut room = Room::default();
@@ -85,10 +79,10 @@ pub(super) fn serve(
             messages.clear();
             let after = poll_fn(|context| take(&mut messages, &mut requests, closing.as_mut(), context));
             let after = after.await;
-            let (answered, failed) = answer(&fanout, &mut plan, &messages, &mut room).await;
-            if let Some(answered) = answered {
-                receipts += answered.receipts;
-                yield Ok(answered);
+            let (answers, failed) = answer(&fanout, &mut plan, &messages, &mut room).await;
+            if let Some((answers, answered)) = answers {
+                receipts += answered;
+                yield Ok(answers);
             }
             let end = match (failed, after) {
                 (Some(failed), _) => failed,
@@ -99,22 +93,6 @@ pub(super) fn serve(
             };
             yield Err(end);
             return;
-        }
-    })
-}
-
-/// The same answers, one by one.
-pub(super) fn one_by_one(mut answers: Answers) -> Messages {
-    Box::pin(async_stream::stream! {
-        while let Some(answered) = answers.next().await {
-            match answered {
-                Ok(answered) => {
-                    for message in answered.messages() {
-                        yield Ok(message);
-                    }
-                }
-                Err(status) => yield Err(status),
-            }
         }
     })
 }
@@ -151,19 +129,19 @@ pub(super) async fn once(
     message: &RecordsMessage,
 ) -> Result<WrittenMessage, Status> {
     let messages = std::slice::from_ref(message);
-    let (answered, failed) = answer(fanout, &mut None, messages, &mut Room::default()).await;
-    let answer = answered.and_then(|answered| answered.messages().next());
+    let (answers, failed) = answer(fanout, &mut None, messages, &mut Room::default()).await;
+    let answer = answers.and_then(|(answers, _)| answers.messages().next());
     answer.ok_or_else(|| failed.unwrap_or_else(status::panicked))
 }
 
 /// Applies the records of messages. One that is wrong ends them, and is why there is no answer to it; those before it are
-/// applied and answered.
+/// applied, and their answers come with the number of their receipts.
 async fn answer(
     fanout: &Fanout,
     plan: &mut Option<Arc<LivePlan>>,
     messages: &[RecordsMessage],
     room: &mut Room,
-) -> (Option<Answered>, Option<Status>) {
+) -> (Option<(Framed, usize)>, Option<Status>) {
     let limits = &fanout.config.limits;
     room.documents.clear();
     room.documents.shrink_to(ROOM_KEPT_BYTES);
@@ -204,8 +182,8 @@ async fn answer(
     match fanout.coordinator.submit(plan, &submissions).await {
         Ok((receipts, standing)) => {
             let room = &mut room.answers;
-            let answered = Answered::with(room, &receipts, ends, &standing, plan.spec());
-            (Some(answered), failed)
+            let answers = receipt::answers(room, &receipts, &ends, &standing, plan.spec());
+            (Some((answers, receipts.len())), failed)
         }
         Err(error) => (None, Some(status::of(&error))),
     }

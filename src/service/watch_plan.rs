@@ -1,18 +1,20 @@
 //! The watch stream: snapshot, events from the cursor on, heartbeats, `End`.
 //!
-//! There is no task and no queue for a watcher: a frame is made when there is room to send it, from where the watcher is
-//! in the plan's history. One that does not read costs nothing, and reads on later.
+//! There is no task and no queue for a watcher: frames are taken when there is room to send them, from where the watcher is
+//! in the plan's history. One that does not read costs nothing, and reads on later. What is shown of an event is the same
+//! for all watchers, and is written once.
 
-use std::pin::{Pin, pin};
+use std::pin::pin;
 use std::sync::Arc;
 
-use tokio_stream::Stream;
+use prost::bytes::BytesMut;
 use tokio_util::sync::CancellationToken;
 use tonic::Status;
 
+use super::framing::{self, Framed, FramedStream};
 use super::{Fanout, convert, status};
 use crate::config::HEARTBEAT_RANGE;
-use crate::coordinator::{Next, PlanView, Standing};
+use crate::coordinator::{self, Next, PlanView, Standing};
 use crate::engine::{Entry, Event, Held, Spec};
 use crate::proto::watch_plan_response::Frame;
 use crate::proto::{self, WatchPlanRequest, WatchPlanResponse};
@@ -20,17 +22,11 @@ use crate::proto::{self, WatchPlanRequest, WatchPlanResponse};
 /// Results in one part of a snapshot, and the bytes of their documents.
 const SNAPSHOT_PART: (usize, usize) = (1_000, 1 << 20);
 
-/// How many entries are sent before a watch that always has another one looks whether it is to end.
-const ENTRIES_BETWEEN_LOOKS: usize = 32;
-
-/// The frames of a watch.
-pub(super) type Responses = Pin<Box<dyn Stream<Item = Result<WatchPlanResponse, Status>> + Send>>;
-
 pub(super) fn serve(
     fanout: &Fanout,
     request: &WatchPlanRequest,
     closing: CancellationToken,
-) -> Result<Responses, Status> {
+) -> Result<FramedStream, Status> {
     let plan_id = convert::required_plan_id(&request.plan_id, &fanout.config.limits)?;
     if request.include_snapshot && !request.after.is_empty() {
         let problem = "not together with after: a snapshot begins with what there is now";
@@ -44,11 +40,11 @@ pub(super) fn serve(
         None => fanout.config.times.heartbeat_interval,
         Some(interval) => convert::duration("heartbeat_interval", interval, HEARTBEAT_RANGE)?,
     };
+    let payload = request.include_payload;
     let mut watch = fanout
         .coordinator
         .watch(plan_id, &request.after)
         .map_err(|error| status::of(&error))?;
-    let payload = request.include_payload;
     let snapshot = request.include_snapshot.then(|| watch.snapshot());
     let snapshot = snapshot.transpose().map_err(|error| status::of(&error))?;
     Ok(Box::pin(async_stream::stream! {
@@ -79,15 +75,17 @@ pub(super) fn serve(
                 next = watch.next(heartbeat) => next,
             };
             match next {
-                Ok(Next::Entries(entries)) => {
-                    for (position, entry) in entries.iter().enumerate() {
-                        if position % ENTRIES_BETWEEN_LOOKS == 0 && closing.is_cancelled() {
-                            break;
+                Ok(Next::Entries(mut entries)) => {
+                    while !entries.is_empty() && !closing.is_cancelled() {
+                        match watch.frames(&mut entries, payload, show) {
+                            Ok(frames) if frames.is_empty() => {}
+                            Ok(frames) => yield Ok(Framed::of(frames)),
+                            Err(error) => {
+                                yield Err(status::of(&error));
+                                return;
+                            }
                         }
-                        seen = entry.sequence;
-                        if let Some(shown) = frame_of(entry, watch.spec(), payload) {
-                            yield Ok(frame(watch.cursor(entry.sequence), shown));
-                        }
+                        seen = entries.after();
                     }
                 }
                 Ok(Next::Quiet(standing)) => {
@@ -112,10 +110,21 @@ pub(super) fn serve(
     }))
 }
 
-fn frame(cursor: String, frame: Frame) -> WatchPlanResponse {
-    WatchPlanResponse {
-        cursor,
-        frame: Some(frame),
+fn frame(cursor: String, frame: Frame) -> Framed {
+    let mut framed = BytesMut::new();
+    write(&mut framed, cursor, frame);
+    Framed::of(framed.freeze())
+}
+
+fn write(to: &mut BytesMut, cursor: String, frame: Frame) {
+    let frame = Some(frame);
+    framing::put(to, &WatchPlanResponse { cursor, frame });
+}
+
+/// Appends what watchers are shown of an event.
+fn show(to: &mut BytesMut, spec: &Spec, entry: &Entry, payload: bool) {
+    if let Some(frame) = frame_of(entry, spec, payload) {
+        write(to, coordinator::cursor(spec, entry.sequence), frame);
     }
 }
 
