@@ -133,7 +133,8 @@ func (f fanout) open(running context.Context, client *grpc.ClientConn, records, 
 		opened.messages = append(opened.messages, message)
 	}
 	description := &grpc.StreamDesc{ClientStreams: true, ServerStreams: true}
-	call, err := client.NewStream(running, description, wire.FanoutService_SubmitRecord_FullMethodName, grpc.ForceCodecV2(asIs{}))
+	method := wire.FanoutService_SubmitRecord_FullMethodName
+	call, err := client.NewStream(running, description, method, grpc.ForceCodecV2(asIs{}))
 	opened.ClientStream = call
 	return opened, err
 }

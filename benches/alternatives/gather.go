@@ -1,4 +1,4 @@
-// Gathering in Python: a function over many tasks in two processes, whose results a third gathers, with Dask and Fanout.
+// Gathering in Python: a function over many tasks in two processes, whose results a third gathers.
 
 package main
 

@@ -16,7 +16,7 @@ import (
 const (
 	natsDepth  = 512
 	natsBursts = 4
-	natsHello  = "CONNECT {\"verbose\":false,\"pedantic\":false,\"headers\":true,\"no_responders\":true}\r\nSUB answers.%d.* 1\r\n"
+	natsHello  = `CONNECT {"verbose":false,"pedantic":false,"headers":true,"no_responders":true}` + "\r\nSUB answers.%d.* 1\r\n"
 )
 
 type nats struct {

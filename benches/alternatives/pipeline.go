@@ -1,5 +1,5 @@
-// Requests pipelined over plain connections: encoded before the clock runs, and answers scanned, not decoded, so that the
-// client costs little.
+// Requests pipelined over plain connections: encoded before the clock runs, and answers scanned, not decoded, so that
+// the client costs little.
 
 package main
 
@@ -61,8 +61,8 @@ func dial(address string, requests *requests) (lane, error) {
 	return dialled, connection.SetDeadline(time.Now().Add(measurementTime))
 }
 
-// exchange sends everything on all connections at once, with no more than so many bursts unanswered on each. answer reads
-// one answer, or fails if it says that something went wrong.
+// exchange sends everything on all connections at once, with no more than so many bursts unanswered on each. answer
+// reads one answer, or fails if it says that something went wrong.
 func exchange(lanes []lane, burstsInFlight int, answer func(lane) error) error {
 	var group errgroup.Group
 	for _, lane := range lanes {

@@ -9,6 +9,7 @@ import (
 	"os/exec"
 	"os/user"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"syscall"
 	"time"
@@ -20,7 +21,7 @@ import (
 const (
 	// Single upserts share a flush to disk only if many are under way.
 	postgresSingleClients = 32
-	postgresTable         = `drop table if exists record; create table record (task_id text primary key, document text not null)`
+	postgresTable         = `create table record (task_id text primary key, document text not null)`
 	upsertOne             = `insert into record (task_id, document) values ($1, $2)
 		on conflict (task_id) do update set document = excluded.document`
 	upsertMany = `insert into record (task_id, document) select * from unnest($1::text[], $2::text[])
@@ -62,12 +63,14 @@ func (p postgres) measure(running context.Context, folder string, records int) (
 	if err != nil {
 		return measurement{}, err
 	}
-	arguments := []string{"-D", data, "-c", "listen_addresses=127.0.0.1", "-c", "port=" + port, "-c", "unix_socket_directories="}
-	for _, setting := range postgresSettings {
+	arguments := []string{"-D", data}
+	own := []string{"listen_addresses=127.0.0.1", "port=" + port, "unix_socket_directories="}
+	for _, setting := range slices.Concat(own, postgresSettings) {
 		arguments = append(arguments, "-c", setting)
 	}
 	// The signal for a stop at once, after which it still gives back its shared memory.
-	server, err := start(running, folder, address, syscall.SIGQUIT, owner, filepath.Join(p.programs, "postgres"), arguments...)
+	program := filepath.Join(p.programs, "postgres")
+	server, err := start(running, folder, address, syscall.SIGQUIT, owner, program, arguments...)
 	if err != nil {
 		return measurement{}, err
 	}

@@ -7,7 +7,7 @@ import "fmt"
 // recordBytes is what one takes as a fanout.v1.Record.
 const recordBytes = 330
 
-// record is what an executor sends: its task, and a JSON document with a status, an outcome, nested members and numbers.
+// record is what an executor sends: its task, and a JSON document with a status, an outcome, nested members, numbers.
 type record struct {
 	taskID   string
 	document []byte

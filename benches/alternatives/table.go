@@ -5,7 +5,6 @@ package main
 import (
 	"context"
 	"fmt"
-	"os"
 	"os/exec"
 	"path/filepath"
 	"runtime"
@@ -25,7 +24,6 @@ const (
 func printSettings(running context.Context) error {
 	fmt.Printf("Records of %d bytes, a task each; client and server share %d cores; medians of %d rounds.\n",
 		recordBytes, runtime.NumCPU(), *rounds)
-	fmt.Println("Load of the machine at the beginning:", load())
 	postgresProgram := ""
 	if *postgresFolder != "" {
 		postgresProgram = filepath.Join(*postgresFolder, "postgres")
@@ -37,13 +35,15 @@ func printSettings(running context.Context) error {
 	}{
 		{*fanoutProgram, []string{"--version"}, fmt.Sprintf("%d streams over %d connections", fanoutStreams, connections)},
 		{*redisProgram, []string{"--version"}, fmt.Sprintf(
-			"%d connections, pipelined %d deep; save \"\"; appendonly no, or yes with appendfsync everysec", connections, redisDepth)},
+			"%d connections, pipelined %d deep; save \"\"; appendonly no, or yes with appendfsync everysec",
+			connections, redisDepth)},
 		{*natsProgram, []string{"--version"}, fmt.Sprintf(
 			"%d connections, %d unacknowledged on each; sync_interval 2m (the default)", connections, natsDepth)},
 		{postgresProgram, []string{"--version"}, fmt.Sprintf(
 			"%d connections, %d for upserts of 1; fsync and synchronous_commit on, %s",
 			connections, postgresSingleClients, strings.Join(postgresSettings, ", "))},
-		{*python, []string{"-c", daskVersion}, "two processes work and one gathers; client.map and as_completed, or SubmitRecord and WatchPlan"},
+		{*python, []string{"-c", daskVersion}, "two processes work and one gathers; " +
+			"client.map and as_completed, or SubmitRecord and WatchPlan"},
 	} {
 		if one.program == "" {
 			continue
@@ -69,20 +69,22 @@ func printTable(contenders []*contender, keeps, rate, server, client string) {
 	if len(contenders) == 0 {
 		return
 	}
-	fmt.Printf("\n| what | %s | %s | least to most | beside the first | %s CPU-s per million | %s CPU-s per million |\n",
-		keeps, rate, server, client)
-	fmt.Println("|---|---|---:|---:|---:|---:|---:|")
+	fmt.Printf("\n| what | %s | %s | least to most | beside the first | %s CPU-s per million | %s CPU-s per million "+
+		"| others used at most |\n", keeps, rate, server, client)
+	fmt.Println("|---|---|---:|---:|---:|---:|---:|---:|")
 	for _, one := range contenders {
-		var rates, ratios, servers, clients []float64
+		var rates, ratios, servers, clients, others []float64
 		for round, result := range one.results {
 			million := float64(result.records) / 1e6
 			rates = append(rates, result.rate())
 			ratios = append(ratios, result.rate()/contenders[0].results[round].rate())
 			servers = append(servers, result.server/million)
 			clients = append(clients, result.client/million)
+			others = append(others, max(0, 100*result.others))
 		}
-		fmt.Printf("| %s | %s | %s | %s to %s | %.3g | %.3g | %.3g |\n", one.name, one.keeps, thousands(median(rates)),
-			thousands(slices.Min(rates)), thousands(slices.Max(rates)), median(ratios), median(servers), median(clients))
+		fmt.Printf("| %s | %s | %s | %s to %s | %.2f | %s | %s | %.0f %% |\n", one.name, one.keeps, thousands(median(rates)),
+			thousands(slices.Min(rates)), thousands(slices.Max(rates)), median(ratios),
+			seconds(median(servers)), seconds(median(clients)), slices.Max(others))
 	}
 }
 
@@ -102,12 +104,10 @@ func thousands(number float64) string {
 	return digits
 }
 
-// load is how many processes wanted to run, on average of the last minute.
-func load() string {
-	text, err := os.ReadFile("/proc/loadavg")
-	if err != nil {
-		return "unknown"
+// seconds writes CPU seconds: to two digits, or whole ones if there are many.
+func seconds(number float64) string {
+	if number < 10 {
+		return strconv.FormatFloat(number, 'f', 2, 64)
 	}
-	minute, _, _ := strings.Cut(string(text), " ")
-	return minute
+	return thousands(number)
 }
