@@ -118,8 +118,8 @@ func run(running context.Context) (err error) {
 	return nil
 }
 
-// available is what has a program and is wanted: what takes records, and what gathers results. The first of each is what
-// the others are put beside.
+// available is what has a program and is wanted: what takes records, and what gathers results. The others are put
+// beside the first of each.
 func available(wanted *regexp.Regexp) (taking, gathering []*contender) {
 	add := func(to *[]*contender, program, name, keeps string, records, quick int,
 		measure func(context.Context, string, int) (measurement, error),

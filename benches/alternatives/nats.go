@@ -16,7 +16,8 @@ import (
 const (
 	natsDepth  = 512
 	natsBursts = 4
-	natsHello  = `CONNECT {"verbose":false,"pedantic":false,"headers":true,"no_responders":true}` + "\r\nSUB answers.%d.* 1\r\n"
+	natsHello  = `CONNECT {"verbose":false,"pedantic":false,"headers":true,"no_responders":true}` + "\r\n" +
+		"SUB answers.%d.* 1\r\n"
 )
 
 type nats struct {
