@@ -10,8 +10,8 @@ pub enum Number {
     Int(i64),
     /// An integer above `i64::MAX` of at most 64 bits.
     UInt(u64),
-    /// A longer integer: its digits, with a minus sign if it is negative.
-    Digits(Arc<str>),
+    /// A longer integer: its digits, with a minus sign if it is negative. Rare, so it must not make all others large.
+    Digits(Arc<String>),
     /// Anything written with a fraction or an exponent. Always finite.
     Float(f64),
 }
@@ -26,7 +26,7 @@ impl Number {
         Some(match (token.parse::<i64>(), token.parse::<u64>()) {
             (Ok(value), _) => Self::Int(value),
             (_, Ok(value)) => Self::UInt(value),
-            _ => Self::Digits(token.into()),
+            _ => Self::Digits(Arc::new(token.to_owned())),
         })
     }
 

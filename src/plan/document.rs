@@ -9,7 +9,7 @@ use super::Error;
 use super::config::Config;
 use super::grouping::Group;
 use super::identity::canonical_id;
-use crate::json::{Object, Value};
+use crate::json::{Object, Shape, Value};
 
 /// A plan: what the plan document says.
 #[derive(Clone, Debug, PartialEq)]
@@ -17,8 +17,8 @@ pub struct Plan {
     schema: Value,
     orchestrator: Value,
     summary: Value,
-    groups: Arc<Vec<Value>>,
-    task_requests: Arc<Vec<Value>>,
+    groups: Arc<[Value]>,
+    task_requests: Arc<[Value]>,
     reconciliation: Value,
     item_count: usize,
 }
@@ -39,20 +39,25 @@ impl Plan {
             task_count: task_requests.len(),
             ..Reconciliation::default()
         };
-        let names: [Arc<str>; 3] = ["key".into(), "index".into(), "item_count".into()];
+        let shape: Shape = ["key", "index", "item_count"]
+            .map(Arc::from)
+            .into_iter()
+            .collect();
+        let shape = Arc::new(shape);
         let group_entry = |(index, group): (usize, &Group)| {
-            let mut entry = Object::with_capacity(3);
-            entry.set(Arc::clone(&names[0]), Arc::clone(&group.key));
-            entry.set(Arc::clone(&names[1]), index);
-            entry.set(Arc::clone(&names[2]), group.items.len());
-            Value::from(entry)
+            let values = vec![
+                group.key.clone().into(),
+                index.into(),
+                group.items.len().into(),
+            ];
+            Value::from(Object::of_shape(Arc::clone(&shape), values))
         };
         Self {
             schema: config.plan_schema.clone(),
             orchestrator: config.orchestrator.clone(),
             summary: summary.into(),
-            groups: Arc::new(groups.iter().enumerate().map(group_entry).collect()),
-            task_requests: Arc::new(task_requests),
+            groups: groups.iter().enumerate().map(group_entry).collect(),
+            task_requests: task_requests.into(),
             reconciliation: reconciliation.document(config.reconciliation_schema.clone()),
             item_count,
         }
@@ -228,7 +233,7 @@ impl Reconciliation {
         let failed = self
             .failed_task_ids
             .iter()
-            .map(|id| Value::String(Arc::clone(id)));
+            .map(|id| Value::from(Arc::clone(id)));
         document.set("failed_task_ids", Value::array(failed.collect()));
         document.into()
     }

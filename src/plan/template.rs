@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use super::Error;
 use super::grouping::Group;
-use crate::json::{self, Object, Value};
+use crate::json::{self, Object, Shape, Shapes, Value};
 
 /// A compiled template.
 #[derive(Clone, Debug)]
@@ -21,7 +21,8 @@ pub(super) enum Template {
     /// Text with expressions in it.
     Text(Vec<Part>),
     Array(Vec<Template>),
-    Object(Vec<(Arc<str>, Template)>),
+    /// Keys, and a template for each of them.
+    Object(Arc<Shape>, Vec<Template>),
 }
 
 #[derive(Clone, Debug)]
@@ -42,6 +43,9 @@ pub(super) enum Expression {
 /// The names that are computed rather than looked up.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Computed {
+    Key,
+    Index,
+    Items,
     ItemCount,
     ItemIds,
     PacketIds,
@@ -79,16 +83,20 @@ pub(super) struct TextBudget {
     left: usize,
     /// Kept from one text to the next.
     buffer: String,
+    /// Shapes of objects that lack what their template has.
+    shapes: Shapes,
 }
 
 /// The least that a member takes when printed, beside its key: quotes, colon, value, comma.
 const MEMBER_BYTES: usize = 5;
 /// The least that an element takes.
 const ELEMENT_BYTES: usize = 2;
+/// What is missing costs no memory, but time.
+pub(super) const MISSING_COST: usize = 1;
 
-/// The least that an object's members take when printed.
-pub(super) fn least_bytes(object: &Object) -> usize {
-    object.iter().map(|(key, _)| key.len() + MEMBER_BYTES).sum()
+/// The least that a member takes when printed.
+pub(super) fn member_cost(key: &str) -> usize {
+    key.len() + MEMBER_BYTES
 }
 
 impl TextBudget {
@@ -98,7 +106,17 @@ impl TextBudget {
             limit,
             left: limit,
             buffer: String::new(),
+            shapes: Shapes::default(),
         }
+    }
+
+    /// The object without the members at these positions.
+    pub(super) fn without(&mut self, mut object: Object, missing: &[usize]) -> Object {
+        if !missing.is_empty() {
+            object.remove_all(missing);
+            self.shapes.share(&mut object);
+        }
+        object
     }
 
     pub(super) fn spend(&mut self, bytes: usize) -> Result<(), Error> {
@@ -123,12 +141,12 @@ impl Template {
             Value::Object(object) => {
                 let members: Vec<_> = object
                     .iter()
-                    .map(|(key, value)| (Arc::clone(key), Self::compile(value)))
+                    .map(|(_, value)| Self::compile(value))
                     .collect();
-                if members.iter().all(|(_, member)| member.is_constant()) {
+                if members.iter().all(Self::is_constant) {
                     return Self::Constant(template.clone());
                 }
-                Self::Object(members)
+                Self::Object(Arc::clone(object.shape()), members)
             }
             scalar => Self::Constant(scalar.clone()),
         }
@@ -205,61 +223,27 @@ impl Template {
                 }
                 Some(Value::array(values))
             }
-            Self::Object(members) => {
-                let mut object = Object::with_capacity(members.len());
-                render_members(members, scope, budget, &mut object)?;
-                Some(object.into())
+            Self::Object(shape, members) => {
+                let mut values = Vec::with_capacity(members.len());
+                let mut missing = Vec::new();
+                for (position, (key, member)) in shape.keys().iter().zip(members).enumerate() {
+                    match member.render(scope, budget)? {
+                        Some(value) => {
+                            budget.spend(member_cost(key))?;
+                            values.push(value);
+                        }
+                        None => {
+                            budget.spend(MISSING_COST)?;
+                            missing.push(position);
+                            values.push(Value::Null);
+                        }
+                    }
+                }
+                let object = Object::of_shape(Arc::clone(shape), values);
+                Some(budget.without(object, &missing).into())
             }
         })
     }
-
-    /// Renders into an object that is there already. What does not render to an object is answered as it is.
-    pub(super) fn render_into(
-        &self,
-        object: &mut Object,
-        scope: &Scope<'_>,
-        budget: &mut TextBudget,
-    ) -> Result<Result<(), Option<Value>>, Error> {
-        if let Self::Object(members) = self {
-            render_members(members, scope, budget, object)?;
-            return Ok(Ok(()));
-        }
-        Ok(match self.render(scope, budget)? {
-            Some(Value::Object(rendered)) => {
-                object.extend(&rendered);
-                Ok(())
-            }
-            other => Err(other),
-        })
-    }
-
-    /// How many members the rendered object is likely to have.
-    pub(super) fn member_count(&self) -> usize {
-        match self {
-            Self::Object(members) => members.len(),
-            Self::Constant(Value::Object(object)) => object.len(),
-            _ => 0,
-        }
-    }
-}
-
-fn render_members(
-    members: &[(Arc<str>, Template)],
-    scope: &Scope<'_>,
-    budget: &mut TextBudget,
-    object: &mut Object,
-) -> Result<(), Error> {
-    for (key, member) in members {
-        match member.render(scope, budget)? {
-            Some(value) => {
-                budget.spend(key.len() + MEMBER_BYTES)?;
-                object.set(Arc::clone(key), value);
-            }
-            // Costs no memory, but time.
-            None => budget.spend(1)?,
-        }
-    }
-    Ok(())
 }
 
 /// Splits off the leftmost expression: `{{`, at least one character other than `}`, `}}`.
@@ -285,6 +269,9 @@ impl Expression {
     fn read(text: &str) -> Self {
         let path = json::trim(text);
         match path {
+            "group.key" => Self::Computed(Computed::Key),
+            "group.index" => Self::Computed(Computed::Index),
+            "group.items" => Self::Computed(Computed::Items),
             "group.item_count" => Self::Computed(Computed::ItemCount),
             "group.item_ids" => Self::Computed(Computed::ItemIds),
             "group.packet_ids" => Self::Computed(Computed::PacketIds),
@@ -335,13 +322,16 @@ impl<'s> GroupScope<'s> {
     }
 
     fn computed(&self, computed: Computed) -> Value {
-        let made = match computed {
+        let (made, make): (_, fn(&[Value]) -> Value) = match computed {
+            Computed::Key => return self.group.key.clone().into(),
+            Computed::Index => return self.index.into(),
+            Computed::Items => return Value::Array(Arc::clone(&self.group.items)),
             Computed::ItemCount => return self.group.items.len().into(),
-            Computed::ItemIds => &self.item_ids,
-            Computed::PacketIds => &self.packet_ids,
-            Computed::FindingIds => &self.finding_ids,
+            Computed::ItemIds => (&self.item_ids, item_ids),
+            Computed::PacketIds => (&self.packet_ids, packet_ids),
+            Computed::FindingIds => (&self.finding_ids, finding_ids),
         };
-        made.get_or_init(|| computed.of(&self.group.items)).clone()
+        made.get_or_init(|| make(&self.group.items)).clone()
     }
 
     fn whole(&self) -> Value {
@@ -370,32 +360,30 @@ impl<'s> GroupScope<'s> {
 
     fn member(&self, name: &str) -> Option<Value> {
         Some(match name {
-            "key" => Value::String(Arc::clone(&self.group.key)),
-            "index" => self.index.into(),
-            "items" => Value::Array(Arc::clone(&self.group.items)),
+            "key" => self.computed(Computed::Key),
+            "index" => self.computed(Computed::Index),
+            "items" => self.computed(Computed::Items),
             _ => return None,
         })
     }
 }
 
-impl Computed {
-    fn of(self, items: &[Value]) -> Value {
-        match self {
-            Self::ItemCount => items.len().into(),
-            Self::ItemIds => ids(items, ["id", "key"]),
-            Self::FindingIds => ids(items, ["finding_id", "id"]),
-            Self::PacketIds => {
-                let mut seen = HashSet::new();
-                let texts = items
-                    .iter()
-                    .filter_map(|item| item.get("packet_id"))
-                    .map(Value::shared_text);
-                let distinct =
-                    texts.filter(|text| !text.is_empty() && seen.insert(Arc::clone(text)));
-                Value::array(distinct.map(Value::String).collect())
-            }
-        }
-    }
+fn item_ids(items: &[Value]) -> Value {
+    ids(items, ["id", "key"])
+}
+
+fn finding_ids(items: &[Value]) -> Value {
+    ids(items, ["finding_id", "id"])
+}
+
+fn packet_ids(items: &[Value]) -> Value {
+    let mut seen = HashSet::new();
+    let texts = items
+        .iter()
+        .filter_map(|item| item.get("packet_id"))
+        .map(Value::usable_text);
+    let distinct = texts.filter(|text| !text.is_empty() && seen.insert(text.clone()));
+    Value::array(distinct.map(Value::String).collect())
 }
 
 /// Text of the first field that has any, else the item's index counted from 1.
@@ -412,10 +400,10 @@ fn ids(items: &[Value], fields: [&str; 2]) -> Value {
                     .and_then(|index| index.text().parse().ok());
                 Value::string(&(index.unwrap_or(position) + 1).to_string())
             },
-            |value| Value::String(value.shared_text()),
+            |value| Value::String(value.usable_text()),
         )
     };
-    Value::array(items.iter().enumerate().map(id).collect())
+    Value::Array(items.iter().enumerate().map(id).collect())
 }
 
 #[cfg(test)]
