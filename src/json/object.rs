@@ -237,7 +237,6 @@ impl Shapes {
     pub fn shared(&mut self, shape: Arc<Shape>) -> Arc<Shape> {
         // The high half of the product depends on every bit of `names`.
         let mixed = shape.names.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32;
-        #[expect(clippy::cast_possible_truncation, reason = "it has 32 bits")]
         let place = &mut self.recent[(mixed as usize + shape.len()) % Self::PLACES];
         match place {
             Some(known) if Arc::ptr_eq(known, &shape) || known.keys == shape.keys => {
