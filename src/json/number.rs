@@ -40,6 +40,16 @@ impl Number {
         }
     }
 
+    /// Appends the number as it prints.
+    pub(super) fn write(&self, out: &mut String) {
+        match self {
+            Self::Int(value) => out.push_str(itoa::Buffer::new().format(*value)),
+            Self::UInt(value) => out.push_str(itoa::Buffer::new().format(*value)),
+            Self::Digits(digits) => out.push_str(digits),
+            Self::Float(value) => out.push_str(ryu_js::Buffer::new().format_finite(*value)),
+        }
+    }
+
     /// The number as a double, rounded if it is a long integer.
     #[must_use]
     #[expect(clippy::cast_precision_loss, reason = "rounding is what is asked for")]
@@ -62,12 +72,9 @@ impl From<usize> for Number {
 /// The number as JSON prints it, after ECMAScript: `1.0` is `1`, `1e21` is `1e+21`, `-0` is `0`.
 impl fmt::Display for Number {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Int(value) => write!(f, "{value}"),
-            Self::UInt(value) => write!(f, "{value}"),
-            Self::Digits(digits) => f.write_str(digits),
-            Self::Float(value) => f.write_str(ryu_js::Buffer::new().format_finite(*value)),
-        }
+        let mut text = String::new();
+        self.write(&mut text);
+        f.write_str(&text)
     }
 }
 

@@ -232,24 +232,17 @@ impl Default for Shapes {
 impl Shapes {
     const PLACES: usize = 64;
 
-    /// The shape itself, or an equal one that was seen before.
-    #[must_use]
-    pub fn shared(&mut self, shape: Arc<Shape>) -> Arc<Shape> {
+    /// Makes the object share its shape with an equal one that was seen before.
+    pub fn share(&mut self, object: &mut Object) {
+        let shape = &mut object.shape;
         // The high half of the product depends on every bit of `names`.
         let mixed = shape.names.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32;
         let place = &mut self.recent[(mixed as usize + shape.len()) % Self::PLACES];
         match place {
-            Some(known) if Arc::ptr_eq(known, &shape) || known.keys == shape.keys => {
-                Arc::clone(known)
-            }
-            _ => Arc::clone(place.insert(shape)),
+            Some(known) if Arc::ptr_eq(known, shape) => {}
+            Some(known) if known.keys == shape.keys => *shape = Arc::clone(known),
+            _ => *place = Some(Arc::clone(shape)),
         }
-    }
-
-    /// Makes the object share its shape with an equal one that was seen before.
-    pub fn share(&mut self, object: &mut Object) {
-        let shape = std::mem::take(&mut object.shape);
-        object.shape = self.shared(shape);
     }
 }
 

@@ -146,8 +146,11 @@ impl Value {
         if path.is_empty() {
             return None;
         }
-        let mut here = Cow::Borrowed(self);
-        for part in path.split('.') {
+        let Some((first, rest)) = path.split_once('.') else {
+            return self.step(path);
+        };
+        let mut here = self.step(first)?;
+        for part in rest.split('.') {
             here = match here {
                 Cow::Borrowed(value) => value.step(part)?,
                 Cow::Owned(value) => Cow::Owned(value.step(part)?.into_owned()),

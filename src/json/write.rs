@@ -117,12 +117,15 @@ fn write_pretty<E>(
 }
 
 fn new_line(out: &mut String, position: usize, depth: usize) {
+    /// The white space of most lines.
+    const INDENTED: &str = "\n                                ";
     if position > 0 {
         out.push(',');
     }
-    out.push('\n');
-    for _ in 0..depth {
-        out.push_str("  ");
+    let indented = INDENTED.len().min(1 + 2 * depth);
+    out.push_str(&INDENTED[..indented]);
+    for _ in indented..=2 * depth {
+        out.push(' ');
     }
 }
 
@@ -131,9 +134,7 @@ fn write_scalar(out: &mut String, value: &Value) {
         Value::Null => out.push_str("null"),
         Value::Bool(true) => out.push_str("true"),
         Value::Bool(false) => out.push_str("false"),
-        Value::Number(number) => {
-            let _ = write!(out, "{number}");
-        }
+        Value::Number(number) => number.write(out),
         Value::String(text) => write_string(out, text),
         Value::Array(_) | Value::Object(_) => unreachable!("not a scalar"),
     }
@@ -142,13 +143,13 @@ fn write_scalar(out: &mut String, value: &Value) {
 /// Appends a string in quotes, escaping only what must be.
 pub fn write_string(out: &mut String, text: &str) {
     out.push('"');
-    let mut copied = 0;
-    for (position, byte) in text.bytes().enumerate() {
-        if byte >= b' ' && byte != b'"' && byte != b'\\' {
-            continue;
-        }
-        out.push_str(&text[copied..position]);
-        copied = position + 1;
+    let mut rest = text;
+    loop {
+        let plain = plain_length(rest.as_bytes());
+        out.push_str(&rest[..plain]);
+        let Some(byte) = rest.as_bytes().get(plain) else {
+            break;
+        };
         match byte {
             b'"' => out.push_str("\\\""),
             b'\\' => out.push_str("\\\\"),
@@ -161,7 +162,19 @@ pub fn write_string(out: &mut String, text: &str) {
                 let _ = write!(out, "\\u{other:04x}");
             }
         }
+        rest = &rest[plain + 1..];
     }
-    out.push_str(&text[copied..]);
     out.push('"');
+}
+
+/// How many bytes at the beginning need no escape.
+fn plain_length(bytes: &[u8]) -> usize {
+    let needs_escape = |byte: &u8| *byte < b' ' || *byte == b'"' || *byte == b'\\';
+    // Eight at a time, without a branch for each of them.
+    let chunks = bytes.chunks_exact(8);
+    let plain =
+        chunks.take_while(|chunk| !chunk.iter().fold(false, |any, b| any | needs_escape(b)));
+    let from = plain.count() * 8;
+    let at = bytes[from..].iter().position(needs_escape);
+    at.map_or(bytes.len(), |at| from + at)
 }

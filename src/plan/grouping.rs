@@ -53,45 +53,51 @@ pub(super) fn group(
 /// First it is found out which group each item is in, so that each group's list is made once and at its size.
 pub(super) fn group_by(mut items: Vec<Value>, key: impl Fn(&Value) -> Text) -> Vec<Group> {
     let hasher = RandomState::new();
-    let mut positions: HashTable<usize> = HashTable::with_capacity(items.len());
-    let mut groups: Vec<(Text, usize)> = Vec::new();
-    let group_of = items.iter().map(|item| {
+    // Four bytes each, so that the table of a large plan stays in the cache.
+    let mut positions: HashTable<u32> = HashTable::with_capacity(items.len());
+    let mut groups: Vec<(Text, u32)> = Vec::with_capacity(items.len());
+    let mut group_of: Vec<u32> = Vec::with_capacity(items.len());
+    for item in &items {
         let key = key(item);
         let entry = positions.entry(
             hasher.hash_one(&key),
-            |group| groups[*group].0 == key,
-            |group| hasher.hash_one(&groups[*group].0),
+            |group| groups[*group as usize].0 == key,
+            |group| hasher.hash_one(&groups[*group as usize].0),
         );
-        match entry {
-            Entry::Occupied(group) => {
-                groups[*group.get()].1 += 1;
-                *group.get()
-            }
+        let group = match entry {
+            Entry::Occupied(group) => *group.get(),
             Entry::Vacant(place) => {
-                place.insert(groups.len());
-                groups.push((key, 1));
-                groups.len() - 1
+                #[expect(clippy::cast_possible_truncation, reason = "memory ends before that")]
+                let group = groups.len() as u32;
+                place.insert(group);
+                groups.push((key, 0));
+                group
             }
-        }
-    });
-    let group_of: Vec<usize> = group_of.collect();
+        };
+        groups[group as usize].1 += 1;
+        group_of.push(group);
+    }
 
-    // The items' places, sorted by group: where each group's part begins, and then grows.
-    let mut part_end = 0;
-    let mut ends: Vec<usize> = Vec::with_capacity(groups.len());
+    // The items' positions sorted by group. Each group's part grows from where the one before it will end.
+    let mut begins_at = 0;
+    let mut ends: Vec<u32> = Vec::with_capacity(groups.len());
     for (_, size) in &groups {
-        ends.push(part_end);
-        part_end += size;
+        ends.push(begins_at);
+        begins_at += size;
     }
-    let mut in_order = vec![0; items.len()];
-    for (item, group) in group_of.into_iter().enumerate() {
-        in_order[ends[group]] = item;
-        ends[group] += 1;
+    let mut sorted: Vec<u32> = vec![0; items.len()];
+    for (item, group) in (0..).zip(group_of) {
+        let end = &mut ends[group as usize];
+        sorted[*end as usize] = item;
+        *end += 1;
     }
-    let group = |((key, size), end): ((Text, usize), usize)| {
-        let own = in_order[end - size..end].iter();
-        let items = own.map(|item| std::mem::take(&mut items[*item])).collect();
-        Group { key, items }
+    let group = |((key, size), end): ((Text, u32), u32)| {
+        let own = sorted[(end - size) as usize..end as usize].iter();
+        let items = own.map(|item| std::mem::take(&mut items[*item as usize]));
+        Group {
+            key,
+            items: items.collect(),
+        }
     };
     groups.into_iter().zip(ends).map(group).collect()
 }

@@ -119,11 +119,16 @@ impl TextBudget {
         object
     }
 
-    pub(super) fn spend(&mut self, bytes: usize) -> Result<(), Error> {
-        let left = self.left.checked_sub(bytes);
-        self.left = left
-            .ok_or_else(|| Error::over(self.field, "bytes of text from templates", self.limit))?;
+    /// Counts bytes. The error is boxed, because every part of a template answers with it or a small value.
+    pub(super) fn spend(&mut self, bytes: usize) -> Result<(), Box<Error>> {
+        self.left = self.left.checked_sub(bytes).ok_or_else(|| self.error())?;
         Ok(())
+    }
+
+    #[cold]
+    fn error(&self) -> Box<Error> {
+        let error = Error::over(self.field, "bytes of text from templates", self.limit);
+        Box::new(error)
     }
 }
 
@@ -184,7 +189,7 @@ impl Template {
         &self,
         scope: &Scope<'_>,
         budget: &mut TextBudget,
-    ) -> Result<Option<Value>, Error> {
+    ) -> Result<Option<Value>, Box<Error>> {
         Ok(match self {
             Self::Constant(value) => Some(value.clone()),
             Self::Exact(expression) => expression.evaluate(scope),
@@ -195,19 +200,11 @@ impl Template {
                     let before = text.len();
                     match part {
                         Part::Literal(literal) => text.push_str(literal),
-                        Part::Expression(expression) => match expression.evaluate(scope) {
-                            None | Some(Value::Null) => {}
-                            Some(Value::String(value)) => text.push_str(&value),
-                            Some(value) => {
-                                if !json::write_compact_within(
-                                    &mut text,
-                                    &value,
-                                    before + budget.left,
-                                ) {
-                                    budget.spend(budget.left + 1)?;
-                                }
+                        Part::Expression(expression) => {
+                            if !expression.write(scope, &mut text, before + budget.left) {
+                                return Err(budget.error());
                             }
-                        },
+                        }
                     }
                     budget.spend(text.len() - before)?;
                 }
@@ -280,6 +277,23 @@ impl Expression {
                 Some((root, below)) => Self::Path(root.to_owned(), Some(below.to_owned())),
                 None => Self::Path(path.to_owned(), None),
             },
+        }
+    }
+
+    /// Appends what the expression finds as text, and stops with `false` soon after `out` is longer than `limit`.
+    fn write(&self, scope: &Scope<'_>, out: &mut String, limit: usize) -> bool {
+        // The most usual one, without a value in between.
+        if let (Self::Computed(Computed::Key), Some(group)) = (self, &scope.group) {
+            out.push_str(&group.group.key);
+            return true;
+        }
+        match self.evaluate(scope) {
+            None | Some(Value::Null) => true,
+            Some(Value::String(text)) => {
+                out.push_str(&text);
+                true
+            }
+            Some(value) => json::write_compact_within(out, &value, limit),
         }
     }
 
