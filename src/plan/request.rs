@@ -37,8 +37,9 @@ struct Requests<'c> {
 
 /// The members that the template gives a task request, behind its `id` and `group_key`.
 enum Body<'c> {
-    /// Keys in their order, and for each of the template's members where it stands and what it costs.
-    Members(Arc<Shape>, Vec<(usize, usize, &'c Template)>),
+    /// Keys in their order, and for each of them its template and what it costs; `id` and `group_key`, which come
+    /// first, may have none.
+    Members(Arc<Shape>, Vec<Option<(&'c Template, usize)>>),
     /// Constant members.
     Constant(&'c Object),
     /// No object, or perhaps one.
@@ -50,10 +51,12 @@ impl<'c> Body<'c> {
         match template {
             Template::Object(keys, templates) => {
                 let mut shape: Shape = ["id", "group_key"].map(Arc::from).into_iter().collect();
-                let member = |(key, template): (&Arc<str>, &'c Template)| {
-                    (shape.add(key), member_cost(key), template)
-                };
-                let members = keys.keys().iter().zip(templates).map(member).collect();
+                let mut members = vec![None; shape.len()];
+                for (key, template) in keys.keys().iter().zip(templates) {
+                    let place = shape.add(key);
+                    members.resize(shape.len(), None);
+                    members[place] = Some((template, member_cost(key)));
+                }
                 Self::Members(Arc::new(shape), members)
             }
             Template::Constant(Value::Object(object)) => Self::Constant(object),
@@ -72,23 +75,23 @@ impl<'c> Body<'c> {
             Self::Members(shape, members) => {
                 // Room for the orchestrator and the execution descriptor.
                 let mut values = Vec::with_capacity(shape.len() + 2);
-                values.resize(shape.len(), Value::Null);
                 let mut missing = Vec::new();
-                for (place, cost, member) in members {
-                    match member.render(scope, budget)? {
-                        Some(value) => {
-                            budget.spend(*cost)?;
-                            values[*place] = value;
-                        }
-                        None => {
-                            budget.spend(MISSING_COST)?;
-                            // The first two get a value in any case.
-                            missing.extend(Some(*place).filter(|place| *place >= 2));
-                        }
+                for (place, member) in members.iter().enumerate() {
+                    let Some((template, cost)) = member else {
+                        values.push(Value::Null);
+                        continue;
+                    };
+                    if template.render_onto(&mut values, scope, budget)? {
+                        budget.spend(*cost)?;
+                    } else {
+                        budget.spend(MISSING_COST)?;
+                        // The first two get a value in any case.
+                        missing.extend(Some(place).filter(|place| *place >= 2));
                     }
                 }
-                let request = Object::of_shape(Arc::clone(shape), values);
-                return Ok(budget.without(request, &missing));
+                let mut request = Object::of_shape(Arc::clone(shape), values);
+                budget.leave_out(&mut request, &missing);
+                return Ok(request);
             }
             Self::Constant(members) => *members,
             Self::Other(template) => match template.render(scope, budget)? {

@@ -110,13 +110,12 @@ impl TextBudget {
         }
     }
 
-    /// The object without the members at these positions.
-    pub(super) fn without(&mut self, mut object: Object, missing: &[usize]) -> Object {
+    /// Takes the members at these positions out of an object.
+    pub(super) fn leave_out(&mut self, object: &mut Object, missing: &[usize]) {
         if !missing.is_empty() {
             object.remove_all(missing);
-            self.shapes.share(&mut object);
+            self.shapes.share(object);
         }
-        object
     }
 
     /// Counts bytes. The error is boxed, because every part of a template answers with it or a small value.
@@ -190,9 +189,22 @@ impl Template {
         scope: &Scope<'_>,
         budget: &mut TextBudget,
     ) -> Result<Option<Value>, Box<Error>> {
-        Ok(match self {
-            Self::Constant(value) => Some(value.clone()),
-            Self::Exact(expression) => expression.evaluate(scope),
+        let mut values = Vec::with_capacity(1);
+        let found = self.render_onto(&mut values, scope, budget)?;
+        Ok(values.pop().filter(|_| found))
+    }
+
+    /// Renders onto the end of a list, a missing value as null; answers whether there was one. Values are made where
+    /// they stay: to hand them on is a good part of what they cost.
+    pub(super) fn render_onto(
+        &self,
+        values: &mut Vec<Value>,
+        scope: &Scope<'_>,
+        budget: &mut TextBudget,
+    ) -> Result<bool, Box<Error>> {
+        match self {
+            Self::Constant(value) => values.push(value.clone()),
+            Self::Exact(expression) => return Ok(expression.evaluate_onto(values, scope)),
             Self::Text(parts) => {
                 let mut text = std::mem::take(&mut budget.buffer);
                 text.clear();
@@ -208,38 +220,34 @@ impl Template {
                     }
                     budget.spend(text.len() - before)?;
                 }
-                let value = Value::string(&text);
+                values.push(Value::string(&text));
                 budget.buffer = text;
-                Some(value)
             }
             Self::Array(parts) => {
                 budget.spend(parts.len().saturating_mul(ELEMENT_BYTES))?;
-                let mut values = Vec::with_capacity(parts.len());
+                let mut elements = Vec::with_capacity(parts.len());
                 for part in parts {
-                    values.push(part.render(scope, budget)?.unwrap_or(Value::Null));
+                    part.render_onto(&mut elements, scope, budget)?;
                 }
-                Some(Value::array(values))
+                values.push(Value::array(elements));
             }
-            Self::Object(shape, members) => {
-                let mut values = Vec::with_capacity(members.len());
+            Self::Object(shape, templates) => {
+                let mut members = Vec::with_capacity(templates.len());
                 let mut missing = Vec::new();
-                for (position, (key, member)) in shape.keys().iter().zip(members).enumerate() {
-                    match member.render(scope, budget)? {
-                        Some(value) => {
-                            budget.spend(member_cost(key))?;
-                            values.push(value);
-                        }
-                        None => {
-                            budget.spend(MISSING_COST)?;
-                            missing.push(position);
-                            values.push(Value::Null);
-                        }
+                for (position, (key, template)) in shape.keys().iter().zip(templates).enumerate() {
+                    if template.render_onto(&mut members, scope, budget)? {
+                        budget.spend(member_cost(key))?;
+                    } else {
+                        budget.spend(MISSING_COST)?;
+                        missing.push(position);
                     }
                 }
-                let object = Object::of_shape(Arc::clone(shape), values);
-                Some(budget.without(object, &missing).into())
+                let mut object = Object::of_shape(Arc::clone(shape), members);
+                budget.leave_out(&mut object, &missing);
+                values.push(object.into());
             }
-        })
+        }
+        Ok(true)
     }
 }
 
@@ -295,6 +303,18 @@ impl Expression {
             }
             Some(value) => json::write_compact_within(out, &value, limit),
         }
+    }
+
+    /// Puts what the expression finds, or null, at the end of a list; answers whether it found something.
+    fn evaluate_onto(&self, values: &mut Vec<Value>, scope: &Scope<'_>) -> bool {
+        if let (Self::Computed(Computed::Key), Some(group)) = (self, &scope.group) {
+            values.push(Value::String(group.group.key.clone()));
+            return true;
+        }
+        let found = self.evaluate(scope);
+        let is_found = found.is_some();
+        values.push(found.unwrap_or_default());
+        is_found
     }
 
     fn evaluate(&self, scope: &Scope<'_>) -> Option<Value> {
