@@ -69,10 +69,87 @@ pub fn pretty_in_pieces<E>(
     value: &Value,
     mut take: impl FnMut(&str) -> Result<(), E>,
 ) -> Result<(), E> {
-    let mut out = String::with_capacity(PIECE_BYTES + PIECE_BYTES / 4);
-    write_pretty(&mut out, value, 0, &mut take)?;
+    let mut out = piece();
+    write_pretty(&mut out, value, 0, &mut |piece| {
+        take(piece)?;
+        piece.clear();
+        Ok(())
+    })?;
     out.push('\n');
     take(&out)
+}
+
+/// [`pretty`] for an object that is never in memory as a whole: it is put together member by member, and its long lists
+/// are written by [`pretty_elements`].
+#[derive(Debug, Default)]
+pub struct PrettyObject {
+    members: usize,
+    text: String,
+}
+
+impl PrettyObject {
+    /// Writes a member.
+    pub fn member(&mut self, key: &str, value: &Value) {
+        self.key(key);
+        let Ok(()) = write_pretty(&mut self.text, value, 1, &mut |_| Ok::<_, Infallible>(()));
+    }
+
+    /// Begins a member that is a list. The text so far belongs before its elements.
+    pub fn begin_list(&mut self, key: &str) {
+        self.key(key);
+        self.text.push('[');
+    }
+
+    /// Ends that list, which has so many elements.
+    pub fn end_list(&mut self, elements: usize) {
+        if elements > 0 {
+            new_line(&mut self.text, 0, 1);
+        }
+        self.text.push(']');
+    }
+
+    /// Ends the document.
+    pub fn end(&mut self) {
+        self.text
+            .push_str(if self.members == 0 { "{}\n" } else { "\n}\n" });
+    }
+
+    /// Hands out the text that was written since the last time.
+    pub fn take(&mut self) -> String {
+        std::mem::take(&mut self.text)
+    }
+
+    fn key(&mut self, key: &str) {
+        if self.members == 0 {
+            self.text.push('{');
+        }
+        new_line(&mut self.text, self.members, 1);
+        self.members += 1;
+        write_string(&mut self.text, key);
+        self.text.push_str(": ");
+    }
+}
+
+/// Elements of a list in a [`PrettyObject`], from the position `from` on, handed on piece by piece.
+///
+/// # Errors
+/// The first one of `elements` or `take`.
+pub fn pretty_elements<E>(
+    from: usize,
+    elements: impl Iterator<Item = Result<Value, E>>,
+    mut take: impl FnMut(String) -> Result<(), E>,
+) -> Result<(), E> {
+    let mut out = piece();
+    let mut take = |out: &mut String| take(std::mem::replace(out, piece()));
+    for (position, element) in (from..).zip(elements) {
+        new_line(&mut out, position, 2);
+        write_pretty(&mut out, &element?, 2, &mut take)?;
+    }
+    take(&mut out)
+}
+
+fn piece() -> String {
+    String::with_capacity(PIECE_BYTES + PIECE_BYTES / 4)
 }
 
 /// About how long the pieces of a document are; a longer string in it makes a longer one.
@@ -82,7 +159,7 @@ fn write_pretty<E>(
     out: &mut String,
     value: &Value,
     depth: usize,
-    take: &mut impl FnMut(&str) -> Result<(), E>,
+    take: &mut impl FnMut(&mut String) -> Result<(), E>,
 ) -> Result<(), E> {
     match value {
         Value::Array(values) if !values.is_empty() => {
@@ -111,7 +188,6 @@ fn write_pretty<E>(
     }
     if out.len() >= PIECE_BYTES {
         take(out)?;
-        out.clear();
     }
     Ok(())
 }

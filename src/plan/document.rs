@@ -6,17 +6,14 @@ use std::sync::Arc;
 use hashbrown::hash_table::{Entry, HashTable};
 
 use super::Error;
-use super::config::Config;
-use super::grouping::Group;
 use super::identity::canonical_id;
-use crate::json::{Object, Shape, Value};
+use super::outline::Outline;
+use crate::json::{Object, Value};
 
 /// A plan: what the plan document says.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Plan {
-    schema: Value,
-    orchestrator: Value,
-    summary: Value,
+    head: Object,
     groups: Arc<[Value]>,
     task_requests: Arc<[Value]>,
     reconciliation: Value,
@@ -24,42 +21,14 @@ pub struct Plan {
 }
 
 impl Plan {
-    pub(super) fn new(config: &Config, groups: &[Group], task_requests: Vec<Value>) -> Self {
-        let item_count = groups.iter().map(|group| group.items.len()).sum();
-        let mut summary = Object::default();
-        summary.set("item_count", item_count);
-        summary.set("group_count", groups.len());
-        summary.set("task_count", task_requests.len());
-        summary.set("config_schema", config.schema.clone());
-        if let Some(more) = &config.summary {
-            summary.extend(more);
-        }
-        let reconciliation = Reconciliation {
-            group_count: groups.len(),
-            task_count: task_requests.len(),
-            ..Reconciliation::default()
-        };
-        let shape: Shape = ["key", "index", "item_count"]
-            .map(Arc::from)
-            .into_iter()
-            .collect();
-        let shape = Arc::new(shape);
-        let group_entry = |(index, group): (usize, &Group)| {
-            let values = vec![
-                group.key.clone().into(),
-                index.into(),
-                group.items.len().into(),
-            ];
-            Value::from(Object::of_shape(Arc::clone(&shape), values))
-        };
+    pub(super) fn new(outline: &Outline, task_requests: Vec<Value>) -> Self {
+        let groups = outline.group_entries(0..outline.group_count());
         Self {
-            schema: config.plan_schema.clone(),
-            orchestrator: config.orchestrator.clone(),
-            summary: summary.into(),
-            groups: groups.iter().enumerate().map(group_entry).collect(),
+            head: outline.head(),
+            groups: groups.collect(),
             task_requests: task_requests.into(),
-            reconciliation: reconciliation.document(config.reconciliation_schema.clone()),
-            item_count,
+            reconciliation: outline.reconciliation(),
+            item_count: outline.item_count(),
         }
     }
 
@@ -97,11 +66,7 @@ impl Plan {
     /// The plan document without groups, task requests and reconciliation.
     #[must_use]
     pub fn head(&self) -> Object {
-        let mut head = Object::with_capacity(6);
-        head.set("schema", self.schema.clone());
-        head.set("orchestrator", self.orchestrator.clone());
-        head.set("summary", self.summary.clone());
-        head
+        self.head.clone()
     }
 
     /// The identities of the task requests, in plan order.

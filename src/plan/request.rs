@@ -8,21 +8,8 @@ use super::grouping::{Group, first_text};
 use super::template::{GroupScope, MISSING_COST, Scope, Template, TextBudget, member_cost};
 use crate::json::{Object, Setter, Shape, Shapes, Text, Value};
 
-pub(super) fn render_all(
-    config: &Config,
-    groups: &[Group],
-    template_text_bytes: usize,
-) -> Result<Vec<Value>, Error> {
-    let mut requests = Requests::new(config, template_text_bytes);
-    let mut rendered = Vec::with_capacity(groups.len());
-    for (index, group) in groups.iter().enumerate() {
-        rendered.push(requests.render(group, index)?);
-    }
-    Ok(rendered)
-}
-
 /// What it takes to render one task request after the other.
-struct Requests<'c> {
+pub(super) struct Requests<'c> {
     config: &'c Config,
     body: Body<'c>,
     id_prefix: String,
@@ -117,7 +104,7 @@ impl<'c> Body<'c> {
 }
 
 impl<'c> Requests<'c> {
-    fn new(config: &'c Config, template_text_bytes: usize) -> Self {
+    pub(super) fn new(config: &'c Config, template_text_bytes: usize) -> Self {
         let orchestrator = config.orchestrator.as_object();
         let cost = |object: &Object| object.iter().map(|(key, _)| member_cost(key)).sum();
         Self {
@@ -133,7 +120,30 @@ impl<'c> Requests<'c> {
         }
     }
 
-    fn render(&mut self, group: &Group, index: usize) -> Result<Value, Error> {
+    /// Whether it can be told without rendering that all these groups render to objects within the budget.
+    pub(super) fn surely_fit(&self, groups: &[Group]) -> bool {
+        let longest_key = groups.iter().map(|group| group.key.len()).max();
+        let longest_key = longest_key.unwrap_or_default();
+        let body = match &self.body {
+            Body::Members(_, members) => members.iter().flatten().try_fold(0, |sum, member| {
+                let (template, cost) = member;
+                Some(template.most_cost(longest_key)? + cost + sum)
+            }),
+            Body::Constant(_) => Some(0),
+            Body::Other(_) => None,
+        };
+        let runtime_execution = self.config.runtime_execution.as_ref();
+        let runtime_execution =
+            runtime_execution.map_or(Some(0), |template| template.most_cost(longest_key));
+        let (Some(body), Some(runtime_execution)) = (body, runtime_execution) else {
+            return false;
+        };
+        let id = self.id_prefix.len() + 1 + longest_key;
+        let each = body + runtime_execution + id + self.orchestrator_cost;
+        self.budget.allows(each.saturating_mul(groups.len()))
+    }
+
+    pub(super) fn render(&mut self, group: &Group, index: usize) -> Result<Value, Error> {
         let config = self.config;
         let scope = Scope {
             group: Some(GroupScope::new(group, index)),

@@ -91,6 +91,8 @@ pub(super) struct TextBudget {
 const MEMBER_BYTES: usize = 5;
 /// The least that an element takes.
 const ELEMENT_BYTES: usize = 2;
+/// The most that a count takes.
+const INTEGER_BYTES: usize = 20;
 /// What is missing costs no memory, but time.
 pub(super) const MISSING_COST: usize = 1;
 
@@ -116,6 +118,11 @@ impl TextBudget {
             object.remove_all(missing);
             self.shapes.share(object);
         }
+    }
+
+    /// Whether so much may be spent.
+    pub(super) fn allows(&self, bytes: usize) -> bool {
+        bytes <= self.left
     }
 
     /// Counts bytes. The error is boxed, because every part of a template answers with it or a small value.
@@ -181,6 +188,34 @@ impl Template {
 
     fn is_constant(&self) -> bool {
         matches!(self, Self::Constant(_))
+    }
+
+    /// The most that one group costs of the budget, if that can be told without rendering.
+    pub(super) fn most_cost(&self, longest_key: usize) -> Option<usize> {
+        let sum = |templates: &[Self]| {
+            let costs = templates.iter().map(|it| it.most_cost(longest_key));
+            costs.sum::<Option<usize>>()
+        };
+        Some(match self {
+            Self::Constant(_) | Self::Exact(_) => 0,
+            Self::Text(parts) => {
+                let part = |part: &Part| match part {
+                    Part::Literal(literal) => Some(literal.len()),
+                    Part::Expression(Expression::Computed(computed)) => match computed {
+                        Computed::Key => Some(longest_key),
+                        Computed::Index | Computed::ItemCount => Some(INTEGER_BYTES),
+                        _ => None,
+                    },
+                    Part::Expression(Expression::Path(..)) => None,
+                };
+                parts.iter().map(part).sum::<Option<usize>>()?
+            }
+            Self::Array(parts) => sum(parts)? + parts.len() * ELEMENT_BYTES,
+            Self::Object(shape, templates) => {
+                let keys = shape.keys().iter().map(|key| member_cost(key));
+                sum(templates)? + keys.sum::<usize>()
+            }
+        })
     }
 
     /// Renders; `None` is a missing value, which leaves its object or becomes null in its list.
