@@ -12,7 +12,7 @@ use crate::json::{PrettyObject, Value, pretty_elements};
 use crate::plan::{Error, Outline};
 
 /// Items and groups that one thread takes at a time; a larger group is taken by itself.
-const PART: usize = 512;
+const PART: usize = 1_024;
 /// Pieces of text that a thread may be ahead of the writer.
 const PIECES_AHEAD: usize = 8;
 /// Most threads that make text. Writing it is one thread's work, which several of these keep busy.

@@ -125,8 +125,7 @@ impl PrettyObject {
         }
         new_line(&mut self.text, self.members, 1);
         self.members += 1;
-        write_string(&mut self.text, key);
-        self.text.push_str(": ");
+        write_pretty_key(&mut self.text, key);
     }
 }
 
@@ -153,7 +152,7 @@ fn piece() -> String {
 }
 
 /// About how long the pieces of a document are; a longer string in it makes a longer one.
-const PIECE_BYTES: usize = 64 << 10;
+const PIECE_BYTES: usize = 128 << 10;
 
 fn write_pretty<E>(
     out: &mut String,
@@ -175,8 +174,7 @@ fn write_pretty<E>(
             out.push('{');
             for (position, (key, value)) in object.iter().enumerate() {
                 new_line(out, position, depth + 1);
-                write_string(out, key);
-                out.push_str(": ");
+                write_pretty_key(out, key);
                 write_pretty(out, value, depth + 1, take)?;
             }
             new_line(out, 0, depth);
@@ -193,14 +191,11 @@ fn write_pretty<E>(
 }
 
 fn new_line(out: &mut String, position: usize, depth: usize) {
-    /// The white space of most lines.
-    const INDENTED: &str = "\n                                ";
-    if position > 0 {
-        out.push(',');
-    }
-    let indented = INDENTED.len().min(1 + 2 * depth);
-    out.push_str(&INDENTED[..indented]);
-    for _ in indented..=2 * depth {
+    /// How most lines begin.
+    const INDENTED: &str = ",\n                                ";
+    let indented = INDENTED.len().min(2 + 2 * depth);
+    out.push_str(&INDENTED[usize::from(position == 0)..indented]);
+    for _ in indented..2 + 2 * depth {
         out.push(' ');
     }
 }
@@ -218,6 +213,18 @@ fn write_scalar(out: &mut String, value: &Value) {
 
 /// Appends a string in quotes, escaping only what must be.
 pub fn write_string(out: &mut String, text: &str) {
+    write_begun_string(out, text);
+    out.push('"');
+}
+
+/// Appends a key as a line of a pretty document has it.
+fn write_pretty_key(out: &mut String, key: &str) {
+    write_begun_string(out, key);
+    out.push_str("\": ");
+}
+
+/// Appends a string without the quote at its end.
+fn write_begun_string(out: &mut String, text: &str) {
     out.push('"');
     let mut rest = text;
     loop {
@@ -240,7 +247,6 @@ pub fn write_string(out: &mut String, text: &str) {
         }
         rest = &rest[plain + 1..];
     }
-    out.push('"');
 }
 
 /// How many bytes at the beginning need no escape.
