@@ -8,6 +8,7 @@
 //! is what planning and printing many of them costs. [`scan`] reads one object's members without building a tree; the
 //! record path uses it.
 
+mod build;
 mod number;
 mod object;
 mod parse;

@@ -5,6 +5,7 @@
 
 mod config;
 mod document;
+mod expression;
 mod findings;
 mod grouping;
 mod identity;

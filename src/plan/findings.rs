@@ -3,8 +3,9 @@
 use std::sync::Arc;
 
 use super::config::{object_or_empty, path};
+use super::expression::Scope;
 use super::grouping::{Group, first_text, group_by};
-use super::template::{Scope, Template, TextBudget};
+use super::template::{Template, TextBudget};
 use super::{Error, Limits, first_present};
 use crate::json::{Object, Shape, Text, Value};
 

@@ -4,8 +4,9 @@ use std::sync::Arc;
 
 use super::Error;
 use super::config::Config;
+use super::expression::{GroupScope, Scope};
 use super::grouping::{Group, first_text};
-use super::template::{GroupScope, MISSING_COST, Scope, Template, TextBudget, member_cost};
+use super::template::{MISSING_COST, Template, TextBudget, member_cost};
 use crate::json::{Object, Setter, Shape, Shapes, Text, Value};
 
 /// What it takes to render one task request after the other.
