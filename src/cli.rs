@@ -6,6 +6,7 @@ mod display;
 mod documents;
 mod executor;
 mod files;
+mod plan_document;
 mod plans;
 mod print;
 mod quarantine;

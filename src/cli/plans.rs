@@ -5,7 +5,8 @@ use std::path::PathBuf;
 use clap::Args;
 
 use super::client::{ServerAddress, connect, explain};
-use super::files::{write_document, write_out};
+use super::files::write_out;
+use super::plan_document::write_plan;
 use super::print::{self, json_line, printable, short, table};
 use super::registered::{self, Ending, PlanInput};
 use super::{DONE, Failure, Outcome};
@@ -107,7 +108,7 @@ pub(super) async fn plan(command: PlanCommand) -> Outcome {
     }
     let input = command.input.read()?;
     let request = command.register.then(|| input.request());
-    let document = input.document()?;
+    let outline = input.outline()?;
     if let Some(request) = request {
         let mut client = connect(&command.server.server).await?;
         let mut request = PlanRequest {
@@ -129,7 +130,7 @@ pub(super) async fn plan(command: PlanCommand) -> Outcome {
             plan.counts.unwrap_or_default().tasks
         );
     }
-    write_document(command.output.as_deref(), &document)?;
+    write_plan(command.output.as_deref(), outline)?;
     Ok(DONE)
 }
 

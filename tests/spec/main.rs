@@ -15,6 +15,8 @@ mod health;
 mod hostile;
 mod journal;
 mod json;
+mod objects;
+mod outline;
 mod panics;
 mod planning;
 mod plans;
