@@ -49,8 +49,8 @@ pub struct Limits {
         value_name = "N"
     )]
     pub plans_max: usize,
-    /// Most bytes of rendered task requests in one plan.
-    #[arg(long, env = "FANOUT_TASK_REQUEST_BYTES_MAX", default_value_t = 512 << 20, value_name = "BYTES")]
+    /// Most bytes of rendered task requests in one plan, below 4 GiB.
+    #[arg(long, env = "FANOUT_TASK_REQUEST_BYTES_MAX", default_value_t = 512 << 20, value_name = "BYTES", value_parser = task_request_bytes)]
     pub task_request_bytes_max: usize,
     /// Deepest nesting of a JSON document.
     #[arg(long, env = "FANOUT_JSON_DEPTH_MAX", default_value_t = 512, value_name = "LEVELS", value_parser = json_depth)]
@@ -123,6 +123,11 @@ fn whole_number(text: &str, range: RangeInclusive<usize>) -> Result<usize, Strin
     } else {
         Err(format!("expected {least} to {most}"))
     }
+}
+
+/// Names of tasks, which are parts of their requests, are kept with 32 bits for their places.
+fn task_request_bytes(text: &str) -> Result<usize, String> {
+    whole_number(text, 0..=u32::MAX as usize)
 }
 
 /// The parser recurses; deeper than this it would need more stack than a worker thread has.

@@ -164,11 +164,11 @@ impl Spec {
             .filter_map(Value::as_object)
             .map(Keys::of)
             .collect();
-        let mut left = request_bytes;
-        let mut tasks = Vec::with_capacity(requests.len());
-        for (request, id) in requests.iter().zip(identities.in_order()) {
-            let mut text = String::new();
-            if !json::write_compact_within(&mut text, request, left) {
+        // One text for all, of which each task has its piece.
+        let mut text = String::new();
+        let mut ends = Vec::with_capacity(requests.len());
+        for request in requests {
+            if !json::write_compact_within(&mut text, request, request_bytes) {
                 return Err(plan::Error {
                     field: "plan.task_requests".into(),
                     problem: format!(
@@ -177,16 +177,24 @@ impl Spec {
                     limit: Some(request_bytes),
                 });
             }
-            left -= text.len();
+            ends.push(text.len());
+        }
+        text.shrink_to_fit();
+        let text = Bytes::from(text);
+        let begins = std::iter::once(0).chain(ends.iter().copied());
+        let places = begins.zip(ends.iter().copied());
+        let task = |((request, id), (begin, end)): ((&Value, &Arc<str>), (usize, usize))| {
             let group_key = request
                 .get("group_key")
                 .filter(|group_key| group_key.is_present());
-            tasks.push(TaskSpec {
+            TaskSpec {
                 id: Arc::clone(id),
                 group_key: group_key.cloned().unwrap_or_else(|| "".into()),
-                request: text.into(),
-            });
-        }
+                request: text.slice(begin..end),
+            }
+        };
+        let tasks = requests.iter().zip(identities.in_order()).zip(places);
+        let tasks = tasks.map(task).collect();
         let head = Value::from(plan.head());
         Ok(Self {
             plan_id: terms.plan_id,

@@ -120,7 +120,13 @@ impl Index {
     /// Indexes tasks, given their identities and keys in plan order.
     #[must_use]
     pub fn new(identities: &[Arc<str>], tasks: &[Keys]) -> Self {
-        let mut index = Self::default();
+        let has_own = |keys: &&Keys| !(keys.task_id.is_empty() && keys.id.is_empty());
+        let own = tasks.iter().filter(has_own).count();
+        let mut index = Self {
+            identities: Names::with_capacity(own),
+            keys_as_identities: Names::with_capacity(tasks.len() - own),
+            ..Self::default()
+        };
         for ((task, keys), identity) in (0..).zip(tasks).zip(identities) {
             let from_group_key = keys.task_id.is_empty() && keys.id.is_empty();
             if from_group_key {

@@ -32,6 +32,14 @@ impl Name {
 }
 
 impl Names {
+    /// No names, and room for so many.
+    pub(super) fn with_capacity(names: usize) -> Self {
+        Self {
+            table: HashTable::with_capacity(names),
+            ..Self::default()
+        }
+    }
+
     /// The tasks that a text names, in plan order.
     pub(super) fn tasks(&self, text: &str) -> &[u32] {
         match self.find(text) {
@@ -46,7 +54,7 @@ impl Names {
 
     /// Has a text name a task. Tasks come in plan order.
     ///
-    /// All texts together are shorter than 4 GiB; longer ones would name nothing.
+    /// All texts together are shorter than 4 GiB: they are parts of task requests, which have that limit.
     pub(super) fn add(&mut self, text: &str, task: u32) {
         let Some(&Name {
             begin, task: first, ..
