@@ -16,6 +16,7 @@ mod hostile;
 mod journal;
 mod json;
 mod panics;
+mod plan_stream;
 mod planning;
 mod plans;
 mod reading_records;
