@@ -8,12 +8,14 @@
 
 mod number;
 mod parse;
+mod recompact;
 pub mod scan;
 mod value;
 mod write;
 
 pub use number::Number;
 pub use parse::{Error, Limits, Parsed, parse, parse_lines};
+pub use recompact::recompact;
 pub use value::{Object, Value};
 pub use write::{compact, pretty, pretty_in_pieces, write_compact_within, write_string};
 

@@ -22,6 +22,7 @@ mod plans;
 mod reading_records;
 mod reconcile;
 mod refusals;
+mod result_text;
 mod run;
 mod run_interrupted;
 mod shutdown;
