@@ -58,15 +58,22 @@ fn at(path: &Path, error: &json::Error) -> Failure {
     Failure::new(format!("{}:{error}", path.display()))
 }
 
-/// Writes a document, pretty, to a file or to standard output (`-` or nothing). A file is replaced at once, so nobody
-/// ever reads half of it; missing directories are made.
+/// Writes a document, pretty, as [`write_out_or_file`] does.
 pub(super) fn write_document(output: Option<&Path>, document: &Value) -> Result<(), Failure> {
+    write_out_or_file(output, |out| {
+        json::pretty_in_pieces(document, |piece| out.write_all(piece.as_bytes()))
+    })
+}
+
+/// Writes to a file or to standard output (`-` or nothing). A file is replaced at once, so nobody ever reads half of it;
+/// missing directories are made.
+pub(super) fn write_out_or_file(
+    output: Option<&Path>,
+    write: impl FnOnce(&mut dyn Write) -> io::Result<()>,
+) -> Result<(), Failure> {
     match output.filter(|path| *path != Path::new("-")) {
-        None => {
-            print(|out| json::pretty_in_pieces(document, |piece| out.write_all(piece.as_bytes())))
-                .map(drop)
-        }
-        Some(path) => write_file(path, document)
+        None => print(|out| write(out)).map(drop),
+        Some(path) => write_file(path, write)
             .map_err(|error| Failure::new(format!("{}: failed to write: {error}", path.display()))),
     }
 }
@@ -88,12 +95,12 @@ fn print(write: impl FnOnce(&mut io::StdoutLock<'_>) -> io::Result<()>) -> Resul
     }
 }
 
-fn write_file(path: &Path, document: &Value) -> io::Result<()> {
+fn write_file(path: &Path, write: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> io::Result<()> {
     // A link is followed, and what is no regular file (a pipe, a terminal) cannot be replaced.
     let path = fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
     if fs::metadata(&path).is_ok_and(|metadata| !metadata.is_file()) {
         let mut file = fs::OpenOptions::new().write(true).open(&path)?;
-        return write_pieces(&mut file, document);
+        return write(&mut file);
     }
     let directory = match path.parent() {
         Some(parent) if !parent.as_os_str().is_empty() => parent.to_owned(),
@@ -109,12 +116,8 @@ fn write_file(path: &Path, document: &Value) -> io::Result<()> {
         builder.permissions(fs::Permissions::from_mode(mode));
     }
     let mut file = builder.prefix(".fanout-").tempfile_in(&directory)?;
-    write_pieces(file.as_file_mut(), document)?;
+    write(file.as_file_mut())?;
     file.as_file().sync_all()?;
     file.persist(&path)?;
     Ok(())
-}
-
-fn write_pieces(file: &mut fs::File, document: &Value) -> io::Result<()> {
-    json::pretty_in_pieces(document, |piece| file.write_all(piece.as_bytes()))
 }
