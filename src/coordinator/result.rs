@@ -148,7 +148,9 @@ fn write(taken: &Taken, bytes_max: usize) -> Result<(String, usize), Error> {
     let for_tasks = bytes_max.checked_sub(beside);
     let for_tasks = for_tasks.ok_or_else(|| too_large(bytes_max))?;
     let spec = &taken.view.spec;
-    let mut page = PageText::default();
+    let held = taken.held.iter().flatten();
+    let record_bytes: usize = held.map(|held| held.document.len() + 1).sum();
+    let mut page = PageText::with_capacity(record_bytes.min(for_tasks));
     for (task, held) in spec.tasks[taken.range.clone()].iter().zip(&taken.held) {
         let brought = match held {
             Some(held) => Brought::Record(&held.document, held.verdict.successful),

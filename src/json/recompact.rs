@@ -150,17 +150,15 @@ impl<'t> Printer<'t, '_> {
         let mut at = begin + 1;
         let mut as_printed = true;
         loop {
-            match bytes.get(at)? {
-                b'"' => break,
-                b'\\' => {
-                    as_printed &= matches!(
-                        bytes.get(at + 1)?,
-                        b'"' | b'\\' | b'n' | b'r' | b't' | b'b' | b'f'
-                    );
-                    at += 2;
-                }
-                _ => at += 1,
+            at += plain_bytes(bytes.get(at..)?);
+            if *bytes.get(at)? == b'"' {
+                break;
             }
+            as_printed &= matches!(
+                bytes.get(at + 1)?,
+                b'"' | b'\\' | b'n' | b'r' | b't' | b'b' | b'f'
+            );
+            at += 2;
         }
         if as_printed {
             self.at = at + 1;
@@ -183,8 +181,7 @@ impl<'t> Printer<'t, '_> {
         let is_part = |byte: &u8| matches!(byte, b'0'..=b'9' | b'-' | b'+' | b'.' | b'e' | b'E');
         let length = rest.iter().position(|byte| !is_part(byte));
         let token = &self.text[begin..begin + length.unwrap_or(rest.len())];
-        if token.bytes().all(|byte| byte.is_ascii_digit()) {
-            // Whole numbers of any length are printed as they stand.
+        if is_as_printed(token) {
             self.at += token.len();
             return Some(());
         }
@@ -193,5 +190,48 @@ impl<'t> Printer<'t, '_> {
         self.at += token.len();
         self.copied = self.at;
         Some(())
+    }
+}
+
+/// How many bytes there are before the first quote or backslash.
+fn plain_bytes(text: &[u8]) -> usize {
+    const ONES: u64 = u64::from_le_bytes([1; 8]);
+    const HIGHS: u64 = ONES << 7;
+    // The lowest high bit that is set in the answer is that of the first byte that is `byte`.
+    let equal = |word: u64, byte: u8| {
+        let zero_if_equal = word ^ (ONES * u64::from(byte));
+        zero_if_equal.wrapping_sub(ONES) & !zero_if_equal & HIGHS
+    };
+    let (words, _) = text.as_chunks::<8>();
+    for (nth, word) in words.iter().enumerate() {
+        let word = u64::from_le_bytes(*word);
+        let found = equal(word, b'"') | equal(word, b'\\');
+        if found != 0 {
+            return nth * 8 + found.trailing_zeros() as usize / 8;
+        }
+    }
+    let begin = words.len() * 8;
+    let rest = text[begin..]
+        .iter()
+        .position(|byte| matches!(byte, b'"' | b'\\'));
+    begin + rest.unwrap_or(text.len() - begin)
+}
+
+/// Whether a number is sure to be printed as it stands: a whole one of any length, or a fraction of so few digits that no
+/// shorter one means the same double, neither so small that it gets an exponent nor with a zero at its end.
+fn is_as_printed(token: &str) -> bool {
+    const DIGITS_MAX: usize = 15;
+    const LEADING_ZEROS_MAX: usize = 5;
+    let digits = |text: &str| text.bytes().all(|byte| byte.is_ascii_digit());
+    match token.split_once('.') {
+        None => digits(token),
+        Some((whole, fraction)) => {
+            let zeros = fraction.bytes().take_while(|byte| *byte == b'0').count();
+            digits(whole)
+                && digits(fraction)
+                && !fraction.ends_with('0')
+                && whole.len() + fraction.len() <= DIGITS_MAX
+                && zeros <= LEADING_ZEROS_MAX
+        }
     }
 }

@@ -28,6 +28,15 @@ pub enum Brought<'r> {
 const DEPTH_MAX: usize = 1_024;
 
 impl PageText {
+    /// An empty page with room for records of so many bytes.
+    #[must_use]
+    pub fn with_capacity(record_bytes: usize) -> Self {
+        Self {
+            records: String::with_capacity(record_bytes),
+            ..Self::default()
+        }
+    }
+
     /// Adds the next task, unless that would make the page longer than `bytes_max` bytes: then it answers `false`, and the
     /// page is as it was.
     #[must_use]

@@ -35,6 +35,14 @@ fn a_text_is_printed_as_its_tree_is_without_one_if_no_key_repeats() {
         ("[ true , false , null ]", "[true,false,null]"),
         ("[1.0,1e2,-0,-0.0,0.50,1e21]", "[1,100,0,0,0.5,1e+21]"),
         (
+            "[0.5,-0.25,12.125,0.000001,0.0000001,0.00000123]",
+            "[0.5,-0.25,12.125,0.000001,1e-7,0.00000123]",
+        ),
+        (
+            "[123456789012.345,1234567890.123456789,0.1000000000000000055]",
+            "[123456789012.345,1234567890.1234567,0.1]",
+        ),
+        (
             "[123456789012345678901234567890,-7,0]",
             "[123456789012345678901234567890,-7,0]",
         ),
@@ -139,7 +147,24 @@ fn head(settings: &Settings, page: Page, failed_task_ids: Vec<Arc<str>>) -> Obje
 }
 
 proptest! {
-    #![proptest_config(cases(512))]
+    #![proptest_config(cases(256))]
+
+    #[test]
+    fn a_fraction_is_printed_as_its_double_is(whole in 0..1_000_000_u64, digits in "[0-9]{1,12}", minus in any::<bool>()) {
+        let minus = if minus { "-" } else { "" };
+        let text = format!("{minus}{whole}.{digits}");
+        let small = format!("{minus}0.{digits}");
+        for text in [text, small] {
+            prop_assert_eq!(recompacted(&text), Some(json::compact(&parse(&text))));
+        }
+    }
+
+    #[test]
+    fn a_long_text_is_printed_as_its_tree_is(parts in prop::collection::vec("[a-zé\"\\\\/]{0,12}", 0..6)) {
+        let list: Vec<Value> = parts.iter().map(|part| part.as_str().into()).collect();
+        let text = json::compact(&Value::array(list));
+        prop_assert_eq!(recompacted(&text), Some(text));
+    }
 
     #[test]
     fn a_text_is_printed_as_its_tree_is(text in text()) {
