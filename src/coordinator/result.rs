@@ -128,9 +128,12 @@ fn take(plan: &LivePlan, page: Page) -> Result<Taken, Poisoned> {
 
 /// Looks at every task, but only if the outcome path leads into the group keys of tasks without a record.
 fn outcomes_of_missing(state: &State) -> u64 {
-    let spec = state.spec();
-    if state.counts().missing == 0 || !spec.settings.missing_records_may_have_outcomes() {
+    let (spec, missing) = (state.spec(), state.counts().missing);
+    if missing == 0 || !spec.settings.missing_records_may_have_outcomes() {
         return 0;
+    }
+    if spec.settings.all_missing_records_have_outcomes() {
+        return missing;
     }
     let tasks = spec.tasks.iter().enumerate();
     let missing = tasks.filter(|(at, _)| state.held(*at).is_none());

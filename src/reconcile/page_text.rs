@@ -227,6 +227,12 @@ fn is_present(text: &str) -> bool {
 }
 
 impl Settings {
+    /// Whether the outcome path finds one in the record of every task that has none.
+    #[must_use]
+    pub fn all_missing_records_have_outcomes(&self) -> bool {
+        matches!(self.outcome_path.as_deref(), Some("id" | "status"))
+    }
+
     /// The outcome that the outcome path finds in the record of a task that has none.
     #[must_use]
     pub fn outcome_of_missing<'v>(

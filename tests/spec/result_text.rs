@@ -295,3 +295,37 @@ async fn a_whole_document_of_more_tasks_than_can_fit_is_refused_before_it_is_mad
     let status = server.reconcile(request).await.unwrap_err();
     assert_eq!(refusal(&status).1, "DOCUMENT_TOO_LARGE");
 }
+
+#[tokio::test]
+async fn outcomes_of_tasks_without_a_record_are_counted_where_the_path_finds_any() {
+    let cases = [
+        ("id", 3),
+        ("status", 3),
+        ("group_key", 3),
+        ("group_key.length", 0),
+        ("outcome", 1),
+        ("nothing", 0),
+    ];
+    let mut server = TestServer::start().await;
+    for (path, expected) in cases {
+        let config = format!(
+            r#"{{"group_key_path":"k","task_request_template":{{"id":"task-{{{{group.key}}}}"}},"outcome_path":"{path}"}}"#
+        );
+        server
+            .register_with(path, &["a", "b", "c"], |request| {
+                request.config = config.into();
+            })
+            .await;
+        let body = r#"{"id":"task-b","status":"passed","group_key":"b","outcome":[1]}"#;
+        server.submit(path, vec![record(body)]).await;
+        let request = ReconcileRequest {
+            plan_id: path.into(),
+            page_size: 1,
+            ..Default::default()
+        };
+        let page = server.reconcile(request).await.unwrap().into_inner();
+        let document = document(&page.document);
+        let count = document.get("reconciliation").unwrap().get("outcome_count");
+        assert_eq!(count, Some(&Value::from(expected)), "{path}");
+    }
+}
