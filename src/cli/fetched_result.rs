@@ -9,7 +9,7 @@ use tempfile::SpooledTempFile;
 
 use super::Failure;
 use super::client::{Client, explain};
-use super::files::write_out_or_file;
+use super::files::write_by;
 use super::print;
 use crate::json::{self, Object, Value};
 use crate::proto::{Counts, EndReason, PlanStatus, ReconcileRequest, ReconcileResponse};
@@ -119,7 +119,7 @@ impl FetchedResult {
 
     /// Writes the document, as [`write_document`](super::files::write_document) writes one. It may be written again.
     pub(super) fn write(&mut self, output: Option<&Path>) -> Result<(), Failure> {
-        write_out_or_file(output, |out| self.write_to(out))
+        write_by(output, |out| self.write_to(out))
     }
 
     fn write_to(&mut self, out: &mut dyn Write) -> io::Result<()> {

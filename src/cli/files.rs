@@ -58,16 +58,16 @@ fn at(path: &Path, error: &json::Error) -> Failure {
     Failure::new(format!("{}:{error}", path.display()))
 }
 
-/// Writes a document, pretty, as [`write_out_or_file`] does.
+/// Writes a document, pretty, to a file or to standard output (`-` or nothing). A file is replaced at once, so nobody
+/// ever reads half of it; missing directories are made.
 pub(super) fn write_document(output: Option<&Path>, document: &Value) -> Result<(), Failure> {
-    write_out_or_file(output, |out| {
+    write_by(output, |out| {
         json::pretty_in_pieces(document, |piece| out.write_all(piece.as_bytes()))
     })
 }
 
-/// Writes to a file or to standard output (`-` or nothing). A file is replaced at once, so nobody ever reads half of it;
-/// missing directories are made.
-pub(super) fn write_out_or_file(
+/// [`write_document`] for one that `write` writes.
+pub(super) fn write_by(
     output: Option<&Path>,
     write: impl FnOnce(&mut dyn Write) -> io::Result<()>,
 ) -> Result<(), Failure> {
