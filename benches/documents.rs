@@ -1,8 +1,10 @@
-//! Planning and reconciling whole documents at 1,000, 10,000 and 100,000 tasks, with the exponent of their growth.
+//! Planning and reconciling whole documents at 1,000 to 1,000,000 tasks, with the exponent of their growth.
 //!
-//! `cargo bench --bench documents`. Each figure is the median of nine runs, each in a process of its own, as the program
-//! does it. An exponent of 1.0 is linear.
+//! `cargo bench --bench documents`; with `-- --quick` less often, and up to 100,000 tasks. Each figure is the median of
+//! its runs, each in a process of its own, as the program does it. An exponent of 1.0 is linear.
 
+use std::fs::{self, File};
+use std::path::PathBuf;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
@@ -10,15 +12,23 @@ use fanout::json::{self, Limits, Object, Value};
 use fanout::plan::{self, Input};
 use fanout::reconcile;
 
-const SIZES: [usize; 3] = [1_000, 10_000, 100_000];
-const RUNS: usize = 9;
+const SIZES: [usize; 4] = [1_000, 10_000, 100_000, 1_000_000];
+/// Groups of the step that does not make one for each item.
+const FEW_GROUPS: usize = 1_000;
 
 /// As the program has it.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 /// What is timed.
-const STEPS: [&str; 4] = ["parse items", "plan", "reconcile", "print plan"];
+const STEPS: [&str; 6] = [
+    "parse items",
+    "plan",
+    "plan 1,000 groups",
+    "reconcile",
+    "print plan",
+    "through files",
+];
 
 fn main() {
     let arguments: Vec<String> = std::env::args().collect();
@@ -28,40 +38,50 @@ fn main() {
         println!("{}", once(step, tasks).as_nanos());
         return;
     }
+    let quick = arguments.iter().any(|argument| argument == "--quick");
+    let sizes = if quick { &SIZES[..3] } else { &SIZES[..] };
     touch_memory();
     // Round by round, so that what else the machine does disturbs all alike.
-    let mut times = SIZES.map(|_| STEPS.map(|_| Vec::new()));
-    for _ in 0..RUNS {
-        for (tasks, times) in SIZES.iter().zip(&mut times) {
+    let mut times = vec![STEPS.map(|_| Vec::new()); sizes.len()];
+    for round in 0..if quick { 3 } else { 9 } {
+        for (tasks, times) in sizes.iter().zip(&mut times) {
+            // The largest takes its time.
+            if *tasks == 1_000_000 && round % 3 > 0 {
+                continue;
+            }
             for (step, times) in STEPS.iter().zip(times) {
                 times.push(in_a_process(step, *tasks));
             }
         }
     }
-    let times = times.map(|times| times.map(median));
+    let times: Vec<_> = times.into_iter().map(|times| times.map(median)).collect();
+    let line = |first: &str, cells: Vec<String>| {
+        let cells: String = cells.iter().map(|cell| format!(" {cell:>17}")).collect();
+        println!("{first:>9} {cells}");
+    };
+    line("tasks", STEPS.map(str::to_owned).to_vec());
+    for (tasks, times) in sizes.iter().zip(&times) {
+        line(
+            &tasks.to_string(),
+            times.map(|time| format!("{time:.1?}")).to_vec(),
+        );
+    }
+    let largest = sizes.len() - 1;
+    let exponent = |step: usize| {
+        let ratio = times[largest][step].as_secs_f64() / times[1][step].as_secs_f64();
+        format!("{:.2}", ratio.log10() / (largest - 1) as f64)
+    };
+    line("exponent", (0..STEPS.len()).map(exponent).collect());
     println!(
-        "{:>8}  {:>12} {:>12} {:>12} {:>12}",
-        "tasks", STEPS[0], STEPS[1], STEPS[2], STEPS[3]
+        "Exponents are from {} to {} tasks.",
+        sizes[1], sizes[largest]
     );
-    for (tasks, times) in SIZES.iter().zip(&times) {
-        println!(
-            "{tasks:>8}  {:>12.1?} {:>12.1?} {:>12.1?} {:>12.1?}",
-            times[0], times[1], times[2], times[3]
-        );
-    }
-    for (step, name) in STEPS.iter().enumerate() {
-        let ratio = times[2][step].as_secs_f64() / times[1][step].as_secs_f64();
-        println!(
-            "{name}: exponent {:.2} from 10,000 to 100,000 tasks",
-            ratio.log10()
-        );
-    }
 }
 
 /// Does one step once. What it takes to make its input or to free its result is not timed.
 fn once(step: &str, tasks: usize) -> Duration {
     let config = config();
-    let items = items(tasks);
+    let items = items(tasks, if step == STEPS[2] { FEW_GROUPS } else { tasks });
     let plan = |items| {
         let input = Input {
             config: config.clone(),
@@ -73,7 +93,7 @@ fn once(step: &str, tasks: usize) -> Duration {
     };
     match step {
         "parse items" => timed(|| parse(&items)),
-        "plan" => {
+        "plan" | "plan 1,000 groups" => {
             let items = parse(&items);
             timed(|| plan(items))
         }
@@ -92,8 +112,23 @@ fn once(step: &str, tasks: usize) -> Duration {
                 })
             })
         }
+        "through files" => through_files(&config, &items),
         other => panic!("there is no step {other:?}; there are {STEPS:?}"),
     }
+}
+
+/// Runs the program on files, its output in a file, too.
+fn through_files(config: &Object, items: &str) -> Duration {
+    let directory = tempfile::tempdir().expect("there is room for files");
+    let path = |name: &str| -> PathBuf { directory.path().join(name) };
+    let config = json::compact(&Value::from(config.clone()));
+    fs::write(path("config.json"), config).expect("a file is written");
+    fs::write(path("items.json"), items).expect("a file is written");
+    let plan = File::create(path("plan.json")).expect("a file is made");
+    let mut program = Command::new(env!("CARGO_BIN_EXE_fanout"));
+    program.args(["plan", "--config", "config.json", "--items", "items.json"]);
+    program.current_dir(&directory).stdout(plan);
+    timed(|| assert!(program.status().expect("the program runs").success()))
 }
 
 fn timed<T>(work: impl FnOnce() -> T) -> Duration {
@@ -147,10 +182,11 @@ fn config() -> Object {
     config.as_object().expect("an object").clone()
 }
 
-fn items(count: usize) -> String {
+fn items(count: usize, groups: usize) -> String {
     let item = |n| {
+        let group = n % groups;
         format!(
-            r#"{{"id":"item-{n}","category":"group-{n}","payload":{{"value":{n},"path":"src/{n}.rs"}}}}"#
+            r#"{{"id":"item-{n}","category":"group-{group}","payload":{{"value":{n},"path":"src/{n}.rs"}}}}"#
         )
     };
     format!("[{}]", (0..count).map(item).collect::<Vec<_>>().join(","))

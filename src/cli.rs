@@ -7,6 +7,7 @@ mod documents;
 mod executor;
 mod fetched_result;
 mod files;
+mod plan_document;
 mod plan_parts;
 mod plans;
 mod print;

@@ -3,10 +3,14 @@
 //! Callers' documents pass through opaque, so nothing in them may change on the way: an integer of any length keeps its
 //! digits, an object keeps its order, and a key that some parser uses for its own purposes is plain data here. Numbers
 //! that are not integers are doubles and print as ECMAScript prints them, which is what the existing documents hold.
-//! [`Value`] is cheap to clone (strings, lists and objects are shared), because planning embeds the same items in task
-//! requests over and over. [`scan`] reads one object's members without building a tree; the record path uses it.
+//! [`Value`] is cheap to clone (long strings, lists and objects are shared), because planning embeds the same items in
+//! task requests over and over; and it is small (objects share their keys, short strings stand in place), because that
+//! is what planning and printing many of them costs. [`scan`] reads one object's members without building a tree; the
+//! record path uses it.
 
+mod build;
 mod number;
+mod object;
 mod parse;
 mod recompact;
 pub mod scan;
@@ -14,10 +18,17 @@ mod value;
 mod write;
 
 pub use number::Number;
+pub use object::{Object, Setter, Shape, Shapes};
 pub use parse::{Error, Limits, Parsed, parse, parse_lines};
 pub use recompact::recompact;
-pub use value::{Object, Value};
-pub use write::{compact, pretty, pretty_in_pieces, write_compact_within, write_string};
+pub use value::Value;
+pub use write::{
+    PrettyObject, compact, pretty, pretty_elements, pretty_in_pieces, write_compact_within,
+    write_string,
+};
+
+/// A string as documents hold it: one of up to 23 bytes stands in place, a longer one is shared when it is cloned.
+pub use smol_str::SmolStr as Text;
 
 /// White space as the documents' rules define it: ECMAScript's set, which differs from Unicode's (and so from
 /// [`str::trim`]) by including U+FEFF and leaving out U+0085.

@@ -5,9 +5,11 @@
 
 mod config;
 mod document;
+mod expression;
 mod findings;
 mod grouping;
 mod identity;
+mod outline;
 mod request;
 mod template;
 
@@ -19,6 +21,7 @@ pub use findings::{
 };
 pub use grouping::Group;
 pub use identity::{Keys, canonical_id, record_object};
+pub use outline::Outline;
 
 use std::fmt;
 
@@ -75,6 +78,12 @@ impl Error {
     }
 }
 
+impl From<Box<Error>> for Error {
+    fn from(error: Box<Self>) -> Self {
+        *error
+    }
+}
+
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}: {}", self.field, self.problem)
@@ -120,6 +129,18 @@ impl Input {
 /// # Errors
 /// A config field has the wrong type, the template does not render to an object, or a limit is passed.
 pub fn plan(input: Input, limits: &Limits) -> Result<Plan, Error> {
+    grouped(input, limits)?.plan()
+}
+
+/// [`plan`], but for the task requests: they are made when they are asked for. That they can be made is sure.
+///
+/// # Errors
+/// As [`plan`].
+pub fn outline(input: Input, limits: &Limits) -> Result<Outline, Error> {
+    grouped(input, limits)?.check()
+}
+
+fn grouped(input: Input, limits: &Limits) -> Result<Outline, Error> {
     let Input {
         config,
         items,
@@ -127,16 +148,7 @@ pub fn plan(input: Input, limits: &Limits) -> Result<Plan, Error> {
     } = input;
     let config = Config::read(config)?;
     let groups = grouping::group(&config, items, groups, limits)?;
-    render(&config, groups, limits)
-}
-
-/// Plans groups that are made already.
-fn render(config: &Config, groups: Vec<Group>, limits: &Limits) -> Result<Plan, Error> {
-    if groups.len() > limits.tasks {
-        return Err(Error::over("groups", "groups", limits.tasks));
-    }
-    let task_requests = request::render_all(config, &groups, limits.template_text_bytes)?;
-    Ok(Plan::new(config, &groups, task_requests))
+    Outline::new(config, groups, limits)
 }
 
 /// Plans finding packets: normalises their findings to items, groups them, and renders the materialised config.
@@ -144,8 +156,20 @@ fn render(config: &Config, groups: Vec<Group>, limits: &Limits) -> Result<Plan, 
 /// # Errors
 /// As [`plan`], or the finding policy has a field of the wrong type.
 pub fn plan_findings(input: &FindingsInput, limits: &Limits) -> Result<Plan, Error> {
+    grouped_findings(input, limits)?.plan()
+}
+
+/// [`plan_findings`], but for the task requests, as [`outline`].
+///
+/// # Errors
+/// As [`plan_findings`].
+pub fn outline_findings(input: &FindingsInput, limits: &Limits) -> Result<Outline, Error> {
+    grouped_findings(input, limits)?.check()
+}
+
+fn grouped_findings(input: &FindingsInput, limits: &Limits) -> Result<Outline, Error> {
     let materialized = materialize_config(input, limits)?;
     let config = Config::read(materialized.config)?;
     let groups = grouping::reindex(materialized.groups);
-    render(&config, groups, limits)
+    Outline::new(config, groups, limits)
 }

@@ -7,7 +7,7 @@ use clap::{Args, ValueEnum};
 
 use super::client::{ServerAddress, connect};
 use super::files::{read_config, read_document, read_list, write_document};
-use super::{DONE, Failure, NOT_COMPLETED, Outcome, fetched_result, registered};
+use super::{DONE, Failure, NOT_COMPLETED, Outcome, fetched_result, plan_document, registered};
 use crate::config::duration;
 use crate::json::{Object, Value};
 use crate::plan::{self, FindingsInput, Input};
@@ -159,15 +159,12 @@ pub(super) async fn reconcile_files(command: ReconcileFiles) -> Outcome {
 }
 
 fn write_plan(config: Object, items: Option<Value>, output: Option<&Path>) -> Outcome {
-    let plan = plan::plan(
-        Input {
-            config,
-            items,
-            groups: None,
-        },
-        &plan::Limits::default(),
-    )?;
-    write_document(output, &plan.document())?;
+    let input = Input {
+        config,
+        items,
+        groups: None,
+    };
+    plan_document::write_plan(output, plan::outline(input, &plan::Limits::default())?)?;
     Ok(DONE)
 }
 

@@ -5,7 +5,8 @@ use std::path::PathBuf;
 use clap::Args;
 
 use super::client::{ServerAddress, connect, explain};
-use super::files::{write_document, write_out};
+use super::files::write_out;
+use super::plan_document::write_plan;
 use super::plan_parts;
 use super::print::{self, json_line, printable, short, table};
 use super::registered::{Ending, PlanInput};
@@ -108,7 +109,7 @@ pub(super) async fn plan(command: PlanCommand) -> Outcome {
     }
     let input = command.input.read()?;
     let registration = command.register.then(|| input.registration());
-    let document = input.document()?;
+    let outline = input.outline()?;
     if let Some(mut registration) = registration {
         let mut client = connect(&command.server.server).await?;
         registration.request.plan_id = command.plan_id;
@@ -127,7 +128,7 @@ pub(super) async fn plan(command: PlanCommand) -> Outcome {
             plan.counts.unwrap_or_default().tasks
         );
     }
-    write_document(command.output.as_deref(), &document)?;
+    write_plan(command.output.as_deref(), outline)?;
     Ok(DONE)
 }
 

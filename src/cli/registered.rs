@@ -147,32 +147,24 @@ impl Planned {
         Registration { request, items }
     }
 
-    /// The plan document, made here.
-    pub(super) fn document(self) -> Result<Value, Failure> {
+    /// The plan, made here.
+    pub(super) fn outline(self) -> Result<plan::Outline, Failure> {
         let Self { config, source } = self;
         let limits = plan::Limits::default();
-        let plan = match source {
+        let items = match source {
             Given::Packets { packets, policy } => {
-                plan::plan_findings(&FindingsInput::new(Some(packets), policy, config), &limits)?
+                let input = FindingsInput::new(Some(packets), policy, config);
+                return Ok(plan::outline_findings(&input, &limits)?);
             }
-            Given::Items(items) => plan::plan(
-                Input {
-                    config,
-                    items: Some(items),
-                    groups: None,
-                },
-                &limits,
-            )?,
-            Given::Config => plan::plan(
-                Input {
-                    config,
-                    items: None,
-                    groups: None,
-                },
-                &limits,
-            )?,
+            Given::Items(items) => Some(items),
+            Given::Config => None,
         };
-        Ok(plan.document())
+        let input = Input {
+            config,
+            items,
+            groups: None,
+        };
+        Ok(plan::outline(input, &limits)?)
     }
 }
 

@@ -10,8 +10,8 @@ pub enum Number {
     Int(i64),
     /// An integer above `i64::MAX` of at most 64 bits.
     UInt(u64),
-    /// A longer integer: its digits, with a minus sign if it is negative.
-    Digits(Arc<str>),
+    /// A longer integer: its digits, with a minus sign if it is negative. Rare, so it must not make all others large.
+    Digits(Arc<String>),
     /// Anything written with a fraction or an exponent. Always finite.
     Float(f64),
 }
@@ -26,7 +26,7 @@ impl Number {
         Some(match (token.parse::<i64>(), token.parse::<u64>()) {
             (Ok(value), _) => Self::Int(value),
             (_, Ok(value)) => Self::UInt(value),
-            _ => Self::Digits(token.into()),
+            _ => Self::Digits(Arc::new(token.to_owned())),
         })
     }
 
@@ -37,6 +37,16 @@ impl Number {
             Self::Int(value) => *value == 0,
             Self::UInt(_) | Self::Digits(_) => false,
             Self::Float(value) => *value == 0.0,
+        }
+    }
+
+    /// Appends the number as it prints.
+    pub(super) fn write(&self, out: &mut String) {
+        match self {
+            Self::Int(value) => out.push_str(itoa::Buffer::new().format(*value)),
+            Self::UInt(value) => out.push_str(itoa::Buffer::new().format(*value)),
+            Self::Digits(digits) => out.push_str(digits),
+            Self::Float(value) => out.push_str(ryu_js::Buffer::new().format_finite(*value)),
         }
     }
 
@@ -62,12 +72,9 @@ impl From<usize> for Number {
 /// The number as JSON prints it, after ECMAScript: `1.0` is `1`, `1e21` is `1e+21`, `-0` is `0`.
 impl fmt::Display for Number {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Int(value) => write!(f, "{value}"),
-            Self::UInt(value) => write!(f, "{value}"),
-            Self::Digits(digits) => f.write_str(digits),
-            Self::Float(value) => f.write_str(ryu_js::Buffer::new().format_finite(*value)),
-        }
+        let mut text = String::new();
+        self.write(&mut text);
+        f.write_str(&text)
     }
 }
 

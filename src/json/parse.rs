@@ -4,10 +4,9 @@
 
 use std::borrow::Cow;
 use std::fmt;
-use std::sync::Arc;
 
-use super::value::{Object, Value};
-use super::{Number, compact};
+use super::build::Builder;
+use super::{Number, Value, compact};
 
 /// What a document may not exceed.
 #[derive(Clone, Copy, Debug)]
@@ -89,69 +88,6 @@ pub fn parse_lines(text: &[u8], limits: Limits) -> Result<Parsed, Error> {
     Ok(Parsed::Lines(lines))
 }
 
-/// Builds the tree. Keys repeat from object to object, so recent ones are shared.
-struct Builder {
-    recent_keys: [Option<Arc<str>>; 64],
-}
-
-impl Default for Builder {
-    fn default() -> Self {
-        Self {
-            recent_keys: [const { None }; 64],
-        }
-    }
-}
-
-impl Builder {
-    fn value(&mut self, reader: &mut Reader<'_>) -> Result<Value, Error> {
-        Ok(match reader.peek() {
-            Some(b'{') => {
-                let mut object = Object::default();
-                reader.members(|reader, key| {
-                    let key = self.key(&key);
-                    let value = self.value(reader)?;
-                    object.set(key, value);
-                    Ok(())
-                })?;
-                object.into()
-            }
-            Some(b'[') => {
-                let mut values = Vec::new();
-                reader.elements(|reader| {
-                    values.push(self.value(reader)?);
-                    Ok(())
-                })?;
-                Value::array(values)
-            }
-            Some(b'"') => Value::String(reader.string()?.into()),
-            Some(b'-' | b'0'..=b'9') => {
-                let start = reader.position;
-                let token = reader.number()?;
-                let number = Number::from_token(token);
-                Value::Number(number.ok_or_else(|| {
-                    reader.error_at(start, "number is beyond the range of a double")
-                })?)
-            }
-            _ => match reader.word()? {
-                "true" => Value::Bool(true),
-                "false" => Value::Bool(false),
-                _ => Value::Null,
-            },
-        })
-    }
-
-    fn key(&mut self, key: &str) -> Arc<str> {
-        let bytes = key.as_bytes();
-        let ends = bytes.first().map_or(0, |b| usize::from(*b))
-            + bytes.last().map_or(0, |b| usize::from(*b) * 7);
-        let slot = &mut self.recent_keys[(ends + bytes.len()) % 64];
-        match slot {
-            Some(known) if **known == *key => Arc::clone(known),
-            _ => Arc::clone(slot.insert(key.into())),
-        }
-    }
-}
-
 /// A position in a JSON text, and the grammar's steps from it. Every step either consumes what it names or fails.
 pub(super) struct Reader<'t> {
     text: &'t str,
@@ -190,6 +126,11 @@ impl<'t> Reader<'t> {
 
     pub(super) fn position(&self) -> usize {
         self.position
+    }
+
+    /// How many lists and objects are open.
+    pub(super) fn depth(&self) -> usize {
+        self.depth
     }
 
     /// Requires that nothing but white space is left.
@@ -430,7 +371,7 @@ impl<'t> Reader<'t> {
         self.error_at(self.position, problem)
     }
 
-    fn error_at(&self, offset: usize, problem: &str) -> Error {
+    pub(super) fn error_at(&self, offset: usize, problem: &str) -> Error {
         let found = match self.text[offset.min(self.text.len())..].chars().next() {
             None => ", found the end of the document".to_owned(),
             Some(c) if problem.starts_with("expected") => {

@@ -1,58 +1,33 @@
 //! The document tree, and the reading rules that hold for every document: usable text, presence, dotted paths.
 
 use std::borrow::Cow;
-use std::collections::HashMap;
 use std::sync::Arc;
 
-use super::{Number, trim};
+use super::{Number, Object, Text, trim};
 
 /// A JSON value. Cloning shares strings, lists and objects.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub enum Value {
     /// `null`.
+    #[default]
     Null,
     /// `true` or `false`.
     Bool(bool),
     /// A number.
     Number(Number),
     /// A string.
-    String(Arc<str>),
+    String(Text),
     /// A list.
-    Array(Arc<Vec<Value>>),
+    Array(Arc<[Value]>),
     /// An object.
     Object(Arc<Object>),
 }
-
-/// An object: its members in document order. A repeated key keeps its first position and takes its last value.
-#[derive(Clone, Debug, Default)]
-pub struct Object {
-    members: Vec<(Arc<str>, Value)>,
-    /// The [bits](name_bit) of all keys. Most look-ups are for keys that are not there, and end here.
-    names: u64,
-    /// Position of each key, kept once there are more than [`LINEAR_MEMBERS`], so that no object is slow to read.
-    #[expect(
-        clippy::box_collection,
-        reason = "objects are many and most have no index: a pointer, not a map"
-    )]
-    index: Option<Box<HashMap<Arc<str>, usize>>>,
-}
-
-/// One of 64 bits for a key: cheap to tell, and seldom the same for two keys of one object.
-fn name_bit(key: &str) -> u64 {
-    let bytes = key.as_bytes();
-    let end = |byte: Option<&u8>| byte.map_or(0, |byte| usize::from(*byte));
-    let mixed = bytes.len() * 7 + end(bytes.first()) * 3 + end(bytes.last());
-    1 << (mixed % 64)
-}
-
-/// Up to this many members, comparing every key is faster than hashing one.
-const LINEAR_MEMBERS: usize = 24;
 
 impl Value {
     /// Makes a list.
     #[must_use]
     pub fn array(values: Vec<Self>) -> Self {
-        Self::Array(Arc::new(values))
+        Self::Array(values.into())
     }
 
     /// Makes a string.
@@ -83,7 +58,10 @@ impl Value {
     #[must_use]
     pub fn into_list(self) -> Vec<Self> {
         match self {
-            Self::Array(values) => Arc::unwrap_or_clone(values),
+            Self::Array(mut values) => match Arc::get_mut(&mut values) {
+                Some(values) => values.iter_mut().map(std::mem::take).collect(),
+                None => values.to_vec(),
+            },
             _ => Vec::new(),
         }
     }
@@ -115,11 +93,17 @@ impl Value {
 
     /// [`Value::text`], shared with the value where that needs no trimming.
     #[must_use]
-    pub fn shared_text(&self) -> Arc<str> {
+    pub fn usable_text(&self) -> Text {
         match self {
-            Self::String(text) if trim(text).len() == text.len() => Arc::clone(text),
+            Self::String(text) if trim(text).len() == text.len() => text.clone(),
             other => other.text().as_ref().into(),
         }
+    }
+
+    /// [`Value::usable_text`], for those who keep texts as they keep keys.
+    #[must_use]
+    pub fn shared_text(&self) -> Arc<str> {
+        self.usable_text().into()
     }
 
     /// Whether [`Value::text`] is empty.
@@ -162,8 +146,11 @@ impl Value {
         if path.is_empty() {
             return None;
         }
-        let mut here = Cow::Borrowed(self);
-        for part in path.split('.') {
+        let Some((first, rest)) = path.split_once('.') else {
+            return self.step(path);
+        };
+        let mut here = self.step(first)?;
+        for part in rest.split('.') {
             here = match here {
                 Cow::Borrowed(value) => value.step(part)?,
                 Cow::Owned(value) => Cow::Owned(value.step(part)?.into_owned()),
@@ -230,107 +217,25 @@ impl From<&str> for Value {
 
 impl From<Arc<str>> for Value {
     fn from(text: Arc<str>) -> Self {
+        Self::String(text.into())
+    }
+}
+
+impl From<Text> for Value {
+    fn from(text: Text) -> Self {
         Self::String(text)
     }
 }
 
-impl Object {
-    /// Makes an empty object with room for `members`.
-    #[must_use]
-    pub fn with_capacity(members: usize) -> Self {
-        Self {
-            members: Vec::with_capacity(members),
-            names: 0,
-            index: None,
-        }
-    }
+#[cfg(test)]
+mod tests {
+    use super::{Text, Value};
 
-    /// How many members it has.
-    #[must_use]
-    pub fn len(&self) -> usize {
-        self.members.len()
-    }
-
-    /// Whether it has no members.
-    #[must_use]
-    pub fn is_empty(&self) -> bool {
-        self.members.is_empty()
-    }
-
-    /// The value of a key.
-    #[must_use]
-    pub fn get(&self, key: &str) -> Option<&Value> {
-        self.position(key).map(|position| &self.members[position].1)
-    }
-
-    /// Sets a key: in place if it is there, else at the end.
-    pub fn set(&mut self, key: impl AsRef<str> + Into<Arc<str>>, value: impl Into<Value>) {
-        match self.position(key.as_ref()) {
-            Some(position) => self.members[position].1 = value.into(),
-            None => self.push(key.into(), value.into()),
-        }
-    }
-
-    /// Sets every member of `other`, in its order.
-    pub fn extend(&mut self, other: &Self) {
-        self.members.reserve(other.len());
-        if self.is_empty() {
-            self.members.extend_from_slice(&other.members);
-            self.names = other.names;
-            self.index.clone_from(&other.index);
-            return;
-        }
-        for (key, value) in &other.members {
-            self.set(Arc::clone(key), value.clone());
-        }
-    }
-
-    /// Takes a key out.
-    pub fn remove(&mut self, key: &str) {
-        if let Some(position) = self.position(key) {
-            self.members.remove(position);
-            self.index = None;
-            self.index_if_large();
-        }
-    }
-
-    /// The members in order.
-    pub fn iter(&self) -> impl ExactSizeIterator<Item = (&Arc<str>, &Value)> {
-        self.members.iter().map(|(key, value)| (key, value))
-    }
-
-    fn position(&self, key: &str) -> Option<usize> {
-        if self.names & name_bit(key) == 0 {
-            return None;
-        }
-        match &self.index {
-            Some(index) => index.get(key).copied(),
-            None => self.members.iter().position(|(name, _)| &**name == key),
-        }
-    }
-
-    fn push(&mut self, key: Arc<str>, value: Value) {
-        self.names |= name_bit(&key);
-        if let Some(index) = &mut self.index {
-            index.insert(Arc::clone(&key), self.members.len());
-        }
-        self.members.push((key, value));
-        self.index_if_large();
-    }
-
-    fn index_if_large(&mut self) {
-        if self.index.is_none() && self.members.len() > LINEAR_MEMBERS {
-            let keys = self.members.iter().enumerate();
-            self.index = Some(Box::new(
-                keys.map(|(n, (key, _))| (Arc::clone(key), n)).collect(),
-            ));
-        }
-    }
-}
-
-/// Objects are equal if they have equal members in the same order.
-impl PartialEq for Object {
-    fn eq(&self, other: &Self) -> bool {
-        self.members == other.members
+    #[test]
+    fn a_value_takes_24_bytes_and_a_string_of_23_bytes_takes_no_more() {
+        assert_eq!(size_of::<Value>(), 24);
+        assert_eq!(size_of::<Text>(), 24);
+        assert!(!Text::from("12345678901234567890123").is_heap_allocated());
+        assert!(Text::from("123456789012345678901234").is_heap_allocated());
     }
 }

@@ -69,20 +69,96 @@ pub fn pretty_in_pieces<E>(
     value: &Value,
     mut take: impl FnMut(&str) -> Result<(), E>,
 ) -> Result<(), E> {
-    let mut out = String::with_capacity(PIECE_BYTES + PIECE_BYTES / 4);
-    write_pretty(&mut out, value, 0, &mut take)?;
+    let mut out = piece();
+    write_pretty(&mut out, value, 0, &mut |piece| {
+        take(piece)?;
+        piece.clear();
+        Ok(())
+    })?;
     out.push('\n');
     take(&out)
 }
 
+/// [`pretty`] for an object that is never in memory as a whole: it is put together member by member, and its long lists
+/// are written by [`pretty_elements`].
+#[derive(Debug, Default)]
+pub struct PrettyObject {
+    members: usize,
+    text: String,
+}
+
+impl PrettyObject {
+    /// Writes a member.
+    pub fn member(&mut self, key: &str, value: &Value) {
+        self.key(key);
+        let Ok(()) = write_pretty(&mut self.text, value, 1, &mut |_| Ok::<_, Infallible>(()));
+    }
+
+    /// Begins a member that is a list. The text so far belongs before its elements.
+    pub fn begin_list(&mut self, key: &str) {
+        self.key(key);
+        self.text.push('[');
+    }
+
+    /// Ends that list, which has so many elements.
+    pub fn end_list(&mut self, elements: usize) {
+        if elements > 0 {
+            new_line(&mut self.text, 0, 1);
+        }
+        self.text.push(']');
+    }
+
+    /// Ends the document.
+    pub fn end(&mut self) {
+        self.text
+            .push_str(if self.members == 0 { "{}\n" } else { "\n}\n" });
+    }
+
+    /// Hands out the text that was written since the last time.
+    pub fn take(&mut self) -> String {
+        std::mem::take(&mut self.text)
+    }
+
+    fn key(&mut self, key: &str) {
+        if self.members == 0 {
+            self.text.push('{');
+        }
+        new_line(&mut self.text, self.members, 1);
+        self.members += 1;
+        write_pretty_key(&mut self.text, key);
+    }
+}
+
+/// Elements of a list in a [`PrettyObject`], from the position `from` on, handed on piece by piece.
+///
+/// # Errors
+/// The first one of `elements` or `take`.
+pub fn pretty_elements<E>(
+    from: usize,
+    elements: impl Iterator<Item = Result<Value, E>>,
+    mut take: impl FnMut(String) -> Result<(), E>,
+) -> Result<(), E> {
+    let mut out = piece();
+    let mut take = |out: &mut String| take(std::mem::replace(out, piece()));
+    for (position, element) in (from..).zip(elements) {
+        new_line(&mut out, position, 2);
+        write_pretty(&mut out, &element?, 2, &mut take)?;
+    }
+    take(&mut out)
+}
+
+fn piece() -> String {
+    String::with_capacity(PIECE_BYTES + PIECE_BYTES / 4)
+}
+
 /// About how long the pieces of a document are; a longer string in it makes a longer one.
-const PIECE_BYTES: usize = 64 << 10;
+const PIECE_BYTES: usize = 128 << 10;
 
 fn write_pretty<E>(
     out: &mut String,
     value: &Value,
     depth: usize,
-    take: &mut impl FnMut(&str) -> Result<(), E>,
+    take: &mut impl FnMut(&mut String) -> Result<(), E>,
 ) -> Result<(), E> {
     match value {
         Value::Array(values) if !values.is_empty() => {
@@ -98,8 +174,7 @@ fn write_pretty<E>(
             out.push('{');
             for (position, (key, value)) in object.iter().enumerate() {
                 new_line(out, position, depth + 1);
-                write_string(out, key);
-                out.push_str(": ");
+                write_pretty_key(out, key);
                 write_pretty(out, value, depth + 1, take)?;
             }
             new_line(out, 0, depth);
@@ -111,18 +186,17 @@ fn write_pretty<E>(
     }
     if out.len() >= PIECE_BYTES {
         take(out)?;
-        out.clear();
     }
     Ok(())
 }
 
 fn new_line(out: &mut String, position: usize, depth: usize) {
-    if position > 0 {
-        out.push(',');
-    }
-    out.push('\n');
-    for _ in 0..depth {
-        out.push_str("  ");
+    /// How most lines begin.
+    const INDENTED: &str = ",\n                                ";
+    let indented = INDENTED.len().min(2 + 2 * depth);
+    out.push_str(&INDENTED[usize::from(position == 0)..indented]);
+    for _ in indented..2 + 2 * depth {
+        out.push(' ');
     }
 }
 
@@ -131,9 +205,7 @@ fn write_scalar(out: &mut String, value: &Value) {
         Value::Null => out.push_str("null"),
         Value::Bool(true) => out.push_str("true"),
         Value::Bool(false) => out.push_str("false"),
-        Value::Number(number) => {
-            let _ = write!(out, "{number}");
-        }
+        Value::Number(number) => number.write(out),
         Value::String(text) => write_string(out, text),
         Value::Array(_) | Value::Object(_) => unreachable!("not a scalar"),
     }
@@ -141,14 +213,26 @@ fn write_scalar(out: &mut String, value: &Value) {
 
 /// Appends a string in quotes, escaping only what must be.
 pub fn write_string(out: &mut String, text: &str) {
+    write_begun_string(out, text);
     out.push('"');
-    let mut copied = 0;
-    for (position, byte) in text.bytes().enumerate() {
-        if byte >= b' ' && byte != b'"' && byte != b'\\' {
-            continue;
-        }
-        out.push_str(&text[copied..position]);
-        copied = position + 1;
+}
+
+/// Appends a key as a line of a pretty document has it.
+fn write_pretty_key(out: &mut String, key: &str) {
+    write_begun_string(out, key);
+    out.push_str("\": ");
+}
+
+/// Appends a string without the quote at its end.
+fn write_begun_string(out: &mut String, text: &str) {
+    out.push('"');
+    let mut rest = text;
+    loop {
+        let plain = plain_length(rest.as_bytes());
+        out.push_str(&rest[..plain]);
+        let Some(byte) = rest.as_bytes().get(plain) else {
+            break;
+        };
         match byte {
             b'"' => out.push_str("\\\""),
             b'\\' => out.push_str("\\\\"),
@@ -161,7 +245,18 @@ pub fn write_string(out: &mut String, text: &str) {
                 let _ = write!(out, "\\u{other:04x}");
             }
         }
+        rest = &rest[plain + 1..];
     }
-    out.push_str(&text[copied..]);
-    out.push('"');
+}
+
+/// How many bytes at the beginning need no escape.
+fn plain_length(bytes: &[u8]) -> usize {
+    let needs_escape = |byte: &u8| *byte < b' ' || *byte == b'"' || *byte == b'\\';
+    // Eight at a time, without a branch for each of them.
+    let chunks = bytes.chunks_exact(8);
+    let plain =
+        chunks.take_while(|chunk| !chunk.iter().fold(false, |any, b| any | needs_escape(b)));
+    let from = plain.count() * 8;
+    let at = bytes[from..].iter().position(needs_escape);
+    at.map_or(bytes.len(), |at| from + at)
 }

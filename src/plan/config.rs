@@ -95,7 +95,7 @@ pub(crate) fn path(value: &Value) -> Option<String> {
     match value {
         Value::String(text) => Some(text.to_string()),
         Value::Number(number) => Some(number.to_string()),
-        Value::Array(values) => match values.as_slice() {
+        Value::Array(values) => match &values[..] {
             [one @ (Value::String(_) | Value::Number(_))] => path(one),
             _ => None,
         },

@@ -6,55 +6,29 @@ use std::sync::Arc;
 use hashbrown::hash_table::{Entry, HashTable};
 
 use super::Error;
-use super::config::Config;
-use super::grouping::Group;
 use super::identity::canonical_id;
+use super::outline::Outline;
 use crate::json::{Object, Value};
 
 /// A plan: what the plan document says.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Plan {
-    schema: Value,
-    orchestrator: Value,
-    summary: Value,
-    groups: Arc<Vec<Value>>,
-    task_requests: Arc<Vec<Value>>,
+    head: Object,
+    groups: Arc<[Value]>,
+    task_requests: Arc<[Value]>,
     reconciliation: Value,
     item_count: usize,
 }
 
 impl Plan {
-    pub(super) fn new(config: &Config, groups: &[Group], task_requests: Vec<Value>) -> Self {
-        let item_count = groups.iter().map(|group| group.items.len()).sum();
-        let mut summary = Object::default();
-        summary.set("item_count", item_count);
-        summary.set("group_count", groups.len());
-        summary.set("task_count", task_requests.len());
-        summary.set("config_schema", config.schema.clone());
-        if let Some(more) = &config.summary {
-            summary.extend(more);
-        }
-        let reconciliation = Reconciliation {
-            group_count: groups.len(),
-            task_count: task_requests.len(),
-            ..Reconciliation::default()
-        };
-        let names: [Arc<str>; 3] = ["key".into(), "index".into(), "item_count".into()];
-        let group_entry = |(index, group): (usize, &Group)| {
-            let mut entry = Object::with_capacity(3);
-            entry.set(Arc::clone(&names[0]), Arc::clone(&group.key));
-            entry.set(Arc::clone(&names[1]), index);
-            entry.set(Arc::clone(&names[2]), group.items.len());
-            Value::from(entry)
-        };
+    pub(super) fn new(outline: &Outline, task_requests: Vec<Value>) -> Self {
+        let groups = outline.group_entries(0..outline.group_count());
         Self {
-            schema: config.plan_schema.clone(),
-            orchestrator: config.orchestrator.clone(),
-            summary: summary.into(),
-            groups: Arc::new(groups.iter().enumerate().map(group_entry).collect()),
-            task_requests: Arc::new(task_requests),
-            reconciliation: reconciliation.document(config.reconciliation_schema.clone()),
-            item_count,
+            head: outline.head(),
+            groups: groups.collect(),
+            task_requests: task_requests.into(),
+            reconciliation: outline.reconciliation(),
+            item_count: outline.item_count(),
         }
     }
 
@@ -92,11 +66,7 @@ impl Plan {
     /// The plan document without groups, task requests and reconciliation.
     #[must_use]
     pub fn head(&self) -> Object {
-        let mut head = Object::with_capacity(6);
-        head.set("schema", self.schema.clone());
-        head.set("orchestrator", self.orchestrator.clone());
-        head.set("summary", self.summary.clone());
-        head
+        self.head.clone()
     }
 
     /// The identities of the task requests, in plan order.
@@ -228,7 +198,7 @@ impl Reconciliation {
         let failed = self
             .failed_task_ids
             .iter()
-            .map(|id| Value::String(Arc::clone(id)));
+            .map(|id| Value::from(Arc::clone(id)));
         document.set("failed_task_ids", Value::array(failed.collect()));
         document.into()
     }

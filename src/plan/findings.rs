@@ -3,10 +3,11 @@
 use std::sync::Arc;
 
 use super::config::{object_or_empty, path};
+use super::expression::Scope;
 use super::grouping::{Group, first_text, group_by};
-use super::template::{Scope, Template, TextBudget};
+use super::template::{Template, TextBudget};
 use super::{Error, Limits, first_present};
-use crate::json::{Object, Value};
+use crate::json::{Object, Shape, Text, Value};
 
 const FINDINGS_CONFIG_SCHEMA: &str = "homeboy/generic-finding-packet-fanout-config/v1";
 
@@ -27,6 +28,21 @@ const INPUT_FIELDS: [&str; 15] = [
     "runtime_execution",
     "runtimeExecution",
     "runtime",
+];
+
+/// Fields of an item that is made of a finding; the packet comes last, if the policy wants it.
+const ITEM_FIELDS: [&str; 11] = [
+    "id",
+    "packet_id",
+    "finding_id",
+    "index",
+    "packet_index",
+    "group_key",
+    "type",
+    "severity",
+    "path",
+    "message",
+    "finding",
 ];
 
 /// Packets, policy and config.
@@ -93,8 +109,8 @@ struct Policy {
     findings_path: String,
     finding_id_path: String,
     group_by: Value,
-    group_key_template: Arc<str>,
-    fallback_group_key: Arc<str>,
+    group_key_template: Text,
+    fallback_group_key: Text,
     include_packet: bool,
 }
 
@@ -112,7 +128,7 @@ impl Policy {
             };
         let text = |name, camel| {
             let value = first_present(policy, &[name, camel]);
-            value.map(Value::shared_text).unwrap_or_default()
+            value.map(Value::usable_text).unwrap_or_default()
         };
         let paths = first_present(
             policy,
@@ -144,19 +160,19 @@ impl Policy {
         document.set("findings_path", self.findings_path.as_str());
         document.set("finding_id_path", self.finding_id_path.as_str());
         document.set("group_by", self.group_by.clone());
-        document.set("group_key_template", Arc::clone(&self.group_key_template));
-        document.set("fallback_group_key", Arc::clone(&self.fallback_group_key));
+        document.set("group_key_template", self.group_key_template.clone());
+        document.set("fallback_group_key", self.fallback_group_key.clone());
         document.set("include_packet", Value::Bool(self.include_packet));
         document.into()
     }
 
-    fn packet_id(&self, packet: &Value, position: usize) -> Arc<str> {
+    fn packet_id(&self, packet: &Value, position: usize) -> Text {
         text_at(packet, &self.packet_id_path)
             .or_else(|| first_text(packet, &["packet_id", "key"]))
             .unwrap_or_else(|| format!("packet-{}", position + 1).into())
     }
 
-    fn finding_id(&self, finding: &Value, position: usize) -> Arc<str> {
+    fn finding_id(&self, finding: &Value, position: usize) -> Text {
         text_at(finding, &self.finding_id_path)
             .or_else(|| first_text(finding, &["finding_id", "rule_id", "code"]))
             .unwrap_or_else(|| format!("finding-{}", position + 1).into())
@@ -200,12 +216,7 @@ impl<'p> GroupKey<'p> {
         }
     }
 
-    fn of(
-        &self,
-        packet: &Value,
-        finding: &Value,
-        budget: &mut TextBudget,
-    ) -> Result<Arc<str>, Error> {
+    fn of(&self, packet: &Value, finding: &Value, budget: &mut TextBudget) -> Result<Text, Error> {
         let names = [("packet", packet), ("finding", finding)];
         let key = match &self.template {
             Some(template) => {
@@ -217,7 +228,7 @@ impl<'p> GroupKey<'p> {
                     budget,
                 )?;
                 rendered
-                    .map(|value| value.shared_text())
+                    .map(|value| value.usable_text())
                     .unwrap_or_default()
             }
             None => {
@@ -238,7 +249,7 @@ impl<'p> GroupKey<'p> {
             }
         };
         Ok(if key.is_empty() {
-            Arc::clone(&self.policy.fallback_group_key)
+            self.policy.fallback_group_key.clone()
         } else {
             key
         })
@@ -253,6 +264,9 @@ pub fn normalize_items(input: &FindingsInput, limits: &Limits) -> Result<Vec<Val
     let policy = input.policy()?;
     let group_key = GroupKey::new(&policy);
     let mut budget = TextBudget::new("packets", limits.template_text_bytes);
+    let fields = ITEM_FIELDS.into_iter().map(Arc::from);
+    let packet = policy.include_packet.then(|| Arc::from("packet"));
+    let shape: Arc<Shape> = Arc::new(fields.chain(packet).collect());
     let mut items = Vec::new();
     for (packet_index, packet) in input.packets().iter().enumerate() {
         let packet = wrap_scalar(packet);
@@ -268,23 +282,26 @@ pub fn normalize_items(input: &FindingsInput, limits: &Limits) -> Result<Vec<Val
             let finding = wrap_scalar(finding);
             let finding_id = policy.finding_id(&finding, index);
             let text = |fields: &[&str]| first_text(&finding, fields).unwrap_or_default();
-            let mut item = Object::with_capacity(12);
             // A packet's id is repeated for each of its findings.
             budget.spend(packet_id.len() + finding_id.len())?;
-            item.set("id", Value::string(&format!("{packet_id}:{finding_id}")));
-            item.set("packet_id", Arc::clone(&packet_id));
-            item.set("finding_id", finding_id);
-            item.set("index", index);
-            item.set("packet_index", packet_index);
-            item.set("group_key", group_key.of(&packet, &finding, &mut budget)?);
-            item.set("type", text(&["type", "kind", "rule_id"]));
-            item.set("severity", text(&["severity"]));
-            item.set("path", text(&["path", "file"]));
-            item.set("message", text(&["message", "description"]));
-            item.set("finding", finding);
+            let mut values = Vec::with_capacity(shape.len());
+            values.extend([
+                Value::string(&format!("{packet_id}:{finding_id}")),
+                packet_id.clone().into(),
+                finding_id.into(),
+                index.into(),
+                packet_index.into(),
+                group_key.of(&packet, &finding, &mut budget)?.into(),
+                text(&["type", "kind", "rule_id"]).into(),
+                text(&["severity"]).into(),
+                text(&["path", "file"]).into(),
+                text(&["message", "description"]).into(),
+                finding,
+            ]);
             if policy.include_packet {
-                item.set("packet", packet.clone());
+                values.push(packet.clone());
             }
+            let item = Object::of_shape(Arc::clone(&shape), values);
             items.push(item.into());
         }
     }
@@ -308,7 +325,7 @@ impl Materialized {
     pub fn document(&self) -> Value {
         let group = |(index, group): (usize, &Group)| {
             let mut entry = Object::with_capacity(3);
-            entry.set("key", Arc::clone(&group.key));
+            entry.set("key", group.key.clone());
             entry.set("index", index);
             entry.set("items", Value::Array(Arc::clone(&group.items)));
             Value::from(entry)
@@ -331,9 +348,9 @@ impl Materialized {
 pub fn materialize_config(input: &FindingsInput, limits: &Limits) -> Result<Materialized, Error> {
     let policy = input.policy()?;
     let items = normalize_items(input, limits)?;
-    let groups = group_by(items.iter().cloned(), |item| {
+    let groups = group_by(items.clone(), |item| {
         item.get("group_key")
-            .map(Value::shared_text)
+            .map(Value::usable_text)
             .unwrap_or_default()
     });
     let mut config = input.config.clone();
@@ -415,7 +432,7 @@ pub fn reconcile_input(
     };
     let record = |(position, record): (usize, &Value)| {
         let mut record = Arc::unwrap_or_clone(super::record_object(record.clone(), position));
-        let id = super::canonical_id(&record).map(Value::shared_text);
+        let id = super::canonical_id(&record).map(Value::usable_text);
         let document = Value::from(record.clone());
         record.set("id", id.unwrap_or_default());
         record.set(
@@ -445,10 +462,10 @@ pub fn reconcile_input(
     Ok(document.into())
 }
 
-fn text_at(value: &Value, path: &str) -> Option<Arc<str>> {
+fn text_at(value: &Value, path: &str) -> Option<Text> {
     value
         .lookup(path)
-        .map(|value| value.shared_text())
+        .map(|value| value.usable_text())
         .filter(|text| !text.is_empty())
 }
 

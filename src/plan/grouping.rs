@@ -1,19 +1,21 @@
 //! Items into groups: normalised, keyed, in order of first appearance; or explicit groups as given.
 
-use std::collections::HashMap;
+use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
+
+use hashbrown::hash_table::{Entry, HashTable};
 
 use super::config::{Config, first_present};
 use super::{Error, Limits};
-use crate::json::{Object, Value};
+use crate::json::{Object, Setter, Text, Value};
 
 /// One group: one task request will be made of it.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Group {
     /// Its key: not empty, not necessarily unique among explicit groups.
-    pub key: Arc<str>,
+    pub key: Text,
     /// Its normalised items: objects, each with an `index`.
-    pub items: Arc<Vec<Value>>,
+    pub items: Arc<[Value]>,
 }
 
 pub(super) fn group(
@@ -35,56 +37,90 @@ pub(super) fn group(
     {
         return explicit_groups(&entries, limits);
     }
-    let items = match given(items, "items") {
-        Some(Value::Array(items)) => Arc::unwrap_or_clone(items),
-        _ => Vec::new(),
-    };
+    let items = given(items, "items").map(Value::into_list);
+    let mut items = items.unwrap_or_default();
     if items.len() > limits.items {
         return Err(Error::over("items", "items", limits.items));
     }
-    Ok(group_by(normalized(items), |item| {
+    normalize(&mut items, &mut Setter::new("index"));
+    Ok(group_by(items, |item| {
         group_key(item, &config.group_key_path)
     }))
 }
 
 /// Groups items by key, groups in order of first appearance.
-pub(super) fn group_by(
-    items: impl Iterator<Item = Value>,
-    key: impl Fn(&Value) -> Arc<str>,
-) -> Vec<Group> {
-    let mut groups: Vec<Group> = Vec::new();
-    let mut positions: HashMap<Arc<str>, usize> = HashMap::new();
-    for item in items {
-        let key = key(&item);
-        let position = *positions.entry(key).or_insert_with_key(|key| {
-            groups.push(Group {
-                key: Arc::clone(key),
-                // Most groups of a large plan are small.
-                items: Arc::new(Vec::with_capacity(1)),
-            });
-            groups.len() - 1
-        });
-        Arc::make_mut(&mut groups[position].items).push(item);
+///
+/// First it is found out which group each item is in, so that each group's list is made once and at its size.
+pub(super) fn group_by(mut items: Vec<Value>, key: impl Fn(&Value) -> Text) -> Vec<Group> {
+    let hasher = RandomState::new();
+    // Four bytes each, so that the table of a large plan stays in the cache.
+    let mut positions: HashTable<u32> = HashTable::with_capacity(items.len());
+    let mut groups: Vec<(Text, u32)> = Vec::with_capacity(items.len());
+    let mut group_of: Vec<u32> = Vec::with_capacity(items.len());
+    for item in &items {
+        let key = key(item);
+        let entry = positions.entry(
+            hasher.hash_one(&key),
+            |group| groups[*group as usize].0 == key,
+            |group| hasher.hash_one(&groups[*group as usize].0),
+        );
+        let group = match entry {
+            Entry::Occupied(group) => *group.get(),
+            Entry::Vacant(place) => {
+                #[expect(clippy::cast_possible_truncation, reason = "memory ends before that")]
+                let group = groups.len() as u32;
+                place.insert(group);
+                groups.push((key, 0));
+                group
+            }
+        };
+        groups[group as usize].1 += 1;
+        group_of.push(group);
     }
-    groups
+
+    // The items' positions sorted by group. Each group's part grows from where the one before it will end.
+    let mut begins_at = 0;
+    let mut ends: Vec<u32> = Vec::with_capacity(groups.len());
+    for (_, size) in &groups {
+        ends.push(begins_at);
+        begins_at += size;
+    }
+    let mut sorted: Vec<u32> = vec![0; items.len()];
+    for (item, group) in (0..).zip(group_of) {
+        let end = &mut ends[group as usize];
+        sorted[*end as usize] = item;
+        *end += 1;
+    }
+    let group = |((key, size), end): ((Text, u32), u32)| {
+        let own = sorted[(end - size) as usize..end as usize].iter();
+        let items = own.map(|item| std::mem::take(&mut items[*item as usize]));
+        Group {
+            key,
+            items: items.collect(),
+        }
+    };
+    groups.into_iter().zip(ends).map(group).collect()
 }
 
 /// Counts each group's items from 0 again, as explicit groups are.
 pub(super) fn reindex(mut groups: Vec<Group>) -> Vec<Group> {
+    let mut index = Setter::new("index");
     for group in &mut groups {
-        let items = Arc::unwrap_or_clone(std::mem::take(&mut group.items));
-        group.items = Arc::new(normalized(items).collect());
+        let mut items = Value::Array(std::mem::take(&mut group.items)).into_list();
+        normalize(&mut items, &mut index);
+        group.items = items.into();
     }
     groups
 }
 
 fn explicit_groups(entries: &[Value], limits: &Limits) -> Result<Vec<Group>, Error> {
     let mut item_count = 0;
+    let mut index = Setter::new("index");
     let mut groups = Vec::with_capacity(entries.len().min(limits.tasks));
     for (position, entry) in entries.iter().enumerate() {
         let key = first_text(entry, &["key", "group_key", "id"])
             .unwrap_or_else(|| format!("group-{}", position + 1).into());
-        let items = entry
+        let mut items = entry
             .get("items")
             .and_then(Value::as_array)
             .unwrap_or_default()
@@ -93,36 +129,34 @@ fn explicit_groups(entries: &[Value], limits: &Limits) -> Result<Vec<Group>, Err
         if item_count > limits.items {
             return Err(Error::over("groups", "items in all groups", limits.items));
         }
+        normalize(&mut items, &mut index);
         groups.push(Group {
             key,
-            items: Arc::new(normalized(items).collect()),
+            items: items.into(),
         });
     }
     Ok(groups)
 }
 
-/// Items as objects that know their index: an object gets its `index`, anything else becomes `{value, index}`.
-fn normalized(items: Vec<Value>) -> impl Iterator<Item = Value> {
-    let name: Arc<str> = "index".into();
-    items.into_iter().enumerate().map(move |(index, item)| {
-        let mut object = match item {
-            Value::Object(object) => Arc::unwrap_or_clone(object),
-            other => {
-                let mut object = Object::with_capacity(2);
-                object.set("value", other);
-                object
-            }
-        };
-        object.set(Arc::clone(&name), index);
-        object.into()
-    })
+/// Makes items objects that know their index: an object gets its `index`, anything else becomes `{value, index}`.
+fn normalize(items: &mut [Value], set_index: &mut Setter) {
+    for (index, item) in items.iter_mut().enumerate() {
+        if !matches!(item, Value::Object(_)) {
+            let mut object = Object::with_capacity(2);
+            object.set("value", std::mem::take(item));
+            *item = object.into();
+        }
+        if let Value::Object(object) = item {
+            set_index.set(Arc::make_mut(object), index);
+        }
+    }
 }
 
 /// The text at the path, else of `groupKey`, `kind`, `id`, else `default`.
-fn group_key(item: &Value, path: &str) -> Arc<str> {
+fn group_key(item: &Value, path: &str) -> Text {
     let at_path = item
         .lookup(path)
-        .map(|value| value.shared_text())
+        .map(|value| value.usable_text())
         .filter(|text| !text.is_empty());
     at_path
         .or_else(|| first_text(item, &["groupKey", "kind", "id"]))
@@ -130,10 +164,10 @@ fn group_key(item: &Value, path: &str) -> Arc<str> {
 }
 
 /// The first of these fields whose text is not empty.
-pub(super) fn first_text(value: &Value, fields: &[&str]) -> Option<Arc<str>> {
+pub(super) fn first_text(value: &Value, fields: &[&str]) -> Option<Text> {
     fields
         .iter()
         .filter_map(|field| value.get(field))
         .find(|value| !value.is_blank())
-        .map(Value::shared_text)
+        .map(Value::usable_text)
 }

@@ -3,13 +3,11 @@
 //! A string that is exactly one expression becomes the value it names, typed; otherwise each expression is replaced by
 //! text. Keys are not rendered, and what is inserted is not rendered again.
 
-use std::cell::OnceCell;
-use std::collections::HashSet;
 use std::sync::Arc;
 
 use super::Error;
-use super::grouping::Group;
-use crate::json::{self, Object, Value};
+use super::expression::{Expression, Scope};
+use crate::json::{Object, Shape, Shapes, Value};
 
 /// A compiled template.
 #[derive(Clone, Debug)]
@@ -21,50 +19,14 @@ pub(super) enum Template {
     /// Text with expressions in it.
     Text(Vec<Part>),
     Array(Vec<Template>),
-    Object(Vec<(Arc<str>, Template)>),
+    /// Keys, and a template for each of them.
+    Object(Arc<Shape>, Vec<Template>),
 }
 
 #[derive(Clone, Debug)]
 pub(super) enum Part {
     Literal(String),
     Expression(Expression),
-}
-
-/// What an expression names.
-#[derive(Clone, Debug)]
-pub(super) enum Expression {
-    /// A value computed from the group's items.
-    Computed(Computed),
-    /// A path: the name at its root, and the path below it.
-    Path(String, Option<String>),
-}
-
-/// The names that are computed rather than looked up.
-#[derive(Clone, Copy, Debug)]
-pub(super) enum Computed {
-    ItemCount,
-    ItemIds,
-    PacketIds,
-    FindingIds,
-}
-
-/// What a template can see.
-pub(super) struct Scope<'s> {
-    /// The group that is rendered, by the name `group`, if there is one.
-    pub(super) group: Option<GroupScope<'s>>,
-    /// Other values by the name that paths begin with.
-    pub(super) names: &'s [(&'s str, &'s Value)],
-}
-
-/// The group as a template sees it: `{key, index, items}`. What is made from its items is made when it is first asked
-/// for, and once: a template can ask a million times.
-pub(super) struct GroupScope<'s> {
-    group: &'s Group,
-    index: usize,
-    whole: OnceCell<Value>,
-    item_ids: OnceCell<Value>,
-    packet_ids: OnceCell<Value>,
-    finding_ids: OnceCell<Value>,
 }
 
 /// Where the text of templates is put together, and how much more of what they make there may be.
@@ -79,16 +41,20 @@ pub(super) struct TextBudget {
     left: usize,
     /// Kept from one text to the next.
     buffer: String,
+    /// Shapes of objects that lack what their template has.
+    shapes: Shapes,
 }
 
 /// The least that a member takes when printed, beside its key: quotes, colon, value, comma.
 const MEMBER_BYTES: usize = 5;
 /// The least that an element takes.
 const ELEMENT_BYTES: usize = 2;
+/// What is missing costs no memory, but time.
+pub(super) const MISSING_COST: usize = 1;
 
-/// The least that an object's members take when printed.
-pub(super) fn least_bytes(object: &Object) -> usize {
-    object.iter().map(|(key, _)| key.len() + MEMBER_BYTES).sum()
+/// The least that a member takes when printed.
+pub(super) fn member_cost(key: &str) -> usize {
+    key.len() + MEMBER_BYTES
 }
 
 impl TextBudget {
@@ -98,14 +64,33 @@ impl TextBudget {
             limit,
             left: limit,
             buffer: String::new(),
+            shapes: Shapes::default(),
         }
     }
 
-    pub(super) fn spend(&mut self, bytes: usize) -> Result<(), Error> {
-        let left = self.left.checked_sub(bytes);
-        self.left = left
-            .ok_or_else(|| Error::over(self.field, "bytes of text from templates", self.limit))?;
+    /// Takes the members at these positions out of an object.
+    pub(super) fn leave_out(&mut self, object: &mut Object, missing: &[usize]) {
+        if !missing.is_empty() {
+            object.remove_all(missing);
+            self.shapes.share(object);
+        }
+    }
+
+    /// Whether so much may be spent.
+    pub(super) fn allows(&self, bytes: usize) -> bool {
+        bytes <= self.left
+    }
+
+    /// Counts bytes. The error is boxed, because every part of a template answers with it or a small value.
+    pub(super) fn spend(&mut self, bytes: usize) -> Result<(), Box<Error>> {
+        self.left = self.left.checked_sub(bytes).ok_or_else(|| self.error())?;
         Ok(())
+    }
+
+    #[cold]
+    fn error(&self) -> Box<Error> {
+        let error = Error::over(self.field, "bytes of text from templates", self.limit);
+        Box::new(error)
     }
 }
 
@@ -123,12 +108,12 @@ impl Template {
             Value::Object(object) => {
                 let members: Vec<_> = object
                     .iter()
-                    .map(|(key, value)| (Arc::clone(key), Self::compile(value)))
+                    .map(|(_, value)| Self::compile(value))
                     .collect();
-                if members.iter().all(|(_, member)| member.is_constant()) {
+                if members.iter().all(Self::is_constant) {
                     return Self::Constant(template.clone());
                 }
-                Self::Object(members)
+                Self::Object(Arc::clone(object.shape()), members)
             }
             scalar => Self::Constant(scalar.clone()),
         }
@@ -161,15 +146,51 @@ impl Template {
         matches!(self, Self::Constant(_))
     }
 
+    /// The most that one group costs of the budget, if that can be told without rendering.
+    pub(super) fn most_cost(&self, longest_key: usize) -> Option<usize> {
+        let sum = |templates: &[Self]| {
+            let costs = templates.iter().map(|it| it.most_cost(longest_key));
+            costs.sum::<Option<usize>>()
+        };
+        Some(match self {
+            Self::Constant(_) | Self::Exact(_) => 0,
+            Self::Text(parts) => {
+                let part = |part: &Part| match part {
+                    Part::Literal(literal) => Some(literal.len()),
+                    Part::Expression(expression) => expression.most_bytes(longest_key),
+                };
+                parts.iter().map(part).sum::<Option<usize>>()?
+            }
+            Self::Array(parts) => sum(parts)? + parts.len() * ELEMENT_BYTES,
+            Self::Object(shape, templates) => {
+                let keys = shape.keys().iter().map(|key| member_cost(key));
+                sum(templates)? + keys.sum::<usize>()
+            }
+        })
+    }
+
     /// Renders; `None` is a missing value, which leaves its object or becomes null in its list.
     pub(super) fn render(
         &self,
         scope: &Scope<'_>,
         budget: &mut TextBudget,
-    ) -> Result<Option<Value>, Error> {
-        Ok(match self {
-            Self::Constant(value) => Some(value.clone()),
-            Self::Exact(expression) => expression.evaluate(scope),
+    ) -> Result<Option<Value>, Box<Error>> {
+        let mut values = Vec::with_capacity(1);
+        let found = self.render_onto(&mut values, scope, budget)?;
+        Ok(values.pop().filter(|_| found))
+    }
+
+    /// Renders onto the end of a list, a missing value as null; answers whether there was one. Values are made where
+    /// they stay: to hand them on is a good part of what they cost.
+    pub(super) fn render_onto(
+        &self,
+        values: &mut Vec<Value>,
+        scope: &Scope<'_>,
+        budget: &mut TextBudget,
+    ) -> Result<bool, Box<Error>> {
+        match self {
+            Self::Constant(value) => values.push(value.clone()),
+            Self::Exact(expression) => return Ok(expression.evaluate_onto(values, scope)),
             Self::Text(parts) => {
                 let mut text = std::mem::take(&mut budget.buffer);
                 text.clear();
@@ -177,89 +198,43 @@ impl Template {
                     let before = text.len();
                     match part {
                         Part::Literal(literal) => text.push_str(literal),
-                        Part::Expression(expression) => match expression.evaluate(scope) {
-                            None | Some(Value::Null) => {}
-                            Some(Value::String(value)) => text.push_str(&value),
-                            Some(value) => {
-                                if !json::write_compact_within(
-                                    &mut text,
-                                    &value,
-                                    before + budget.left,
-                                ) {
-                                    budget.spend(budget.left + 1)?;
-                                }
+                        Part::Expression(expression) => {
+                            if !expression.write(scope, &mut text, before + budget.left) {
+                                return Err(budget.error());
                             }
-                        },
+                        }
                     }
                     budget.spend(text.len() - before)?;
                 }
-                let value = Value::string(&text);
+                values.push(Value::string(&text));
                 budget.buffer = text;
-                Some(value)
             }
             Self::Array(parts) => {
                 budget.spend(parts.len().saturating_mul(ELEMENT_BYTES))?;
-                let mut values = Vec::with_capacity(parts.len());
+                let mut elements = Vec::with_capacity(parts.len());
                 for part in parts {
-                    values.push(part.render(scope, budget)?.unwrap_or(Value::Null));
+                    part.render_onto(&mut elements, scope, budget)?;
                 }
-                Some(Value::array(values))
+                values.push(Value::array(elements));
             }
-            Self::Object(members) => {
-                let mut object = Object::with_capacity(members.len());
-                render_members(members, scope, budget, &mut object)?;
-                Some(object.into())
+            Self::Object(shape, templates) => {
+                let mut members = Vec::with_capacity(templates.len());
+                let mut missing = Vec::new();
+                for (position, (key, template)) in shape.keys().iter().zip(templates).enumerate() {
+                    if template.render_onto(&mut members, scope, budget)? {
+                        budget.spend(member_cost(key))?;
+                    } else {
+                        budget.spend(MISSING_COST)?;
+                        missing.push(position);
+                    }
+                }
+                let mut object = Object::of_shape(Arc::clone(shape), members);
+                budget.leave_out(&mut object, &missing);
+                values.push(object.into());
             }
-        })
-    }
-
-    /// Renders into an object that is there already. What does not render to an object is answered as it is.
-    pub(super) fn render_into(
-        &self,
-        object: &mut Object,
-        scope: &Scope<'_>,
-        budget: &mut TextBudget,
-    ) -> Result<Result<(), Option<Value>>, Error> {
-        if let Self::Object(members) = self {
-            render_members(members, scope, budget, object)?;
-            return Ok(Ok(()));
         }
-        Ok(match self.render(scope, budget)? {
-            Some(Value::Object(rendered)) => {
-                object.extend(&rendered);
-                Ok(())
-            }
-            other => Err(other),
-        })
+        Ok(true)
     }
-
-    /// How many members the rendered object is likely to have.
-    pub(super) fn member_count(&self) -> usize {
-        match self {
-            Self::Object(members) => members.len(),
-            Self::Constant(Value::Object(object)) => object.len(),
-            _ => 0,
-        }
-    }
-}
-
-fn render_members(
-    members: &[(Arc<str>, Template)],
-    scope: &Scope<'_>,
-    budget: &mut TextBudget,
-    object: &mut Object,
-) -> Result<(), Error> {
-    for (key, member) in members {
-        match member.render(scope, budget)? {
-            Some(value) => {
-                budget.spend(key.len() + MEMBER_BYTES)?;
-                object.set(Arc::clone(key), value);
-            }
-            // Costs no memory, but time.
-            None => budget.spend(1)?,
-        }
-    }
-    Ok(())
 }
 
 /// Splits off the leftmost expression: `{{`, at least one character other than `}`, `}}`.
@@ -279,143 +254,6 @@ fn next_expression(text: &str) -> Option<(&str, &str, &str)> {
             open + 2 + length
         };
     }
-}
-
-impl Expression {
-    fn read(text: &str) -> Self {
-        let path = json::trim(text);
-        match path {
-            "group.item_count" => Self::Computed(Computed::ItemCount),
-            "group.item_ids" => Self::Computed(Computed::ItemIds),
-            "group.packet_ids" => Self::Computed(Computed::PacketIds),
-            "group.finding_ids" => Self::Computed(Computed::FindingIds),
-            _ => match path.split_once('.') {
-                Some((root, below)) => Self::Path(root.to_owned(), Some(below.to_owned())),
-                None => Self::Path(path.to_owned(), None),
-            },
-        }
-    }
-
-    fn evaluate(&self, scope: &Scope<'_>) -> Option<Value> {
-        match self {
-            Self::Computed(computed) => Some(scope.group.as_ref()?.computed(*computed)),
-            Self::Path(root, below) => {
-                let below = below.as_deref();
-                if let Some(group) = scope.group.as_ref().filter(|_| root == "group") {
-                    return group.at(below);
-                }
-                let (_, value) = scope.names.iter().find(|(name, _)| name == root)?;
-                at(value, below)
-            }
-        }
-    }
-}
-
-/// The value itself, or what a path below it finds.
-fn at(value: &Value, below: Option<&str>) -> Option<Value> {
-    match below {
-        None => Some(value.clone()),
-        // Unlike a lookup, an empty path is a step here: to the member without a name.
-        Some(below) => below.split('.').try_fold(value.clone(), |value, part| {
-            Some(value.step(part)?.into_owned())
-        }),
-    }
-}
-
-impl<'s> GroupScope<'s> {
-    pub(super) fn new(group: &'s Group, index: usize) -> Self {
-        Self {
-            group,
-            index,
-            whole: OnceCell::new(),
-            item_ids: OnceCell::new(),
-            packet_ids: OnceCell::new(),
-            finding_ids: OnceCell::new(),
-        }
-    }
-
-    fn computed(&self, computed: Computed) -> Value {
-        let made = match computed {
-            Computed::ItemCount => return self.group.items.len().into(),
-            Computed::ItemIds => &self.item_ids,
-            Computed::PacketIds => &self.packet_ids,
-            Computed::FindingIds => &self.finding_ids,
-        };
-        made.get_or_init(|| computed.of(&self.group.items)).clone()
-    }
-
-    fn whole(&self) -> Value {
-        let make = || {
-            let mut group = Object::with_capacity(3);
-            for name in ["key", "index", "items"] {
-                if let Some(member) = self.member(name) {
-                    group.set(name, member);
-                }
-            }
-            group.into()
-        };
-        self.whole.get_or_init(make).clone()
-    }
-
-    fn at(&self, below: Option<&str>) -> Option<Value> {
-        let Some(below) = below else {
-            return Some(self.whole());
-        };
-        let (name, below) = match below.split_once('.') {
-            Some((name, below)) => (name, Some(below)),
-            None => (below, None),
-        };
-        at(&self.member(name)?, below)
-    }
-
-    fn member(&self, name: &str) -> Option<Value> {
-        Some(match name {
-            "key" => Value::String(Arc::clone(&self.group.key)),
-            "index" => self.index.into(),
-            "items" => Value::Array(Arc::clone(&self.group.items)),
-            _ => return None,
-        })
-    }
-}
-
-impl Computed {
-    fn of(self, items: &[Value]) -> Value {
-        match self {
-            Self::ItemCount => items.len().into(),
-            Self::ItemIds => ids(items, ["id", "key"]),
-            Self::FindingIds => ids(items, ["finding_id", "id"]),
-            Self::PacketIds => {
-                let mut seen = HashSet::new();
-                let texts = items
-                    .iter()
-                    .filter_map(|item| item.get("packet_id"))
-                    .map(Value::shared_text);
-                let distinct =
-                    texts.filter(|text| !text.is_empty() && seen.insert(Arc::clone(text)));
-                Value::array(distinct.map(Value::String).collect())
-            }
-        }
-    }
-}
-
-/// Text of the first field that has any, else the item's index counted from 1.
-fn ids(items: &[Value], fields: [&str; 2]) -> Value {
-    let id = |(position, item): (usize, &Value)| {
-        let named = fields
-            .iter()
-            .filter_map(|field| item.get(field))
-            .find(|value| !value.is_blank());
-        named.map_or_else(
-            || {
-                let index = item
-                    .get("index")
-                    .and_then(|index| index.text().parse().ok());
-                Value::string(&(index.unwrap_or(position) + 1).to_string())
-            },
-            |value| Value::String(value.shared_text()),
-        )
-    };
-    Value::array(items.iter().enumerate().map(id).collect())
 }
 
 #[cfg(test)]

@@ -16,6 +16,8 @@ mod health;
 mod hostile;
 mod journal;
 mod json;
+mod objects;
+mod outline;
 mod panics;
 mod plan_stream;
 mod planning;
