@@ -41,6 +41,17 @@ pub struct Limits {
         value_name = "N"
     )]
     pub tasks_per_plan_max: usize,
+    /// Most bytes of items in one PlanStream.
+    #[arg(long, env = "FANOUT_PLAN_STREAM_BYTES_MAX", default_value_t = 1 << 30, value_name = "BYTES")]
+    pub plan_stream_bytes_max: usize,
+    /// Most PlanStreams at a time; what they bring is kept until their commit.
+    #[arg(
+        long,
+        env = "FANOUT_PLAN_STREAMS_MAX",
+        default_value_t = 16,
+        value_name = "N"
+    )]
+    pub plan_streams_max: usize,
     /// Most live plans, ended ones included until their retention is over.
     #[arg(
         long,
@@ -145,6 +156,9 @@ pub struct Times {
     /// Time between heartbeats on a quiet watch, unless the watcher says otherwise.
     #[arg(long, env = "FANOUT_HEARTBEAT_INTERVAL", default_value = "15s", value_parser = duration, value_name = "TIME")]
     pub heartbeat_interval: Duration,
+    /// How long a PlanStream waits for its next message before it is ended.
+    #[arg(long, env = "FANOUT_PLAN_STREAM_IDLE", default_value = "60s", value_parser = duration, value_name = "TIME")]
+    pub plan_stream_idle: Duration,
     /// How long open calls may take to finish after SIGTERM before they are cut.
     #[arg(long, env = "FANOUT_DRAIN_GRACE", default_value = "30s", value_parser = duration, value_name = "TIME")]
     pub drain_grace: Duration,
@@ -179,6 +193,9 @@ pub const HEARTBEAT_RANGE: (Duration, Duration) =
 pub const PAGE_SIZE: (usize, usize) = (100, 1_000);
 /// Largest plan document that PlanResponse carries whole; a quarter of the largest message, if that is less.
 pub const WHOLE_DOCUMENT_BYTES_MAX: usize = 4 << 20;
+/// JSON values in the items of one PlanStream, for each item that a plan may have: every number, text and list counts, as
+/// two bytes of an empty list become dozens in memory.
+pub const PLAN_STREAM_VALUES_PER_ITEM: usize = 64;
 /// Most labels, and the longest key or value of one, in bytes.
 pub const LABELS: (usize, usize) = (64, 256);
 /// Longest reason given with SealPlan or CancelPlan, in bytes.

@@ -12,6 +12,7 @@ mod build;
 mod number;
 mod object;
 mod parse;
+mod recompact;
 pub mod scan;
 mod value;
 mod write;
@@ -19,6 +20,7 @@ mod write;
 pub use number::Number;
 pub use object::{Object, Setter, Shape, Shapes};
 pub use parse::{Error, Limits, Parsed, parse, parse_lines};
+pub use recompact::recompact;
 pub use value::Value;
 pub use write::{
     PrettyObject, compact, pretty, pretty_elements, pretty_in_pieces, write_compact_within,

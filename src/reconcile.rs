@@ -6,11 +6,13 @@
 mod document;
 mod matching;
 mod names;
+mod page_text;
 pub mod record;
 mod status;
 
 pub use document::{Page, Reconciled, ResultHead, document, missing_record};
 pub use matching::{Candidates, DocumentMatching, Index, MatchedBy, Named, Sessions};
+pub use page_text::{Brought, PageText};
 pub use status::{Facts, Status, Verdict, classify};
 
 use std::sync::Arc;

@@ -6,6 +6,7 @@ mod call;
 mod convert;
 mod framing;
 mod health;
+mod plan_stream;
 mod quarantine;
 mod receipt;
 mod reconcile_request;
@@ -25,13 +26,14 @@ pub use web::in_a_browsers_words;
 use std::future::Future;
 use std::sync::Arc;
 
+use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status, Streaming};
 
 use framing::{MessageStream, one_by_one};
 
 use crate::config::{Config, PAGE_SIZE, REASON_BYTES_MAX};
-use crate::coordinator::{Coordinator, Error, Registered};
+use crate::coordinator::{Coordinator, Error, PlanCommand, Registered};
 use crate::engine::EndReason;
 use crate::proto::fanout_service_server::FanoutService;
 use crate::proto::records::{RecordsMessage, WrittenMessage};
@@ -40,9 +42,9 @@ use crate::proto::{
     DiscardRecordRequest, DiscardRecordResponse, ExplainTaskRequest, ExplainTaskResponse,
     GetPlanRequest, GetPlanResponse, GetTaskRequest, GetTaskResponse, ListPlansRequest,
     ListPlansResponse, ListQuarantineRequest, ListQuarantineResponse, ListTasksRequest,
-    ListTasksResponse, PlanRequest, PlanResponse, ReconcileRequest, ReconcileResponse,
-    RematchRecordRequest, RematchRecordResponse, SealPlanRequest, SealPlanResponse, View,
-    WatchPlanRequest,
+    ListTasksResponse, PlanRequest, PlanResponse, PlanStreamRequest, PlanStreamResponse,
+    ReconcileRequest, ReconcileResponse, RematchRecordRequest, RematchRecordResponse,
+    SealPlanRequest, SealPlanResponse, View, WatchPlanRequest,
 };
 
 /// The service.
@@ -50,15 +52,19 @@ use crate::proto::{
 pub struct Fanout {
     coordinator: Arc<Coordinator>,
     config: Arc<Config>,
+    /// Places for plan streams.
+    plan_streams: Arc<Semaphore>,
 }
 
 impl Fanout {
     /// The service over a coordinator.
     #[must_use]
     pub fn new(coordinator: Arc<Coordinator>, config: Arc<Config>) -> Self {
+        let most = config.limits.plan_streams_max.min(Semaphore::MAX_PERMITS);
         Self {
             coordinator,
             config,
+            plan_streams: Arc::new(Semaphore::new(most)),
         }
     }
 }
@@ -87,25 +93,17 @@ impl FanoutService for Fanout {
         let limits = self.config.limits;
         let page_size = convert::page_size(request.page_size, PAGE_SIZE.0)?;
         let command = blocking(move || convert::plan_command(request, &limits)).await?;
-        let coordinator = Arc::clone(&self.coordinator);
-        let validate_only = command.validate_only;
-        let Registered {
-            view,
-            document,
-            created,
-        } = detached(async move { coordinator.register(command).await }).await?;
-        let (task_requests, next_page_token) = convert::task_requests(&view, 0, page_size, &limits);
-        let mut plan = convert::plan(&view);
-        if validate_only {
-            (plan.cursor, plan.create_time) = (String::new(), None);
-        }
-        Ok(Response::new(PlanResponse {
-            plan: Some(plan),
-            created,
-            document: document.unwrap_or_default(),
-            task_requests,
-            next_page_token,
-        }))
+        let response = self.register(command, page_size, ()).await?;
+        Ok(Response::new(response))
+    }
+
+    async fn plan_stream(
+        &self,
+        request: Request<Streaming<PlanStreamRequest>>,
+    ) -> Result<Response<PlanStreamResponse>, Status> {
+        let closing = closing(&request);
+        let planned = plan_stream::serve(self, request.into_inner(), &closing).await;
+        planned.map(Response::new)
     }
 
     type SubmitRecordStream = MessageStream;
@@ -293,6 +291,39 @@ impl FanoutService for Fanout {
 }
 
 impl Fanout {
+    /// Registers a plan; `place` is given back when that is over, also if nobody waits for it any more.
+    async fn register(
+        &self,
+        command: PlanCommand,
+        page_size: usize,
+        place: impl Send + 'static,
+    ) -> Result<PlanResponse, Status> {
+        let validate_only = command.validate_only;
+        let coordinator = Arc::clone(&self.coordinator);
+        let registered = async move {
+            let _place = place;
+            coordinator.register(command).await
+        };
+        let Registered {
+            view,
+            document,
+            created,
+        } = detached(registered).await?;
+        let (task_requests, next_page_token) =
+            convert::task_requests(&view, 0, page_size, &self.config.limits);
+        let mut plan = convert::plan(&view);
+        if validate_only {
+            (plan.cursor, plan.create_time) = (String::new(), None);
+        }
+        Ok(PlanResponse {
+            plan: Some(plan),
+            created,
+            document: document.unwrap_or_default(),
+            task_requests,
+            next_page_token,
+        })
+    }
+
     async fn end(
         &self,
         plan_id: String,

@@ -7,7 +7,7 @@ use clap::{Args, ValueEnum};
 
 use super::client::{ServerAddress, connect};
 use super::files::{read_config, read_document, read_list, write_document};
-use super::{DONE, Failure, NOT_COMPLETED, Outcome, plan_document, registered};
+use super::{DONE, Failure, NOT_COMPLETED, Outcome, fetched_result, plan_document, registered};
 use crate::config::duration;
 use crate::json::{Object, Value};
 use crate::plan::{self, FindingsInput, Input};
@@ -140,7 +140,9 @@ pub(super) async fn reconcile_files(command: ReconcileFiles) -> Outcome {
         (Some(plan_id), ..) => {
             let mut client = connect(&command.server.server).await?;
             registered::wait(&mut client, plan_id, command.wait, command.seal).await?;
-            registered::result(&mut client, plan_id).await?.document
+            let mut result = fetched_result::fetch(&mut client, plan_id).await?;
+            result.write(command.output.as_deref())?;
+            return Ok(exit_code(result.is_completed(), command.fail_on_failure));
         }
         (None, Some(config), Some(records)) => {
             let items = command.items.as_deref().map(read_list).transpose()?;
@@ -192,11 +194,15 @@ fn result(
 fn finish(output: Option<&Path>, result: &Value, fail_on_failure: bool) -> Outcome {
     write_document(output, result)?;
     let completed = result.get("status").and_then(Value::as_str) == Some("completed");
-    Ok(if completed || !fail_on_failure {
+    Ok(exit_code(completed, fail_on_failure))
+}
+
+fn exit_code(completed: bool, fail_on_failure: bool) -> u8 {
+    if completed || !fail_on_failure {
         DONE
     } else {
         NOT_COMPLETED
-    })
+    }
 }
 
 pub(super) fn findings_files(command: &FindingsFiles) -> Outcome {

@@ -7,12 +7,12 @@ use clap::Args;
 use super::client::{ServerAddress, connect, explain};
 use super::files::write_out;
 use super::plan_document::write_plan;
+use super::plan_parts;
 use super::print::{self, json_line, printable, short, table};
-use super::registered::{self, Ending, PlanInput};
+use super::registered::{Ending, PlanInput};
 use super::{DONE, Failure, Outcome};
 use crate::proto::{
-    CancelPlanRequest, DeletePlanRequest, GetPlanRequest, ListPlansRequest, Plan, PlanRequest,
-    SealPlanRequest,
+    CancelPlanRequest, DeletePlanRequest, GetPlanRequest, ListPlansRequest, Plan, SealPlanRequest,
 };
 
 /// `fanout plan`.
@@ -23,7 +23,8 @@ pub(super) struct PlanCommand {
     /// Where to write the plan document; `-` or nothing is standard output.
     #[arg(long, value_name = "FILE")]
     output: Option<PathBuf>,
-    /// Register the plan with a coordinator, too, so that records can be sent to it.
+    /// Register the plan with a coordinator, too, so that records can be sent to it. Items of more than 4 MiB go there
+    /// as a stream of many messages.
     #[arg(long)]
     register: bool,
     /// Name for the registered plan. Default: `run_id:plan_id` of the config's orchestrator, or a new one.
@@ -107,17 +108,14 @@ pub(super) async fn plan(command: PlanCommand) -> Outcome {
         ));
     }
     let input = command.input.read()?;
-    let request = command.register.then(|| input.request());
+    let registration = command.register.then(|| input.registration());
     let outline = input.outline()?;
-    if let Some(request) = request {
+    if let Some(mut registration) = registration {
         let mut client = connect(&command.server.server).await?;
-        let mut request = PlanRequest {
-            plan_id: command.plan_id,
-            page_size: 1,
-            ..request
-        };
-        command.ending.put_into(&mut request)?;
-        let answer = registered::send(&mut client, request).await?;
+        registration.request.plan_id = command.plan_id;
+        registration.request.page_size = 1;
+        command.ending.put_into(&mut registration.request)?;
+        let answer = plan_parts::send(&mut client, registration).await?;
         let plan = answer.plan.unwrap_or_default();
         eprintln!(
             "plan {} {}, {} tasks",

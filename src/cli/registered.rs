@@ -1,27 +1,25 @@
-//! Plans at a coordinator: what is planned, registering it, and fetching the result.
+//! Plans at a coordinator: what is planned, registering it, and waiting for its end.
 
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::time::Duration;
 
 use clap::Args;
-use tonic::Response;
 
 use super::Failure;
 use super::client::{Client, explain};
 use super::files::{read_config, read_document, read_list};
-use super::print;
+use super::plan_parts::{self, Registration};
 use super::record_stream::is_passing;
 use crate::config::duration;
 use crate::json::{self, Object, Value};
 use crate::plan::{self, FindingsInput, Input};
 use crate::proto::plan_request::Source;
 use crate::proto::{
-    CompletionPolicy, Counts, EndReason, FindingPackets, GetPlanRequest, Plan, PlanRequest,
-    PlanResponse, PlanStatus, ReconcileRequest, TaskRequest, View,
+    CompletionPolicy, FindingPackets, GetPlanRequest, Plan, PlanRequest, PlanStatus,
+    ReconcileRequest, TaskRequest, View,
 };
 
-/// Task requests and records fetched at a time.
+/// Task requests fetched at a time.
 const PAGE_SIZE: i32 = 1_000;
 /// How long a coordinator is asked to wait with its answer; five minutes are the most.
 const LONG_POLL: prost_types::Duration = prost_types::Duration {
@@ -125,24 +123,28 @@ impl PlanInput {
 }
 
 impl Planned {
-    /// The request that registers it.
-    pub(super) fn request(&self) -> PlanRequest {
+    /// What registers it.
+    pub(super) fn registration(&self) -> Registration {
         let compact = |value: &Value| json::compact(value).into();
-        let source = match &self.source {
-            Given::Config => None,
+        let (items, source) = match &self.source {
+            Given::Config => (None, None),
             // A value that is no list leaves the config's items, as in the documents.
-            Given::Items(items) => items.as_array().map(|_| Source::Items(compact(items))),
-            Given::Packets { packets, policy } => Some(Source::FindingPackets(FindingPackets {
-                packets: compact(packets),
-                policy: policy.as_ref().map(compact).unwrap_or_default(),
-            })),
+            Given::Items(items) => (items.as_array().map(|_| items.clone()), None),
+            Given::Packets { packets, policy } => {
+                let packets = FindingPackets {
+                    packets: compact(packets),
+                    policy: policy.as_ref().map(compact).unwrap_or_default(),
+                };
+                (None, Some(Source::FindingPackets(packets)))
+            }
         };
-        PlanRequest {
+        let request = PlanRequest {
             config: compact(&self.config.clone().into()),
             source,
             page_size: PAGE_SIZE,
             ..Default::default()
-        }
+        };
+        Registration { request, items }
     }
 
     /// The plan, made here.
@@ -174,23 +176,12 @@ pub(super) struct Registered {
     pub(super) created: bool,
 }
 
-/// Registers a plan.
-pub(super) async fn send(
-    client: &mut Client,
-    request: PlanRequest,
-) -> Result<PlanResponse, Failure> {
-    let answer = client.plan(request).await;
-    answer
-        .map(Response::into_inner)
-        .map_err(|status| explain(&status))
-}
-
 /// Registers a plan, and fetches the task requests that did not come with the answer.
 pub(super) async fn register(
     client: &mut Client,
-    request: PlanRequest,
+    registration: Registration,
 ) -> Result<Registered, Failure> {
-    let answer = send(client, request).await?;
+    let answer = plan_parts::send(client, registration).await?;
     let plan = answer.plan.unwrap_or_default();
     let mut task_requests = answer.task_requests;
     let mut page_token = answer.next_page_token;
@@ -253,69 +244,5 @@ pub(super) async fn end(client: &mut Client, plan_id: &str) -> Result<(), Failur
             Err(status) if is_passing(&status) => tokio::time::sleep(RETRY_AFTER).await,
             Err(status) => return Err(explain(&status)),
         }
-    }
-}
-
-/// A plan's result as it is now.
-pub(super) struct FetchedResult {
-    pub(super) status: PlanStatus,
-    /// Why the plan has ended, if it has.
-    pub(super) end_reason: EndReason,
-    pub(super) counts: Counts,
-    pub(super) document: Value,
-}
-
-/// Fetches the result page by page, and puts the pages together.
-pub(super) async fn result(client: &mut Client, plan_id: &str) -> Result<FetchedResult, Failure> {
-    const LISTS: [&str; 2] = ["records", "outcomes"];
-    let mut whole: Option<Object> = None;
-    let mut lists: [Vec<Value>; 2] = Default::default();
-    let mut failed_task_ids = Vec::new();
-    let mut page_token = String::new();
-    loop {
-        let request = ReconcileRequest {
-            plan_id: plan_id.to_owned(),
-            page_size: PAGE_SIZE,
-            page_token: page_token.clone(),
-            ..Default::default()
-        };
-        let page = client
-            .reconcile(request)
-            .await
-            .map_err(|status| explain(&status))?
-            .into_inner();
-        let document = print::document(&page.document);
-        let items =
-            |value: Option<&Value>| value.and_then(Value::as_array).unwrap_or_default().to_vec();
-        for (list, name) in lists.iter_mut().zip(LISTS) {
-            list.extend(items(document.get(name)));
-        }
-        let reconciliation = document.get("reconciliation");
-        failed_task_ids.extend(items(
-            reconciliation.and_then(|counts| counts.get("failed_task_ids")),
-        ));
-        if let Value::Object(page) = document {
-            whole.get_or_insert_with(|| Arc::unwrap_or_clone(page));
-        }
-        if page.next_page_token.is_empty() {
-            let mut whole = whole.unwrap_or_default();
-            for (list, name) in lists.into_iter().zip(LISTS) {
-                whole.set(name, Value::array(list));
-            }
-            let mut counts = whole
-                .get("reconciliation")
-                .and_then(Value::as_object)
-                .cloned()
-                .unwrap_or_default();
-            counts.set("failed_task_ids", Value::array(failed_task_ids));
-            whole.set("reconciliation", Value::from(counts));
-            return Ok(FetchedResult {
-                status: page.status(),
-                end_reason: page.end_reason(),
-                counts: page.counts.unwrap_or_default(),
-                document: whole.into(),
-            });
-        }
-        page_token = page.next_page_token;
     }
 }

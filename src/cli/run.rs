@@ -16,14 +16,15 @@ use tokio_util::sync::CancellationToken;
 use super::client::{Client, connect, explain};
 use super::display::Display;
 use super::executor::{Executor, Interrupt, Ran, refused_record};
-use super::files::write_document;
+use super::fetched_result;
+use super::plan_parts::Registration;
 use super::print::{self, printable};
 use super::record_stream::{self, Answered, Answers, Batches};
-use super::registered::{self, Ending, FetchedResult, PlanInput};
+use super::registered::{self, Ending, PlanInput};
 use super::{DONE, FAILED, Failure, INTERRUPTED, NOT_COMPLETED, Outcome};
 use crate::config::{Config, duration};
 use crate::json::{self, Object, Value};
-use crate::proto::{EndReason, PlanRequest, PlanStatus, Record, SealPlanRequest, TaskRequest};
+use crate::proto::{EndReason, PlanStatus, Record, SealPlanRequest, TaskRequest};
 use crate::server;
 
 /// `fanout run`.
@@ -70,10 +71,11 @@ const CONCURRENCY_DEFAULT: u32 = 3;
 pub(super) async fn run(command: Run) -> Outcome {
     let input = command.input.read()?;
     let concurrency = concurrency(&command, &input.config)?;
-    let mut request = input.request();
-    command.ending.put_into(&mut request)?;
+    let mut registration = input.registration();
+    drop(input);
+    command.ending.put_into(&mut registration.request)?;
     let coordinator = Coordinator::reach(command.server.as_deref()).await?;
-    let outcome = with_coordinator(command, concurrency, request, &coordinator).await;
+    let outcome = with_coordinator(command, concurrency, registration, &coordinator).await;
     coordinator.leave().await;
     outcome
 }
@@ -81,11 +83,11 @@ pub(super) async fn run(command: Run) -> Outcome {
 async fn with_coordinator(
     command: Run,
     concurrency: usize,
-    request: PlanRequest,
+    registration: Registration,
     coordinator: &Coordinator,
 ) -> Outcome {
     let mut client = connect(&coordinator.address).await?;
-    let (plan_id, tasks) = plan(&mut client, request).await?;
+    let (plan_id, tasks) = plan(&mut client, registration).await?;
     let (interrupted, interrupt) = interrupt_on_signal()?;
     let display = Display::new(tasks.len() as u64, command.quiet);
     let executor = Executor {
@@ -134,18 +136,14 @@ async fn with_coordinator(
             .await
             .map_err(|status| explain(&status))?;
     }
-    let FetchedResult {
-        status,
-        end_reason,
-        counts,
-        document,
-    } = registered::result(&mut client, &plan_id).await?;
+    let mut result = fetched_result::fetch(&mut client, &plan_id).await?;
+    let (status, end_reason) = (result.status, result.end_reason);
     if something_to_do && !sealed_here && end_reason != EndReason::AllRecorded {
         eprintln!("the plan has ended: {}", print::end_reason(end_reason));
     }
-    write_document(command.output.as_deref(), &document).or_else(|failure| {
+    result.write(command.output.as_deref()).or_else(|failure| {
         // The work was done; it is not thrown away with a path that was wrong.
-        write_document(None, &document)?;
+        result.write(None)?;
         Err(failure)
     })?;
     if !command.quiet || status != PlanStatus::Completed {
@@ -153,7 +151,7 @@ async fn with_coordinator(
         eprintln!(
             "{}{interrupted}: {}",
             print::plan_status(status),
-            print::counts_line(&counts)
+            print::counts_line(&result.counts)
         );
     }
     Ok(match status {
@@ -256,9 +254,9 @@ fn concurrency(command: &Run, config: &Object) -> Result<usize, Failure> {
 /// was cut short.
 async fn plan(
     client: &mut Client,
-    request: PlanRequest,
+    registration: Registration,
 ) -> Result<(String, Vec<TaskRequest>), Failure> {
-    let planned = registered::register(client, request).await?;
+    let planned = registered::register(client, registration).await?;
     let (plan, mut tasks) = (planned.plan, planned.task_requests);
     let recorded = plan.counts.unwrap_or_default().recorded;
     if !planned.created && plan.status() != PlanStatus::Incomplete {
@@ -274,19 +272,10 @@ async fn plan(
             printable(&plan.plan_id),
             tasks.len()
         );
-        let document = registered::result(client, &plan.plan_id).await?.document;
-        let records = document
-            .get("records")
-            .and_then(Value::as_array)
-            .unwrap_or_default();
-        let missing = |record: Option<&Value>| {
-            let status = record
-                .and_then(|record| record.get("status"))
-                .and_then(Value::as_str);
-            status == Some("missing_record")
-        };
-        let mut position = 0..;
-        tasks.retain(|_| missing(position.next().and_then(|at| records.get(at))));
+        let mut missing = fetched_result::missing(client, &plan.plan_id)
+            .await?
+            .into_iter();
+        tasks.retain(|_| missing.next().unwrap_or_default());
     }
     Ok((plan.plan_id, tasks))
 }

@@ -289,32 +289,26 @@ fn make(config: &Object, source: Source, limits: &plan::Limits) -> Result<Plan, 
 
 /// Hash of what is planned. Deadline, retention and labels are terms of the registration, not content.
 fn digest(command: &PlanCommand) -> String {
-    let mut hasher = blake3::Hasher::new();
-    let mut add = |tag: &str, value: Option<&Value>| {
-        let text = value.map(json::compact).unwrap_or_default();
-        hasher.update(tag.as_bytes());
-        hasher.update(&(text.len() as u64).to_le_bytes());
-        hasher.update(text.as_bytes());
-    };
-    add("config", Some(&command.config.clone().into()));
+    let mut hash = ContentHash::default();
+    hash.add("config", &command.config.clone().into());
     match &command.source {
-        Source::Config => add("source", None),
-        Source::Items(items) => add("items", Some(items)),
-        Source::Groups(groups) => add("groups", Some(groups)),
+        Source::Config => hash.tag("source"),
+        Source::Items(items) => hash.add("items", items),
+        Source::Groups(groups) => hash.add("groups", groups),
         Source::Packets { packets, policy } => {
-            add("packets", Some(packets));
-            add("policy", policy.as_ref());
+            hash.add("packets", packets);
+            match policy {
+                Some(policy) => hash.add("policy", policy),
+                None => hash.tag("policy"),
+            }
         }
     }
     let completion = &command.completion;
-    add(
-        if completion.seal_rule == SealRule::Explicit {
-            "explicit"
-        } else {
-            "when_all_recorded"
-        },
-        None,
-    );
+    hash.tag(if completion.seal_rule == SealRule::Explicit {
+        "explicit"
+    } else {
+        "when_all_recorded"
+    });
     if !completion.is_everything() {
         let Completion {
             seal_rule: _,
@@ -325,9 +319,45 @@ fn digest(command: &PlanCommand) -> String {
         let rules = format!(
             "{min_successful:?} {tolerated_failure_count:?} {tolerated_failure_percentage:?}"
         );
-        add("completion", Some(&rules.as_str().into()));
+        hash.add("completion", &rules.as_str().into());
     }
-    hasher.finalize().to_string()
+    hash.0.finalize().to_string()
+}
+
+/// A hash of tagged values. Each ends with its length, so that none can be taken for a part of another.
+#[derive(Default)]
+struct ContentHash(blake3::Hasher);
+
+impl ContentHash {
+    /// A tag without a value.
+    fn tag(&mut self, tag: &str) {
+        self.0.update(tag.as_bytes());
+        self.0.update(&0_u64.to_le_bytes());
+    }
+
+    /// A value, as its compact text. That of a list is taken element by element: a million items have a long one.
+    fn add(&mut self, tag: &str, value: &Value) {
+        let mut length = 0;
+        let mut text = |text: &str| {
+            self.0.update(text.as_bytes());
+            length += text.len() as u64;
+        };
+        text(tag);
+        match value.as_array() {
+            Some(values) => {
+                let mut element = String::new();
+                for value in values {
+                    element.clear();
+                    let whole = json::write_compact_within(&mut element, value, usize::MAX);
+                    debug_assert!(whole, "no text is longer than the address space");
+                    text(&element);
+                    text(",");
+                }
+            }
+            None => text(&json::compact(value)),
+        }
+        self.0.update(&length.to_le_bytes());
+    }
 }
 
 /// The name asked for, else that of the config's orchestrator, else a new one.

@@ -4,10 +4,10 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use super::{Coordinator, Error, PlanView};
-use crate::engine::{Held, State, TaskSpec};
-use crate::json::{self, Value};
+use crate::engine::{Held, State};
+use crate::json::Object;
 use crate::plan::Reconciliation;
-use crate::reconcile::{self, Reconciled};
+use crate::reconcile::{self, Brought, PageText};
 use crate::registry::{LivePlan, Poisoned};
 
 /// Which tasks' records are wanted.
@@ -17,7 +17,7 @@ pub enum Page {
     None,
     /// All.
     Whole,
-    /// So many, from this task on.
+    /// So many, from this task on; fewer where they would not fit.
     From(usize, usize),
 }
 
@@ -42,31 +42,63 @@ struct Taken {
     outcomes_of_missing: u64,
 }
 
+/// The least that a record takes in a document: its status, and a comma.
+const RECORD_BYTES_MIN: usize = r#"{"status":"failed"},"#.len();
+
 impl Coordinator {
-    /// The result as it is now.
+    /// The result as it is now, however long.
     ///
     /// # Errors
     /// The plan is unusable.
     pub async fn result(&self, plan: Arc<LivePlan>, page: Page) -> Result<ResultPage, Error> {
+        self.result_within(plan, page, usize::MAX).await
+    }
+
+    /// The result as it is now, in a document of at most `bytes_max` bytes.
+    ///
+    /// # Errors
+    /// The plan is unusable, or the document would be longer: all of it, or a page of one record.
+    pub async fn result_within(
+        &self,
+        plan: Arc<LivePlan>,
+        page: Page,
+        bytes_max: usize,
+    ) -> Result<ResultPage, Error> {
         let made = tokio::task::spawn_blocking(move || {
-            let taken = take(&plan, page).map_err(|Poisoned| super::poisoned(&plan))?;
-            let next = (taken.range.end < taken.view.spec.tasks.len()).then_some(taken.range.end);
-            if matches!(page, Page::None) {
-                return Ok(ResultPage {
-                    view: taken.view,
-                    document: None,
-                    next: None,
-                });
+            let tasks = plan.spec().tasks.len();
+            // Said before so many records are looked at.
+            if matches!(page, Page::Whole) && tasks.saturating_mul(RECORD_BYTES_MIN) > bytes_max {
+                return Err(too_large(bytes_max));
             }
-            let document = json::compact(&write(&taken));
+            let taken = take(&plan, page).map_err(|Poisoned| super::poisoned(&plan))?;
+            let (document, end) = match page {
+                Page::None => (None, tasks),
+                Page::Whole => match write(&taken, bytes_max)? {
+                    (document, end) if end == tasks => (Some(document), end),
+                    _ => return Err(too_large(bytes_max)),
+                },
+                Page::From(..) => {
+                    let (document, end) = write(&taken, bytes_max)?;
+                    (Some(document), end)
+                }
+            };
             Ok(ResultPage {
                 view: taken.view,
-                document: Some(document),
-                next,
+                document,
+                next: (end < tasks).then_some(end),
             })
         });
         made.await
             .unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()))
+    }
+}
+
+fn too_large(bytes_max: usize) -> Error {
+    Error::Invalid {
+        field: "page_size".into(),
+        problem: format!("the document is larger than {bytes_max} bytes; ask for pages"),
+        reason: "DOCUMENT_TOO_LARGE",
+        limit: Some(bytes_max as u64),
     }
 }
 
@@ -78,6 +110,10 @@ fn take(plan: &LivePlan, page: Page) -> Result<Taken, Poisoned> {
         Page::Whole => 0..tasks,
         Page::From(start, size) => start.min(tasks)..start.saturating_add(size).min(tasks),
     };
+    let outcomes_of_missing = match page {
+        Page::None => 0,
+        Page::Whole | Page::From(..) => outcomes_of_missing(&live.state),
+    };
     Ok(Taken {
         view: PlanView::of(&live.state),
         held: range
@@ -86,62 +122,73 @@ fn take(plan: &LivePlan, page: Page) -> Result<Taken, Poisoned> {
             .collect(),
         range,
         unsuccessful: live.state.unsuccessful(),
-        outcomes_of_missing: outcomes_of_missing(&live.state),
+        outcomes_of_missing,
     })
 }
 
+/// Looks at every task, but only if the outcome path leads into the group keys of tasks without a record.
 fn outcomes_of_missing(state: &State) -> u64 {
-    let spec = state.spec();
-    if !spec.settings.missing_records_may_have_outcomes() {
+    let (spec, missing) = (state.spec(), state.counts().missing);
+    if missing == 0 || !spec.settings.missing_records_may_have_outcomes() {
         return 0;
     }
-    let missing = spec
-        .tasks
-        .iter()
-        .enumerate()
-        .filter(|(at, _)| state.held(*at).is_none());
-    let record = |task: &TaskSpec| reconcile::missing_record(&task.id, task.group_key.clone());
-    missing
-        .filter(|(_, task)| spec.settings.outcome(&record(task)).is_some())
-        .count() as u64
+    if spec.settings.all_missing_records_have_outcomes() {
+        return missing;
+    }
+    let tasks = spec.tasks.iter().enumerate();
+    let missing = tasks.filter(|(at, _)| state.held(*at).is_none());
+    let outcomes = missing.filter(|(_, task)| {
+        let outcome = spec.settings.outcome_of_missing(&task.id, &task.group_key);
+        outcome.is_some()
+    });
+    outcomes.count() as u64
 }
 
-fn write(taken: &Taken) -> Value {
+/// Writes as many tasks as fit, and answers where the next page begins.
+fn write(taken: &Taken, bytes_max: usize) -> Result<(String, usize), Error> {
+    let head = head(taken);
+    let beside = PageText::default().into_document(&head).len();
+    let for_tasks = bytes_max.checked_sub(beside);
+    let for_tasks = for_tasks.ok_or_else(|| too_large(bytes_max))?;
     let spec = &taken.view.spec;
-    let counts = &taken.view.standing.counts;
-    let settings = &spec.settings;
-    let limits = json::Limits {
-        depth: 1024,
-        ..json::Limits::default()
-    };
-    let mut page = reconcile::Page::with_capacity(taken.held.len());
+    let held = taken.held.iter().flatten();
+    let record_bytes: usize = held.map(|held| held.document.len() + 1).sum();
+    let mut page = PageText::with_capacity(record_bytes.min(for_tasks));
     for (task, held) in spec.tasks[taken.range.clone()].iter().zip(&taken.held) {
-        let reconciled = match held {
-            Some(held) => {
-                // Read once when it was accepted; a document that cannot be read again would be a defect.
-                let record = json::parse(&held.document, limits).unwrap_or(Value::Null);
-                Reconciled::new(settings, record, held.verdict.successful)
-            }
-            None => Reconciled::missing(settings, &task.id, task.group_key.clone()),
+        let brought = match held {
+            Some(held) => Brought::Record(&held.document, held.verdict.successful),
+            None => Brought::Nothing(&task.group_key),
         };
-        page.push(&task.id, reconciled);
+        if !page.push(&spec.settings, &task.id, brought, for_tasks) {
+            break;
+        }
     }
+    if page.tasks() == 0 && !taken.range.is_empty() {
+        return Err(too_large(bytes_max));
+    }
+    let end = taken.range.start + page.tasks();
+    Ok((page.into_document(&head), end))
+}
+
+/// The document without what is of single tasks.
+fn head(taken: &Taken) -> Object {
+    let (spec, standing) = (&taken.view.spec, &taken.view.standing);
     let tasks = spec.tasks.len();
+    let failures = usize::try_from(taken.unsuccessful).unwrap_or(tasks);
+    let outcomes = standing.counts.outcomes + taken.outcomes_of_missing;
     let reconciliation = Reconciliation {
         group_count: spec.group_count,
         task_count: tasks,
         record_count: tasks,
-        success_count: tasks - usize::try_from(taken.unsuccessful).unwrap_or(tasks),
-        failure_count: usize::try_from(taken.unsuccessful).unwrap_or(tasks),
-        outcome_count: usize::try_from(counts.outcomes + taken.outcomes_of_missing)
-            .unwrap_or(usize::MAX),
-        failed_task_ids: page.failed_task_ids().to_vec(),
+        success_count: tasks - failures,
+        failure_count: failures,
+        outcome_count: usize::try_from(outcomes).unwrap_or(usize::MAX),
+        failed_task_ids: Vec::new(),
     };
-    let standing = &taken.view.standing;
     let mut document = reconcile::document(
-        settings,
+        &spec.settings,
         &spec.result_head,
-        page,
+        reconcile::Page::default(),
         &reconciliation,
         standing.status.name(),
     );
@@ -153,5 +200,5 @@ fn write(taken: &Taken) -> Value {
     {
         document.set("completion_reason", end.reason.name());
     }
-    document.into()
+    document
 }

@@ -77,14 +77,14 @@ async fn of_registered(
         () = closing.cancelled(), if !wait.is_zero() => return Err(status::draining()),
         () = fanout.coordinator.wait_for_end(&plan, wait) => {}
     }
-    let result = fanout.coordinator.result(plan, page).await;
+    let most = document_bytes_max(limits);
+    let result = fanout.coordinator.result_within(plan, page, most);
     let ResultPage {
         view,
         document,
         next,
-    } = result.map_err(|error| status::of(&error))?;
+    } = result.await.map_err(|error| status::of(&error))?;
     let document = document.unwrap_or_default();
-    check_size(&document, limits)?;
     let standing = &view.standing;
     Ok(ReconcileResponse {
         status: convert::plan_status(standing.status).into(),
@@ -180,9 +180,13 @@ pub(super) fn plan_limits(limits: &Limits) -> plan::Limits {
     }
 }
 
+/// What leaves room for the fields beside the document.
+fn document_bytes_max(limits: &Limits) -> usize {
+    limits.message_bytes_max.saturating_sub(64 << 10)
+}
+
 fn check_size(document: &str, limits: &Limits) -> Result<(), Status> {
-    // Room for the fields beside the document.
-    let most = limits.message_bytes_max.saturating_sub(64 << 10);
+    let most = document_bytes_max(limits);
     if document.len() <= most {
         return Ok(());
     }

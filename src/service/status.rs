@@ -192,6 +192,12 @@ pub(super) fn of_transport(status: &Status) -> Option<Status> {
     Some(with(code, message, details))
 }
 
+/// A stream of which nothing came for so long.
+pub(super) fn stream_idle(idle: Duration) -> Status {
+    let message = format!("no message came for {idle:?}; nothing was planned");
+    with(Code::DeadlineExceeded, &message, info("STREAM_IDLE", []))
+}
+
 /// The plan that was watched is gone.
 pub(super) fn plan_removed(plan_id: &str) -> Status {
     let mut details = info("PLAN_REMOVED", []);

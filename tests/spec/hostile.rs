@@ -7,6 +7,7 @@ mod floods;
 mod http;
 mod limits;
 mod messages;
+mod plan_streams;
 mod streams;
 mod target;
 mod templates;

@@ -1,0 +1,237 @@
+//! Printing a document from its text: what is compact already is copied as it stands, the rest is put right on the way.
+
+use std::fmt::Write;
+use std::ops::Range;
+
+use super::{Limits, Number, Value, parse, write_string};
+
+/// Deeper documents are left to the tree.
+const DEPTH_MAX: usize = 64;
+/// Objects of more members are left to the tree, which finds a repeated key among many faster.
+const MEMBERS_MAX: usize = 64;
+
+/// Appends to `out` what [`compact`](super::compact) prints of this document, without building a tree. If the document is
+/// an object, `member` is told each of its keys, and where in `out` the value stands; a key comes once.
+///
+/// Answers `false`, with `out` as it was (`member` may have been told something), where only a tree will do: keys that are
+/// repeated or have escapes, an object of more than 64 members, nesting deeper than 64 levels. The text has to be one JSON
+/// document with nothing after it; of another text, whatever comes out is none.
+#[must_use]
+pub fn recompact(out: &mut String, text: &str, mut member: impl FnMut(&str, Range<usize>)) -> bool {
+    let before = out.len();
+    let mut printer = Printer {
+        text,
+        at: 0,
+        copied: 0,
+        out,
+        keys: Vec::new(),
+    };
+    let whole = printer.document(&mut member).is_some();
+    if !whole {
+        out.truncate(before);
+    }
+    whole
+}
+
+/// Goes through a text; what it has passed and not written yet is still to be copied.
+struct Printer<'t, 'o> {
+    text: &'t str,
+    at: usize,
+    copied: usize,
+    out: &'o mut String,
+    /// Keys of the open objects, the innermost last.
+    keys: Vec<&'t str>,
+}
+
+impl<'t> Printer<'t, '_> {
+    fn document(&mut self, member: &mut impl FnMut(&str, Range<usize>)) -> Option<()> {
+        match self.peek()? {
+            b'{' => self.object(0, member)?,
+            _ => self.value(0)?,
+        }
+        self.copy();
+        Some(())
+    }
+
+    /// The next byte that is not white space; what is, is left out.
+    fn peek(&mut self) -> Option<u8> {
+        let bytes = self.text.as_bytes();
+        let next = *bytes.get(self.at)?;
+        if next > b' ' {
+            return Some(next);
+        }
+        self.copy();
+        while bytes.get(self.at).is_some_and(|byte| *byte <= b' ') {
+            self.at += 1;
+        }
+        self.copied = self.at;
+        bytes.get(self.at).copied()
+    }
+
+    /// Writes what was passed.
+    fn copy(&mut self) {
+        self.out.push_str(&self.text[self.copied..self.at]);
+        self.copied = self.at;
+    }
+
+    /// Where the next byte will be written.
+    fn position(&self) -> usize {
+        self.out.len() + self.at - self.copied
+    }
+
+    fn value(&mut self, depth: usize) -> Option<()> {
+        match self.peek()? {
+            b'{' => self.object(depth, &mut |_, _| {}),
+            b'[' => self.list(depth),
+            b'"' => self.string().map(drop),
+            b'-' | b'0'..=b'9' => self.number(),
+            b't' | b'n' => self.pass(4),
+            b'f' => self.pass(5),
+            _ => None,
+        }
+    }
+
+    fn pass(&mut self, bytes: usize) -> Option<()> {
+        self.at += bytes;
+        (self.at <= self.text.len()).then_some(())
+    }
+
+    fn object(&mut self, depth: usize, member: &mut impl FnMut(&str, Range<usize>)) -> Option<()> {
+        self.at += 1;
+        if depth == DEPTH_MAX {
+            return None;
+        }
+        let first = self.keys.len();
+        while self.peek()? != b'}' {
+            if self.keys.len() > first {
+                self.at += 1;
+                self.peek()?;
+            }
+            let key = self.string()?;
+            let own = &self.keys[first..];
+            if key.contains('\\') || own.len() == MEMBERS_MAX || own.contains(&key) {
+                return None;
+            }
+            self.keys.push(key);
+            if self.peek()? != b':' {
+                return None;
+            }
+            self.at += 1;
+            self.peek()?;
+            let begin = self.position();
+            self.value(depth + 1)?;
+            member(key, begin..self.position());
+        }
+        self.at += 1;
+        self.keys.truncate(first);
+        Some(())
+    }
+
+    fn list(&mut self, depth: usize) -> Option<()> {
+        self.at += 1;
+        if depth == DEPTH_MAX {
+            return None;
+        }
+        let mut first = true;
+        while self.peek()? != b']' {
+            if !std::mem::take(&mut first) {
+                self.at += 1;
+            }
+            self.value(depth + 1)?;
+        }
+        self.at += 1;
+        Some(())
+    }
+
+    /// Passes a string and answers what stands between its quotes.
+    fn string(&mut self) -> Option<&'t str> {
+        let bytes = self.text.as_bytes();
+        let begin = self.at;
+        let mut at = begin + 1;
+        let mut as_printed = true;
+        loop {
+            at += plain_bytes(bytes.get(at..)?);
+            if *bytes.get(at)? == b'"' {
+                break;
+            }
+            as_printed &= matches!(
+                bytes.get(at + 1)?,
+                b'"' | b'\\' | b'n' | b'r' | b't' | b'b' | b'f'
+            );
+            at += 2;
+        }
+        if as_printed {
+            self.at = at + 1;
+        } else {
+            let token = &self.text[begin..=at];
+            let Ok(Value::String(text)) = parse(token.as_bytes(), Limits::default()) else {
+                return None;
+            };
+            self.copy();
+            write_string(self.out, &text);
+            self.at = at + 1;
+            self.copied = self.at;
+        }
+        Some(&self.text[begin + 1..at])
+    }
+
+    fn number(&mut self) -> Option<()> {
+        let begin = self.at;
+        let rest = &self.text.as_bytes()[begin..];
+        let is_part = |byte: &u8| matches!(byte, b'0'..=b'9' | b'-' | b'+' | b'.' | b'e' | b'E');
+        let length = rest.iter().position(|byte| !is_part(byte));
+        let token = &self.text[begin..begin + length.unwrap_or(rest.len())];
+        if is_as_printed(token) {
+            self.at += token.len();
+            return Some(());
+        }
+        self.copy();
+        let _ = write!(self.out, "{}", Number::from_token(token)?);
+        self.at += token.len();
+        self.copied = self.at;
+        Some(())
+    }
+}
+
+/// How many bytes there are before the first quote or backslash.
+fn plain_bytes(text: &[u8]) -> usize {
+    const ONES: u64 = u64::from_le_bytes([1; 8]);
+    const HIGHS: u64 = ONES << 7;
+    // The lowest high bit that is set in the answer is that of the first byte that is `byte`.
+    let equal = |word: u64, byte: u8| {
+        let zero_if_equal = word ^ (ONES * u64::from(byte));
+        zero_if_equal.wrapping_sub(ONES) & !zero_if_equal & HIGHS
+    };
+    let (words, _) = text.as_chunks::<8>();
+    for (nth, word) in words.iter().enumerate() {
+        let word = u64::from_le_bytes(*word);
+        let found = equal(word, b'"') | equal(word, b'\\');
+        if found != 0 {
+            return nth * 8 + found.trailing_zeros() as usize / 8;
+        }
+    }
+    let begin = words.len() * 8;
+    let rest = text[begin..]
+        .iter()
+        .position(|byte| matches!(byte, b'"' | b'\\'));
+    begin + rest.unwrap_or(text.len() - begin)
+}
+
+/// Whether a number is sure to be printed as it stands: a whole one of any length, or a fraction of so few digits that no
+/// shorter one means the same double, neither so small that it gets an exponent nor with a zero at its end.
+fn is_as_printed(token: &str) -> bool {
+    const DIGITS_MAX: usize = 15;
+    const LEADING_ZEROS_MAX: usize = 5;
+    let digits = |text: &str| text.bytes().all(|byte| byte.is_ascii_digit());
+    match token.split_once('.') {
+        None => digits(token),
+        Some((whole, fraction)) => {
+            let zeros = fraction.bytes().take_while(|byte| *byte == b'0').count();
+            digits(whole)
+                && digits(fraction)
+                && !fraction.ends_with('0')
+                && whole.len() + fraction.len() <= DIGITS_MAX
+                && zeros <= LEADING_ZEROS_MAX
+        }
+    }
+}

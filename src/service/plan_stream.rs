@@ -1,0 +1,282 @@
+//! The plan stream: a header, chunks of items that are read as they come, and a commit that plans what came.
+//!
+//! Nothing is visible before the commit: a stream that breaks off leaves nothing behind, and one that says nothing is
+//! ended. Items are counted before anything is built of them, so that a chunk past a limit costs no more than its bytes.
+
+use std::fmt::Write;
+use std::sync::Arc;
+
+use sha2::{Digest, Sha256};
+use tokio_util::sync::CancellationToken;
+use tonic::{Status, Streaming};
+
+use super::{Fanout, blocking, convert, status};
+use crate::config::{Limits, PAGE_SIZE, PLAN_STREAM_VALUES_PER_ITEM};
+use crate::coordinator::{Error, PlanCommand, Source};
+use crate::json::Value;
+use crate::proto::plan_stream_request::Part;
+use crate::proto::{PlanCommit, PlanRequest, PlanResponse, PlanStreamRequest, PlanStreamResponse};
+
+/// Chunks from this size on are read where they hold up nobody.
+const BLOCKING_FROM_BYTES: usize = 64 << 10;
+
+pub(super) async fn serve(
+    fanout: &Fanout,
+    mut requests: Streaming<PlanStreamRequest>,
+    closing: &CancellationToken,
+) -> Result<PlanStreamResponse, Status> {
+    let place = Arc::clone(&fanout.plan_streams).try_acquire_owned();
+    let place = place.map_err(|_| {
+        status::of(&Error::QuotaExceeded {
+            what: "plan streams",
+            setting: "plan_streams_max",
+            limit: fanout.config.limits.plan_streams_max as u64,
+        })
+    })?;
+    let limits = fanout.config.limits;
+    let header = match next(fanout, &mut requests, closing).await? {
+        Some(Part::Header(header)) => header,
+        Some(_) => return Err(out_of_order("header", "has to come first")),
+        None => return Err(missing("header")),
+    };
+    let page_size = convert::page_size(header.page_size, PAGE_SIZE.0)?;
+    let mut arriving = blocking(move || Arriving::new(header, limits)).await?;
+    loop {
+        match next(fanout, &mut requests, closing).await? {
+            Some(Part::Items(chunk)) if chunk.len() < BLOCKING_FROM_BYTES => {
+                arriving.take(&chunk)?;
+            }
+            Some(Part::Items(chunk)) => {
+                let read = move || arriving.take(&chunk).map(|()| arriving);
+                arriving = blocking(read).await?;
+            }
+            Some(Part::Commit(commit)) => {
+                let command = arriving.commit(&commit)?;
+                let response = fanout.register(command, page_size, place).await?;
+                return Ok(streamed(response));
+            }
+            Some(Part::Header(_)) => return Err(out_of_order("header", "has come already")),
+            None => return Err(missing("commit")),
+        }
+    }
+}
+
+/// The next part, or nothing if the stream has ended.
+async fn next(
+    fanout: &Fanout,
+    requests: &mut Streaming<PlanStreamRequest>,
+    closing: &CancellationToken,
+) -> Result<Option<Part>, Status> {
+    let idle = fanout.config.times.plan_stream_idle;
+    let request = tokio::select! {
+        biased;
+        () = closing.cancelled() => return Err(status::draining()),
+        request = tokio::time::timeout(idle, requests.message()) => request,
+    };
+    match request {
+        Ok(Ok(Some(PlanStreamRequest { part: Some(part) }))) => Ok(Some(part)),
+        Ok(Ok(Some(PlanStreamRequest { part: None }))) => Err(missing("part")),
+        Ok(Ok(None)) => Ok(None),
+        Ok(Err(broken)) => Err(broken),
+        Err(_) => Err(status::stream_idle(idle)),
+    }
+}
+
+fn missing(field: &str) -> Status {
+    status::invalid(field, "is required", "FIELD_REQUIRED")
+}
+
+fn out_of_order(field: &str, problem: &str) -> Status {
+    status::invalid(field, problem, "PART_OUT_OF_ORDER")
+}
+
+fn over(problem: &str, limit: usize) -> Status {
+    status::over_limit("items", problem, "LIMIT_EXCEEDED", limit)
+}
+
+/// A plan of which not everything is here.
+struct Arriving {
+    command: PlanCommand,
+    limits: Limits,
+    items: Vec<Value>,
+    values: usize,
+    bytes: usize,
+    digest: Sha256,
+}
+
+impl Arriving {
+    fn new(header: PlanRequest, limits: Limits) -> Result<Self, Status> {
+        if header.source.is_some() {
+            let problem = "the items of a plan stream come after its header";
+            return Err(status::invalid(
+                "header.source",
+                problem,
+                "FIELDS_EXCLUDE_EACH_OTHER",
+            ));
+        }
+        Ok(Self {
+            command: convert::plan_command(header, &limits)?,
+            limits,
+            items: Vec::new(),
+            values: 0,
+            bytes: 0,
+            digest: Sha256::new(),
+        })
+    }
+
+    /// Takes a list of items.
+    fn take(&mut self, chunk: &[u8]) -> Result<(), Status> {
+        let most = self.limits.plan_stream_bytes_max;
+        self.bytes += chunk.len();
+        if self.bytes > most {
+            return Err(over(&format!("more than {most} bytes in all chunks"), most));
+        }
+        let extent = Extent::of(chunk);
+        let most = self.limits.items_per_plan_max;
+        if self.items.len() + extent.items > most {
+            return Err(over(&format!("more than {most} items"), most));
+        }
+        let most = most.saturating_mul(PLAN_STREAM_VALUES_PER_ITEM);
+        self.values += extent.values;
+        if self.values > most {
+            return Err(over(&format!("more than {most} JSON values"), most));
+        }
+        self.digest.update(chunk);
+        if let Some(items) = convert::list("items", chunk, &self.limits)? {
+            self.items.extend(items.into_list());
+        }
+        Ok(())
+    }
+
+    /// What is to be planned, if all of it came.
+    fn commit(self, commit: &PlanCommit) -> Result<PlanCommand, Status> {
+        let came = self.items.len();
+        if commit.item_count != came as u64 {
+            let problem = format!("is {}, but {came} items came", commit.item_count);
+            return Err(status::invalid(
+                "commit.item_count",
+                &problem,
+                "ITEM_COUNT_MISMATCH",
+            ));
+        }
+        let digest = hex(&self.digest.finalize());
+        if commit.digest != digest {
+            let problem = format!("is not {digest}, the SHA-256 of the chunks that came");
+            return Err(status::invalid(
+                "commit.digest",
+                &problem,
+                "DIGEST_MISMATCH",
+            ));
+        }
+        Ok(PlanCommand {
+            source: Source::Items(Value::array(self.items)),
+            ..self.command
+        })
+    }
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().fold(String::new(), |mut text, byte| {
+        let _ = write!(text, "{byte:02x}");
+        text
+    })
+}
+
+fn streamed(response: PlanResponse) -> PlanStreamResponse {
+    let PlanResponse {
+        plan,
+        created,
+        document,
+        task_requests,
+        next_page_token,
+    } = response;
+    PlanStreamResponse {
+        plan,
+        created,
+        document,
+        task_requests,
+        next_page_token,
+    }
+}
+
+/// How much a list holds, told from its text without building anything. Of a text that is no JSON it means nothing.
+#[derive(Debug, PartialEq, Eq)]
+struct Extent {
+    /// Elements of the list itself.
+    items: usize,
+    /// Values of any depth, the list included.
+    values: usize,
+}
+
+impl Extent {
+    fn of(text: &[u8]) -> Self {
+        let mut extent = Self {
+            items: 0,
+            values: 1,
+        };
+        let mut depth = 0_usize;
+        // Whether the innermost list or object has had something in it yet.
+        let mut empty = false;
+        let mut bytes = text.iter();
+        while let Some(byte) = bytes.next() {
+            match byte {
+                b' ' | b'\n' | b'\r' | b'\t' => continue,
+                b']' | b'}' => {
+                    depth = depth.saturating_sub(1);
+                    empty = false;
+                    continue;
+                }
+                b',' => {
+                    extent.values += 1;
+                    extent.items += usize::from(depth == 1);
+                    continue;
+                }
+                _ => {}
+            }
+            if empty {
+                extent.values += 1;
+                extent.items += usize::from(depth == 1);
+            }
+            empty = matches!(byte, b'[' | b'{');
+            match byte {
+                b'[' | b'{' => depth += 1,
+                b'"' => {
+                    while bytes.next().is_some_and(|byte| match byte {
+                        b'\\' => bytes.next().is_some(),
+                        other => *other != b'"',
+                    }) {}
+                }
+                _ => {}
+            }
+        }
+        extent
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Extent;
+
+    #[test]
+    fn what_a_list_holds_is_counted_without_building_it() {
+        let cases = [
+            ("[]", 0, 1),
+            (" [ ] ", 0, 1),
+            ("[1]", 1, 2),
+            ("[1,2 , 3]", 3, 4),
+            ("[[],[[]],{}]", 3, 5),
+            (r#"[{"a":1,"b":[2,3]},{}]"#, 2, 7),
+            (r#"["a,b","[\"]"]"#, 2, 3),
+            (r#"["\\",{"k,":"]"}]"#, 2, 4),
+            ("", 0, 1),
+            ("{", 0, 1),
+        ];
+        for (text, items, values) in cases {
+            assert_eq!(
+                Extent::of(text.as_bytes()),
+                Extent { items, values },
+                "{text}"
+            );
+        }
+    }
+}
