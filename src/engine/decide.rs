@@ -54,6 +54,7 @@ pub fn decide_keeping(
     match command {
         Command::Submit(submissions) => {
             receipts.reserve(submissions.len());
+            draft.tasks.expect(submissions.len());
             draft.end_if_due();
             // All at first: looking for a task is waiting for memory, and several can be waited for at a time.
             let identify = |submission: &Submission<'_>| {
@@ -118,6 +119,14 @@ struct Changed {
 const FEW: usize = 8;
 
 impl Changed {
+    /// Makes room for so many tasks.
+    fn expect(&mut self, tasks: usize) {
+        if tasks > FEW {
+            self.few.reserve(FEW);
+            self.many.reserve(tasks - FEW);
+        }
+    }
+
     fn get(&self, task: u32) -> Option<&Task> {
         let few = self.few.iter().find(|(few, _)| *few == task);
         few.map(|(_, changed)| changed)

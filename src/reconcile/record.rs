@@ -116,17 +116,17 @@ const FIELDS: [&str; 10] = [
 
 /// The member of this name, if it means something.
 fn field_named(key: &str) -> Option<usize> {
-    Some(match key {
-        "id" => ID,
-        "task_id" => TASK_ID,
-        "sandbox_session_id" => SESSION,
-        "group_key" => GROUP_KEY,
-        "success" => SUCCESS,
-        "status" => STATUS,
-        "state" => STATE,
-        "outcome" => OUTCOME,
-        "outcome_status" => OUTCOME_STATUS,
-        "provider_status" => PROVIDER_STATUS,
+    Some(match key.as_bytes() {
+        b"id" => ID,
+        b"task_id" => TASK_ID,
+        b"sandbox_session_id" => SESSION,
+        b"group_key" => GROUP_KEY,
+        b"success" => SUCCESS,
+        b"status" => STATUS,
+        b"state" => STATE,
+        b"outcome" => OUTCOME,
+        b"outcome_status" => OUTCOME_STATUS,
+        b"provider_status" => PROVIDER_STATUS,
         _ => return None,
     })
 }
@@ -187,7 +187,7 @@ pub fn read_into<'r>(
         && scanned.found.of[STATUS].is_some()
         && scanned.text_of(STATUS) != json::trim(typed.status);
     let success_ignored = typed.success.is_some_and(|given| {
-        scanned.found.of[SUCCESS].is_some_and(|at| at.value != if given { "true" } else { "false" })
+        scanned.found.of[SUCCESS].is_some_and(|own| own != if given { "true" } else { "false" })
     });
     let body_field_ignored = body_field_ignored || status_ignored || success_ignored;
     let verdict = classify(
@@ -267,17 +267,13 @@ fn typed_members(typed: TypedFields<'_>) -> impl Iterator<Item = (&'static str, 
         .chain(success)
 }
 
-/// Where a member's value stands in the body.
-#[derive(Clone, Copy, Debug)]
-struct Found<'r> {
-    value: &'r str,
-    offset: usize,
-}
-
 /// What the members of a body say.
 #[derive(Default)]
 struct Members<'r> {
-    of: [Option<Found<'r>>; FIELDS.len()],
+    /// The value of each of [`FIELDS`], as it stands there.
+    of: [Option<&'r str>; FIELDS.len()],
+    /// Where the status begins.
+    status_at: usize,
     /// The member that the outcome path begins with, if it is none of the above.
     outcome_root: Option<&'r str>,
     /// Whether one of those members comes twice.
@@ -293,12 +289,11 @@ impl<'r> Scanned<'r> {
         let root = settings.outcome_root();
         scan::fold(body, limits, |members: &mut Members<'r>, member| {
             members.any = true;
-            let place = Found {
-                value: member.value,
-                offset: member.offset,
-            };
             if let Some(field) = field_named(&member.key) {
-                members.repeated |= members.of[field].replace(place).is_some();
+                members.repeated |= members.of[field].replace(member.value).is_some();
+                if field == STATUS {
+                    members.status_at = member.offset;
+                }
             } else if Some(&*member.key) == root {
                 members.repeated |= members.outcome_root.replace(member.value).is_some();
             }
@@ -306,7 +301,7 @@ impl<'r> Scanned<'r> {
     }
 
     fn text_of(&self, field: usize) -> Cow<'r, str> {
-        self.found.of[field].map_or(Cow::Borrowed(""), |found| raw_text(found.value))
+        self.found.of[field].map_or(Cow::Borrowed(""), raw_text)
     }
 
     fn facts(
@@ -324,9 +319,9 @@ impl<'r> Scanned<'r> {
         } else {
             own
         };
-        let success = typed.success.unwrap_or_else(|| {
-            self.found.of[SUCCESS].is_some_and(|success| success.value == "true")
-        });
+        let success = typed
+            .success
+            .unwrap_or_else(|| self.found.of[SUCCESS] == Some("true"));
         // Most records say it in one word; the outcome need not be looked into then.
         let outcome_status = if settings.success_statuses().is_none() && decides_alone(&status) {
             Cow::Borrowed("")
@@ -342,18 +337,18 @@ impl<'r> Scanned<'r> {
 
     /// Text of the first given of `outcome.status`, `outcome_status`, `provider_status`.
     fn outcome_status(&self, limits: json::Limits) -> Cow<'r, str> {
-        let outcome = self.found.of[OUTCOME].filter(|outcome| outcome.value.starts_with('{'));
+        let outcome = self.found.of[OUTCOME].filter(|outcome| outcome.starts_with('{'));
         let in_outcome = outcome.and_then(|outcome| {
             let status = |status: &mut Option<&'r str>, member: scan::Member<'r>| {
                 if member.key == "status" {
                     *status = Some(member.value);
                 }
             };
-            let scanned = scan::fold(outcome.value.as_bytes(), limits, status);
+            let scanned = scan::fold(outcome.as_bytes(), limits, status);
             debug_assert!(scanned.is_ok(), "part of a document that was read already");
             scanned.ok()?.found
         });
-        let value = |field: usize| self.found.of[field].map(|found| found.value);
+        let value = |field: usize| self.found.of[field];
         let given = [in_outcome, value(OUTCOME_STATUS), value(PROVIDER_STATUS)];
         given
             .into_iter()
@@ -382,15 +377,17 @@ impl<'r> Scanned<'r> {
             begin_member(document, FIELDS[SUCCESS]);
             document.push_str(if success { "true" } else { "false" });
         }
-        let open = self.text.find('{').map_or(0, |at| at + 1);
+        let open = self.text.bytes().position(|byte| byte == b'{');
+        let open = open.map_or(0, |at| at + 1);
         if self.found.any {
             separate(document);
         }
         match self.found.of[STATUS] {
             Some(own) => {
-                document.push_str(&self.text[open..own.offset]);
+                let begin = self.found.status_at;
+                document.push_str(&self.text[open..begin]);
                 json::write_string(document, status.name());
-                document.push_str(&self.text[own.offset + own.value.len()..self.brace]);
+                document.push_str(&self.text[begin + own.len()..self.brace]);
             }
             None => {
                 if self.found.any {
@@ -417,10 +414,10 @@ impl<'r> Scanned<'r> {
         let value = match field_named(root) {
             Some(STATUS) if settings.outcome_is_root() => return !status.name().is_empty(),
             Some(field @ (OUTCOME | OUTCOME_STATUS | PROVIDER_STATUS | STATE)) => {
-                self.found.of[field].map(|found| found.value)
+                self.found.of[field]
             }
             Some(_) if typed_members(typed).any(|(key, _)| key == root) => None,
-            Some(field) => self.found.of[field].map(|found| found.value),
+            Some(field) => self.found.of[field],
             None => self.found.outcome_root,
         };
         if settings.outcome_is_root()
@@ -454,7 +451,7 @@ fn separate(document: &mut String) {
 /// [`Value::text`] of a value as it stands in a document.
 fn raw_text(value: &str) -> Cow<'_, str> {
     match value.as_bytes().first() {
-        Some(b'"') if !value.contains('\\') => {
+        Some(b'"') if !value.as_bytes().contains(&b'\\') => {
             Cow::Borrowed(json::trim(&value[1..value.len() - 1]))
         }
         Some(b'"' | b'-' | b'0'..=b'9') => json::parse(value.as_bytes(), json::Limits::default())

@@ -169,17 +169,18 @@ pub(super) type MessageStream = Pin<Box<dyn Stream<Item = Result<WrittenMessage,
 
 /// Appends a message.
 pub(super) fn put(to: &mut BytesMut, message: &impl Message) {
-    let length = message.encoded_len();
-    to.reserve(PREFIX_BYTES + length);
-    put_prefix(to, length);
-    message.encode_raw(to);
+    to.reserve(PREFIX_BYTES + message.encoded_len());
+    put_by(to, |to| message.encode_raw(to));
 }
 
-/// Begins a message of this length.
-pub(super) fn put_prefix(to: &mut BytesMut, length: usize) {
-    to.put_u8(0);
-    // A message has a limit far below this.
-    to.put_u32(u32::try_from(length).unwrap_or(u32::MAX));
+/// Appends a message that `write` writes.
+pub(super) fn put_by(to: &mut BytesMut, write: impl FnOnce(&mut BytesMut)) {
+    let begin = to.len();
+    to.put_bytes(0, PREFIX_BYTES);
+    write(to);
+    // A message has a limit far below 4 GiB.
+    let length = u32::try_from(to.len() - begin - PREFIX_BYTES).unwrap_or(u32::MAX);
+    to[begin + 1..][..4].copy_from_slice(&length.to_be_bytes());
 }
 
 #[cfg(test)]
@@ -192,15 +193,14 @@ mod tests {
     use proptest::prelude::*;
     use tonic::Code;
 
-    use super::{Body, Bytes, BytesMut, Messages, Status, put_prefix};
+    use super::{Body, Bytes, BytesMut, Messages, PREFIX_BYTES, Status, put_by};
 
     const MESSAGE_BYTES_MAX: usize = 300;
 
     fn framed(messages: &[Vec<u8>]) -> Bytes {
         let mut framed = BytesMut::new();
         for message in messages {
-            put_prefix(&mut framed, message.len());
-            framed.extend_from_slice(message);
+            put_by(&mut framed, |framed| framed.extend_from_slice(message));
         }
         framed.freeze()
     }
@@ -255,9 +255,8 @@ mod tests {
 
     #[test]
     fn a_message_over_the_limit_is_refused_by_its_prefix() {
-        let mut prefix = BytesMut::new();
-        put_prefix(&mut prefix, MESSAGE_BYTES_MAX + 1);
-        let found = read(&prefix.freeze(), &[]);
+        let whole = framed(&[vec![0; MESSAGE_BYTES_MAX + 1]]);
+        let found = read(&whole.slice(..PREFIX_BYTES), &[]);
         let codes: Vec<_> = found
             .iter()
             .map(|found| found.as_ref().map_err(Status::code))

@@ -6,7 +6,8 @@ use smallvec::SmallVec;
 use tonic::Code;
 
 use super::convert;
-use super::framing::{Framed, PREFIX_BYTES, put_prefix};
+use super::framing::{self, Framed};
+use super::submit_record::RECEIPT_BYTES;
 use crate::coordinator::Standing;
 use crate::engine::{Counts, Disposition, Receipt, Spec, Violation, Warning};
 use crate::proto;
@@ -27,6 +28,7 @@ pub(super) fn answers(
     // All say how the plan stands now.
     let mut counts = BytesMut::with_capacity(COUNTS_BYTES);
     standing.counts.write(&mut counts);
+    room.reserve(receipts.iter().map(bytes).sum());
     let mut begin = 0;
     for end in ends {
         let answer = Answer {
@@ -36,12 +38,15 @@ pub(super) fn answers(
             spec,
         };
         begin = *end;
-        let length = answer.length();
-        room.reserve(PREFIX_BYTES + length);
-        put_prefix(room, length);
-        answer.write(room);
+        framing::put_by(room, |room| answer.write(room));
     }
     Framed::of(room.split().freeze())
+}
+
+/// About how many bytes a receipt takes.
+fn bytes(receipt: &Receipt) -> usize {
+    let held = receipt.held.as_ref();
+    RECEIPT_BYTES + held.map_or(0, |held| held.document.len())
 }
 
 /// A receipt by itself.

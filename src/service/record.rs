@@ -104,7 +104,7 @@ fn check_text(field: &'static str, text: &str, limits: &Limits) -> Result<(), Vi
         let description = format!("is {} bytes long, at most {most} are allowed", text.len());
         return Err(over(field, description, "KEY_TOO_LONG", most));
     }
-    if text.contains('\0') {
+    if text.as_bytes().contains(&0) {
         return Err(violation(
             field,
             "contains a NUL character".into(),

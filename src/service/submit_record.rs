@@ -30,7 +30,7 @@ use crate::registry::LivePlan;
 const TOGETHER_MAX: (usize, usize) = (64, 64 << 10);
 
 /// What a receipt takes beside its record's document: its numbers, and ids of usual length.
-const RECEIPT_BYTES: usize = 256;
+pub(super) const RECEIPT_BYTES: usize = 256;
 
 /// What a stream uses again for all of its messages.
 #[derive(Default)]
