@@ -24,6 +24,8 @@ pub use watch::{Entries, Next, Show, Watch, cursor};
 use std::sync::Arc;
 use std::time::Duration;
 
+use tracing::Instrument;
+
 use crate::engine::{
     self, Command, Counts, Decision, End, EndReason, Entry, PlanStatus, Receipt, Refusal,
     Resolution, Spec, State, Timestamp,
@@ -381,8 +383,9 @@ impl Coordinator {
         plan: &Arc<LivePlan>,
         command: &Command<'_>,
     ) -> Result<(Vec<Receipt>, Standing), Error> {
-        let turn = plan.turn().await;
+        let turn = plan.turn().instrument(tracing::trace_span!("turn")).await;
         let (decision, before, had_ended) = {
+            let _deciding = tracing::trace_span!("decide").entered();
             let live = plan.read().map_err(|Poisoned| poisoned(plan))?;
             let state = &live.state;
             let (now, limits) = (self.clock.now(), &self.limits.engine);
@@ -398,19 +401,24 @@ impl Coordinator {
         let refused = refused(command, &decision);
         let entries: Vec<Arc<Entry>> = decision.entries.into_iter().map(Arc::new).collect();
         let changing = plan.changing();
-        let standing = match plan.journal().append(before, &entries) {
+        let appending = tracing::trace_span!("append");
+        let appended = appending.in_scope(|| plan.journal().append(before, &entries));
+        let applying = tracing::trace_span!("apply");
+        let standing = match appended {
             Answer::Ready(appended) => {
+                drop(appending);
                 appended?;
-                plan.apply(entries, Standing::of)
+                applying
+                    .in_scope(|| plan.apply(entries, Standing::of))
                     .map_err(|Poisoned| poisoned(plan))?
             }
             Answer::Pending(appended) => {
                 let finisher = Arc::clone(plan);
                 let finished = tokio::spawn(async move {
                     let _held = (changing, turn);
-                    appended.await?;
-                    finisher
-                        .apply(entries, Standing::of)
+                    appended.instrument(appending).await?;
+                    applying
+                        .in_scope(|| finisher.apply(entries, Standing::of))
                         .map_err(|Poisoned| poisoned(&finisher))
                 });
                 finished.await.unwrap_or_else(|_| Err(poisoned(plan)))?

@@ -3,6 +3,7 @@
 use std::io::IsTerminal;
 
 use tracing_subscriber::EnvFilter;
+use tracing_subscriber::fmt::format::FmtSpan;
 
 /// The form of log lines.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
@@ -14,6 +15,7 @@ pub enum LogFormat {
 }
 
 /// Begins to log to standard error. `FANOUT_LOG` says what: `info` by default; `fanout=debug,warn` and the like.
+/// With `fanout=trace`, each step of a change is a line, with the time that it was busy and that it waited.
 ///
 /// # Errors
 /// `FANOUT_LOG` cannot be understood.
@@ -29,6 +31,7 @@ pub fn start(format: LogFormat) -> Result<(), String> {
         .map_err(|error| format!("FANOUT_LOG: {error}"))?;
     let logs = tracing_subscriber::fmt()
         .with_env_filter(filter)
+        .with_span_events(FmtSpan::CLOSE)
         .with_writer(std::io::stderr);
     match format {
         LogFormat::Human => logs.with_ansi(std::io::stderr().is_terminal()).init(),

@@ -18,6 +18,7 @@ use prost::bytes::BytesMut;
 use tokio_stream::Stream;
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 use tonic::{Code, Status};
+use tracing::Instrument;
 
 use super::framing::{Framed, FramedStream};
 use super::{Fanout, convert, receipt, record, status};
@@ -142,6 +143,8 @@ async fn answer(
     messages: &[RecordsMessage],
     room: &mut Room,
 ) -> (Option<(Framed, usize)>, Option<Status>) {
+    let change = tracing::trace_span!("change", messages = messages.len());
+    let reading = tracing::trace_span!(parent: &change, "read").entered();
     let limits = &fanout.config.limits;
     room.documents.clear();
     room.documents.shrink_to(ROOM_KEPT_BYTES);
@@ -179,8 +182,11 @@ async fn answer(
             }),
         })
         .collect();
-    match fanout.coordinator.submit(plan, &submissions).await {
+    drop(reading);
+    let submitted = fanout.coordinator.submit(plan, &submissions);
+    match submitted.instrument(change.clone()).await {
         Ok((receipts, standing)) => {
+            let _writing = tracing::trace_span!(parent: &change, "write").entered();
             let room = &mut room.answers;
             let answers = receipt::answers(room, &receipts, &ends, &standing, plan.spec());
             (Some((answers, receipts.len())), failed)

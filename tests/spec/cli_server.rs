@@ -106,6 +106,56 @@ fn serve_logs_one_json_object_a_line_if_asked_to() {
 }
 
 #[test]
+fn every_step_of_a_change_is_timed_in_the_log_if_asked_to() {
+    let mut command = fanout();
+    command
+        .args(["serve", "--listen", "127.0.0.1:0"])
+        .env("FANOUT_LOG_FORMAT", "json")
+        .env("FANOUT_LOG", "fanout=trace");
+    let mut program = Program::start(&mut command);
+    let serving = document(program.stderr.line().as_bytes());
+    let address = text(serving.get("fields").unwrap(), "address").to_owned();
+    let directory = directory(&[
+        (
+            "c.json",
+            r#"{"group_key_path":"k","task_request_template":{"id":"task-{{group.key}}"}}"#,
+        ),
+        ("i.json", r#"[{"k":"a"},{"k":"b"}]"#),
+        ("r.jsonl", "{\"id\":\"task-a\",\"success\":true}\n"),
+    ]);
+    for arguments in [
+        &[
+            "plan",
+            "--config",
+            "c.json",
+            "--items",
+            "i.json",
+            "--register",
+            "--plan-id",
+            "p",
+        ][..],
+        &["submit", "--plan-id", "p", "r.jsonl"],
+    ] {
+        let mut command = fanout();
+        command
+            .env("FANOUT_SERVER", format!("http://{address}"))
+            .current_dir(directory.path());
+        assert_eq!(Program::start(command.args(arguments)).finish().code, 0);
+    }
+    for step in [
+        "read", "turn", "decide", "append", "apply", "write", "change",
+    ] {
+        let line = program
+            .stderr
+            .line_with(&format!("\"name\":\"{step}\"}},\"spans\""));
+        let line = document(line.as_bytes());
+        let fields = line.get("fields").unwrap();
+        assert_eq!(text(fields, "message"), "close");
+        assert!(text(fields, "time.busy").ends_with('s'), "{line:?}");
+    }
+}
+
+#[test]
 fn serve_warns_if_others_than_this_machine_can_reach_it() {
     let mut program = Program::start(fanout().args(["serve", "--listen", "0.0.0.0:0"]));
     let line = program.stderr.line();
