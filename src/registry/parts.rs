@@ -91,3 +91,82 @@ impl Parts {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::convert::Infallible;
+    use std::sync::Arc;
+
+    use super::{Bytes, KEPT_BYTES_MAX, Part, Parts};
+
+    /// Events 11 to 14, of which 12 is not shown.
+    fn part() -> Part {
+        Part {
+            after: 10,
+            frames: Bytes::from_static(b"aabbbc"),
+            ends: vec![2, 2, 5, 6],
+        }
+    }
+
+    fn after(parts: &Parts, sequence: u64, documents: bool, made: Part) -> Arc<Part> {
+        let made = parts.after(sequence, documents, || Ok::<_, Infallible>(made));
+        made.unwrap_or_else(|never| match never {})
+    }
+
+    #[test]
+    fn a_part_shows_what_comes_after_any_of_its_events_up_to_another() {
+        let part = part();
+        assert_eq!(part.last(), 14);
+        for (after, last, shown) in [
+            (10, 14, "aabbbc"),
+            (10, 12, "aa"),
+            (11, 12, ""),
+            (11, 13, "bbb"),
+            (13, 14, "c"),
+            (10, 99, "aabbbc"),
+        ] {
+            assert_eq!(part.frames_between(after, last), shown, "{after} to {last}");
+        }
+    }
+
+    #[test]
+    fn a_part_is_made_once_for_all_who_come_to_one_of_its_events() {
+        let parts = Parts::default();
+        let first = after(&parts, 10, false, part());
+        for sequence in 10..14 {
+            let empty = Part {
+                after: sequence,
+                frames: Bytes::new(),
+                ends: vec![0],
+            };
+            assert!(Arc::ptr_eq(&first, &after(&parts, sequence, false, empty)));
+        }
+        let next = Part {
+            after: 14,
+            ..part()
+        };
+        assert!(!Arc::ptr_eq(&first, &after(&parts, 14, false, next)));
+        assert!(
+            !Arc::ptr_eq(&first, &after(&parts, 10, true, part())),
+            "with documents"
+        );
+        parts.clear();
+        assert!(!Arc::ptr_eq(&first, &after(&parts, 10, false, part())));
+    }
+
+    #[test]
+    fn the_oldest_parts_are_forgotten_when_they_take_more_than_they_may() {
+        let parts = Parts::default();
+        let large = |after| Part {
+            after,
+            frames: vec![0; KEPT_BYTES_MAX / 2].into(),
+            ends: vec![KEPT_BYTES_MAX / 2],
+        };
+        let made: Vec<_> = (1..=3)
+            .map(|at| after(&parts, at, false, large(at)))
+            .collect();
+        assert!(Arc::ptr_eq(&made[2], &after(&parts, 3, false, large(3))));
+        assert!(Arc::ptr_eq(&made[1], &after(&parts, 2, false, large(2))));
+        assert!(!Arc::ptr_eq(&made[0], &after(&parts, 1, false, large(1))));
+    }
+}

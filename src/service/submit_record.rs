@@ -45,6 +45,13 @@ struct Room {
 /// A message that was very large does not keep its stream large.
 const ROOM_KEPT_BYTES: usize = 64 << 10;
 
+impl Room {
+    fn tidy(&mut self) {
+        self.documents.clear();
+        self.documents.shrink_to(ROOM_KEPT_BYTES);
+    }
+}
+
 /// Messages, as they come.
 pub(super) trait Requests:
     Stream<Item = Result<RecordsMessage, Status>> + Send + Unpin
@@ -81,6 +88,7 @@ pub(super) fn serve(
             let after = poll_fn(|context| take(&mut messages, &mut requests, closing.as_mut(), context));
             let after = after.await;
             let (answers, failed) = answer(&fanout, &mut plan, &messages, &mut room).await;
+            room.tidy();
             if let Some((answers, answered)) = answers {
                 receipts += answered;
                 yield Ok(answers);
@@ -146,8 +154,6 @@ async fn answer(
     let change = tracing::trace_span!("change", messages = messages.len());
     let reading = tracing::trace_span!(parent: &change, "read").entered();
     let limits = &fanout.config.limits;
-    room.documents.clear();
-    room.documents.shrink_to(ROOM_KEPT_BYTES);
     let mut failed = None;
     let (mut records, mut read, mut ends) = (Vec::new(), Vec::new(), Vec::new());
     for message in messages {
