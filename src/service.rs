@@ -28,7 +28,7 @@ use std::sync::Arc;
 
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
-use tonic::{Request, Response, Status, Streaming};
+use tonic::{Extensions, Request, Response, Status, Streaming};
 
 use framing::{MessageStream, one_by_one};
 
@@ -71,8 +71,8 @@ impl Fanout {
 
 /// Cancelled when a call's connection is about to be closed: because of its age, or because the server drains. What
 /// would wait longer ends then, and says so.
-fn closing<T>(request: &Request<T>) -> CancellationToken {
-    let closing = request.extensions().get::<Closing>();
+fn closing(extensions: &Extensions) -> CancellationToken {
+    let closing = extensions.get::<Closing>();
     closing.map(|closing| closing.0.clone()).unwrap_or_default()
 }
 
@@ -101,7 +101,7 @@ impl FanoutService for Fanout {
         &self,
         request: Request<Streaming<PlanStreamRequest>>,
     ) -> Result<Response<PlanStreamResponse>, Status> {
-        let closing = closing(&request);
+        let closing = closing(request.extensions());
         let planned = plan_stream::serve(self, request.into_inner(), &closing).await;
         planned.map(Response::new)
     }
@@ -112,7 +112,7 @@ impl FanoutService for Fanout {
         &self,
         request: Request<Streaming<RecordsMessage>>,
     ) -> Result<Response<Self::SubmitRecordStream>, Status> {
-        let closing = closing(&request);
+        let closing = closing(request.extensions());
         let requests = request.into_inner();
         let answers = submit_record::serve(self.clone(), requests, closing);
         Ok(Response::new(one_by_one(answers)))
@@ -133,7 +133,7 @@ impl FanoutService for Fanout {
         &self,
         request: Request<ReconcileRequest>,
     ) -> Result<Response<ReconcileResponse>, Status> {
-        let closing = closing(&request);
+        let closing = closing(request.extensions());
         let reconciled = reconcile_request::serve(self, request.into_inner(), &closing).await;
         reconciled.map(Response::new)
     }
@@ -144,7 +144,7 @@ impl FanoutService for Fanout {
         &self,
         request: Request<WatchPlanRequest>,
     ) -> Result<Response<Self::WatchPlanStream>, Status> {
-        let closing = closing(&request);
+        let closing = closing(request.extensions());
         let frames = watch_plan::serve(self, request.get_ref(), closing)?;
         Ok(Response::new(one_by_one(frames)))
     }

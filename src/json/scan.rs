@@ -1,7 +1,7 @@
 //! Reading the members of one object where they stand, without building a tree.
 //!
 //! Almost every text is sound and of a common form, which the steps below know: each goes over one thing at the beginning
-//! of a text and answers what comes after it, or nothing if it does not know what it sees. That is read again by [`Reader`],
+//! of a text and answers what comes after it, or nothing if it does not know what it sees. That is read again by the parser,
 //! which knows every form, and what is wrong with a text and where.
 
 use std::borrow::Cow;

@@ -72,11 +72,7 @@ impl HttpBody for Guarded {
         let polled = catch_unwind(AssertUnwindSafe(|| Pin::new(body).poll_frame(context)));
         polled.unwrap_or_else(|_| {
             self.0 = None;
-            let mut trailers = HeaderMap::new();
-            let trailers = status::panicked()
-                .add_header(&mut trailers)
-                .map(|()| Frame::trailers(trailers));
-            Poll::Ready(Some(trailers))
+            Poll::Ready(Some(status::trailers(&status::panicked())))
         })
     }
 

@@ -84,7 +84,7 @@ impl Health for HealthOf {
         &self,
         request: Request<HealthCheckRequest>,
     ) -> Result<Response<Self::WatchStream>, Status> {
-        let closing = closing(&request);
+        let closing = closing(request.extensions());
         let name = request.into_inner().service;
         let mut ready = self.ready.clone();
         Ok(Response::new(Box::pin(async_stream::stream! {

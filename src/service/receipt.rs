@@ -9,12 +9,9 @@ use super::convert;
 use super::framing::{self, Framed};
 use super::submit_record::RECEIPT_BYTES;
 use crate::coordinator::Standing;
-use crate::engine::{Counts, Disposition, Receipt, Spec, Violation, Warning};
+use crate::engine::{Disposition, Receipt, Spec, Violation, Warning};
 use crate::proto;
 use crate::proto::records::{Encode, FieldsOut};
-
-/// Ten numbers below a million take less.
-const COUNTS_BYTES: usize = 64;
 
 /// Writes the answers to messages of which the first has its records up to the first of `ends`, the next up to the next.
 /// `room` is where they are written; nothing is left in it.
@@ -26,8 +23,7 @@ pub(super) fn answers(
     spec: &Spec,
 ) -> Framed {
     // All say how the plan stands now.
-    let mut counts = BytesMut::with_capacity(COUNTS_BYTES);
-    standing.counts.write(&mut counts);
+    let counts = convert::counts(&standing.counts).encode_to_vec();
     room.reserve(receipts.iter().map(bytes).sum());
     let mut begin = 0;
     for end in ends {
@@ -85,38 +81,6 @@ impl Encode for Answer<'_> {
         out.encoded(2, self.counts);
         out.number(3, number(convert::plan_status(self.standing.status)));
         out.number(4, self.standing.sequence);
-    }
-}
-
-impl Encode for Counts {
-    fn fields(&self, out: &mut impl FieldsOut) {
-        let proto::Counts {
-            items,
-            groups,
-            tasks,
-            recorded,
-            successful,
-            failed,
-            missing,
-            running,
-            outcomes,
-            quarantined,
-        } = convert::counts(self);
-        let counts = [
-            items,
-            groups,
-            tasks,
-            recorded,
-            successful,
-            failed,
-            missing,
-            running,
-            outcomes,
-            quarantined,
-        ];
-        for (field, count) in (1..).zip(counts) {
-            out.number(field, count);
-        }
     }
 }
 

@@ -13,12 +13,12 @@ use tokio_stream::StreamExt;
 use tonic::Status;
 use tonic::body::Body;
 use tonic::codegen::http::header::CONTENT_TYPE;
-use tonic::codegen::http::{HeaderMap, HeaderValue, Request, Response};
+use tonic::codegen::http::{HeaderValue, Request, Response};
 use tonic::codegen::{Body as HttpBody, BoxFuture, Service};
 use tonic::server::NamedService;
 
 use super::framing::{FramedStream, Messages};
-use super::{Closing, Fanout, submit_record, watch_plan};
+use super::{Fanout, closing, status, submit_record, watch_plan};
 use crate::proto::WatchPlanRequest;
 use crate::proto::fanout_service_server::FanoutServiceServer;
 use crate::proto::records::RecordsMessage;
@@ -67,25 +67,20 @@ impl Service<Request<Body>> for Served {
 }
 
 async fn submit_record(fanout: Fanout, request: Request<Body>) -> Result<FramedStream, Status> {
-    let closing = closing(&request);
+    let closing = closing(request.extensions());
     let messages = Messages::of(request.into_body(), fanout.config.limits.message_bytes_max);
     let messages = messages.map(|message| message.map(RecordsMessage::of));
     Ok(submit_record::serve(fanout, messages, closing))
 }
 
 async fn watch_plan(fanout: Fanout, request: Request<Body>) -> Result<FramedStream, Status> {
-    let closing = closing(&request);
+    let closing = closing(request.extensions());
     let mut messages = Messages::of(request.into_body(), fanout.config.limits.message_bytes_max);
     let message = messages.next().await;
     let message = message.ok_or_else(|| Status::internal("there is no request message"))??;
     let request = WatchPlanRequest::decode(message);
     let request = request.map_err(|error| Status::internal(error.to_string()))?;
     watch_plan::serve(&fanout, &request, closing)
-}
-
-fn closing(request: &Request<Body>) -> tokio_util::sync::CancellationToken {
-    let closing = request.extensions().get::<Closing>();
-    closing.map(|closing| closing.0.clone()).unwrap_or_default()
 }
 
 fn answer(
@@ -126,11 +121,7 @@ impl HttpBody for Answer {
             Poll::Ready(None) => Status::ok(""),
         };
         self.0 = None;
-        let mut trailers = HeaderMap::new();
-        let trailers = status
-            .add_header(&mut trailers)
-            .map(|()| Frame::trailers(trailers));
-        Poll::Ready(Some(trailers))
+        Poll::Ready(Some(status::trailers(&status)))
     }
 
     fn is_end_stream(&self) -> bool {

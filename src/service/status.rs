@@ -6,6 +6,9 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
+use hyper::body::Frame;
+use prost::bytes::Bytes;
+use tonic::codegen::http::HeaderMap;
 use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, StatusExt};
 
@@ -217,6 +220,13 @@ pub(super) fn plan_removed(plan_id: &str) -> Status {
 /// A defect of this program made the call panic. What and where it was is in the log, not in the answer.
 pub(super) fn panicked() -> Status {
     with(Code::Internal, "internal error", info("INTERNAL", []))
+}
+
+/// A status as the end of an answer.
+pub(super) fn trailers(status: &Status) -> Result<Frame<Bytes>, Status> {
+    let mut trailers = HeaderMap::new();
+    let added = status.add_header(&mut trailers);
+    added.map(|()| Frame::trailers(trailers))
 }
 
 fn info(reason: &str, metadata: impl IntoIterator<Item = (&'static str, String)>) -> ErrorDetails {
