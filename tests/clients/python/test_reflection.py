@@ -9,6 +9,7 @@ import threading
 import unittest
 from base64 import b64decode, b64encode
 from datetime import datetime
+from hashlib import sha256
 
 import grpc
 from google.protobuf import descriptor_pb2, descriptor_pool, json_format, message_factory
@@ -202,8 +203,23 @@ class GenericCalls(unittest.TestCase):
         self.check_tasks(planned)
         self.check_the_end()
         self.check_cancelling_and_deleting()
+        self.check_a_streamed_plan()
         methods = {f"{FANOUT}/{name}" for name in self.client.methods(FANOUT)}
         self.assertEqual(methods, self.client.called)
+
+    def check_a_streamed_plan(self):
+        """PlanStream."""
+        items = json.dumps([{"colour": "red"}, {"colour": "green"}]).encode()
+        config = {"group_key_path": "colour", "task_request_template": {"id": "task-{{group.key}}"}}
+        parts = [
+            {"header": {"plan_id": "streamed", "config": in_json(config)}},
+            {"items": b64encode(items).decode()},
+            {"commit": {"item_count": 2, "digest": sha256(items).hexdigest()}},
+        ]
+        (answer,) = self.client.stream(f"{FANOUT}/PlanStream", map(json.dumps, parts))
+        self.assertIs(True, answer["created"])
+        self.assertEqual("2", answer["plan"]["counts"]["tasks"])
+        self.call("DeletePlan", plan_id="streamed")
 
     def check_planning(self):
         """Plan, GetPlan, ListPlans. Returns what Plan answered."""
