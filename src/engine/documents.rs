@@ -9,8 +9,8 @@ const PIECE_BYTES_MAX: usize = 1 << 20;
 /// A document of this size has memory of its own, rather than leave the end of a piece unused.
 const ALONE_BYTES_MIN: usize = PIECE_BYTES_MAX / 16;
 
-/// The documents of a plan. At most half of the memory is unused, and of a large plan at most a piece of 1 MiB and a
-/// sixteenth. A piece lives as long as one of its documents.
+/// The documents of a plan. At most half of the memory is unused (of a small plan, most of 4 KiB), and of a large plan at
+/// most a piece of 1 MiB and a sixteenth. A piece lives as long as one of its documents.
 #[derive(Debug, Default)]
 pub struct Documents {
     /// What is left of the last piece.

@@ -7,11 +7,13 @@ use tonic::Code;
 
 use super::convert;
 use super::framing::{self, Framed};
-use super::submit_record::RECEIPT_BYTES;
 use crate::coordinator::Standing;
 use crate::engine::{Disposition, Receipt, Spec, Violation, Warning};
 use crate::proto;
 use crate::proto::records::{Encode, FieldsOut};
+
+/// What a receipt takes beside its record's document: its numbers, and ids of usual length.
+pub(super) const BYTES_BESIDE_DOCUMENT: usize = 256;
 
 /// Writes the answers to messages of which the first has its records up to the first of `ends`, the next up to the next.
 /// `room` is where they are written; nothing is left in it.
@@ -42,7 +44,7 @@ pub(super) fn answers(
 /// About how many bytes a receipt takes.
 fn bytes(receipt: &Receipt) -> usize {
     let held = receipt.held.as_ref();
-    RECEIPT_BYTES + held.map_or(0, |held| held.document.len())
+    BYTES_BESIDE_DOCUMENT + held.map_or(0, |held| held.document.len())
 }
 
 /// A receipt by itself.

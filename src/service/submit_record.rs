@@ -30,9 +30,6 @@ use crate::registry::LivePlan;
 /// So many messages are answered together at most, and no more are taken after so many bytes.
 const TOGETHER_MAX: (usize, usize) = (64, 64 << 10);
 
-/// What a receipt takes beside its record's document: its numbers, and ids of usual length.
-pub(super) const RECEIPT_BYTES: usize = 256;
-
 /// What a stream uses again for all of its messages.
 #[derive(Default)]
 struct Room {
@@ -249,7 +246,7 @@ fn read_message<'m, 'p>(
 /// Said before they are applied: records whose receipts cannot be sent must not be.
 fn check_answer(document_bytes: usize, records: usize, limits: &Limits) -> Result<(), Status> {
     let most = limits.message_bytes_max;
-    if document_bytes + records * RECEIPT_BYTES <= most {
+    if document_bytes + records * receipt::BYTES_BESIDE_DOCUMENT <= most {
         return Ok(());
     }
     let problem = format!("their receipts would not fit {most} bytes; send fewer at a time");
