@@ -48,10 +48,10 @@ async fn drain(size: Size, with_frozen: bool) -> Outcome<()> {
     let mut server = Server::start(&["--drain-grace", &grace])?;
     register(&mut server.connect().await?, size.tasks).await?;
 
-    let frozen = with_frozen.then(|| Frozen::start(&server.address));
+    let frozen = with_frozen.then(|| Frozen::start(server.address()));
     let frozen = frozen.transpose()?;
-    let idle = TcpStream::connect(&server.address)?;
-    let mut health = HealthClient::connect(format!("http://{}", server.address)).await?;
+    let idle = TcpStream::connect(server.address())?;
+    let mut health = HealthClient::connect(format!("http://{}", server.address())).await?;
     let request = HealthCheckRequest {
         service: "readiness".into(),
     };

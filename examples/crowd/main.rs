@@ -20,6 +20,8 @@
 mod drain;
 mod live;
 mod neighbours;
+#[path = "../program/program.rs"]
+mod program;
 mod server;
 
 use std::error::Error;

@@ -57,7 +57,7 @@ async fn round(bad: bool) -> Outcome<f64> {
     let tasks = STREAMS * TASKS_PER_STREAM + RESUMING_TASKS;
     register(&mut client, tasks).await?;
 
-    let mut resuming = Resuming::start(&server.address)?;
+    let mut resuming = Resuming::start(server.address())?;
     let neighbours = if bad {
         Some(neighbours(&server).await?)
     } else {
@@ -74,7 +74,7 @@ async fn round(bad: bool) -> Outcome<f64> {
     if bad {
         // In the middle of its stream, whichever record that is.
         tokio::time::sleep(Duration::from_millis(200)).await;
-        resuming = resuming.kill_and_resume(&server.address)?;
+        resuming = resuming.kill_and_resume(server.address())?;
     }
     while let Some(submitted) = submitting.join_next().await {
         submitted??;
@@ -119,7 +119,7 @@ async fn neighbours(server: &Server) -> Outcome<Vec<Box<dyn Send>>> {
         held.push(Box::new(watchers.watch_plan(request).await?));
     }
     let mut deaf: Client =
-        FanoutServiceClient::connect(format!("http://{}", server.address)).await?;
+        FanoutServiceClient::connect(format!("http://{}", server.address())).await?;
     let (requests, stream) = mpsc::channel(1);
     let responses = deaf.submit_record(ReceiverStream::new(stream)).await?;
     let last = STREAMS * TASKS_PER_STREAM + RESUMING_TASKS - 1;

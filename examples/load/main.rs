@@ -44,6 +44,8 @@ mod echo;
 mod latency;
 mod plans;
 mod profile;
+#[path = "../program/program.rs"]
+mod program;
 mod server;
 mod submit;
 mod watch;

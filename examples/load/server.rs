@@ -2,12 +2,12 @@
 
 use std::collections::HashMap;
 use std::fs;
-use std::io::{BufRead, BufReader};
-use std::process::{Child, Command, Stdio};
+use std::process::Command;
 use std::time::Duration;
 
 use tonic::transport::{Channel, Endpoint};
 
+use crate::program::{self, Program};
 use crate::{Outcome, within};
 
 /// All streams are spread over so many.
@@ -22,8 +22,7 @@ const GLANCE: Duration = Duration::from_millis(10);
 
 /// A running server; it does not outlive this.
 pub struct Server {
-    process: Child,
-    address: String,
+    program: Program,
     pub connections: Vec<Channel>,
 }
 
@@ -53,16 +52,14 @@ impl Server {
 
     /// The coordinator: the program beside this example, else this program as one.
     pub async fn fanout() -> Outcome<Self> {
-        let example = std::env::current_exe()?;
-        let beside = example.ancestors().nth(2);
-        let beside = beside.map(|directory| directory.join("fanout"));
-        let program = beside.filter(|program| program.is_file());
+        let program = Some(program::beside()?).filter(|program| program.is_file());
         if program.is_none() {
             println!(
                 "There is no fanout beside this example: its library serves, as this example was built."
             );
         }
-        Self::start(Command::new(program.unwrap_or(example)).args([
+        let program = program.map_or_else(std::env::current_exe, Ok)?;
+        Self::start(Command::new(program).args([
             "serve",
             "--listen",
             "127.0.0.1:0",
@@ -73,29 +70,10 @@ impl Server {
     }
 
     async fn start(command: &mut Command) -> Outcome<Self> {
-        let process = command
-            .stdin(Stdio::null())
-            .stderr(Stdio::piped())
-            .spawn()?;
         let mut server = Self {
-            process,
-            address: String::new(),
+            program: Program::start(command)?,
             connections: Vec::new(),
         };
-        let stderr = server.process.stderr.take().ok_or("no standard error")?;
-        let (said, first) = tokio::sync::oneshot::channel();
-        std::thread::spawn(move || {
-            let mut lines = BufReader::new(stderr).lines().map_while(Result::ok);
-            let _ = said.send(lines.next());
-            lines.for_each(drop);
-        });
-        let line = within("a server's start", first).await?;
-        let line = line.ok_or("a server said nothing")?;
-        let address = line
-            .split_once("address=")
-            .ok_or("a server has no address")?;
-        let address = address.1.split(' ').next().unwrap_or_default();
-        server.address = address.to_owned();
         server.connections = server.connect(WINDOW_BYTES).await?;
         Ok(server)
     }
@@ -106,7 +84,7 @@ impl Server {
     }
 
     async fn connect(&self, window: u32) -> Outcome<Vec<Channel>> {
-        let endpoint = Endpoint::from_shared(format!("http://{}", self.address))?
+        let endpoint = Endpoint::from_shared(format!("http://{}", self.program.address))?
             .tcp_nodelay(true)
             .initial_stream_window_size(window)
             .initial_connection_window_size(CONNECTION_WINDOW_BYTES);
@@ -123,11 +101,11 @@ impl Server {
 
     /// Of its process.
     pub fn id(&self) -> u32 {
-        self.process.id()
+        self.program.process.id()
     }
 
     pub fn cpu(&self) -> Outcome<Cpu> {
-        let process = format!("/proc/{}", self.process.id());
+        let process = format!("/proc/{}", self.program.process.id());
         let mut cpu = Cpu::default();
         for thread in fs::read_dir(format!("{process}/task"))? {
             let thread = thread?;
@@ -148,10 +126,7 @@ impl Server {
     }
 
     pub fn resident_mib(&self) -> Outcome<f64> {
-        let status = fs::read_to_string(format!("/proc/{}/status", self.process.id()))?;
-        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
-        let kib = line.ok_or("no VmRSS")?.trim().trim_end_matches(" kB");
-        Ok(kib.parse::<f64>()? / 1_024.0)
+        Ok(self.program.kib("VmRSS:")? as f64 / 1_024.0)
     }
 
     /// Waits until it does nothing any more, so that what it tidies up is not measured as somebody else's slowness.
@@ -175,12 +150,5 @@ impl Cpu {
             user: self.user - then.user,
             system: self.system - then.system,
         }
-    }
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        let _ = self.process.kill();
-        let _ = self.process.wait();
     }
 }

@@ -24,6 +24,8 @@
 //!
 //! Anything unexpected is an error: exit code 1. A figure that is worse than hoped for is none.
 
+#[path = "../program/program.rs"]
+mod program;
 mod server;
 
 use std::collections::BTreeMap;

@@ -1,14 +1,14 @@
 //! The coordinator in a process of its own, and what it uses.
 
 use std::fs;
-use std::io::{BufRead, BufReader};
-use std::process::{Child, Command, Stdio};
+use std::process::Command;
 use std::time::Duration;
 
 use fanout::proto::fanout_service_client::FanoutServiceClient;
 use tonic::transport::{Channel, Endpoint};
 
 use crate::Outcome;
+use crate::program::{self, Program};
 
 pub type Client = FanoutServiceClient<Channel>;
 
@@ -22,46 +22,27 @@ const GLANCE: Duration = Duration::from_millis(20);
 
 /// A running server; it does not outlive this.
 pub struct Server {
-    process: Child,
-    address: String,
+    program: Program,
 }
 
 impl Server {
     /// The program beside this example, else this program as one.
     pub fn start() -> Outcome<Self> {
-        let example = std::env::current_exe()?;
-        let beside = example.ancestors().nth(2);
-        let beside = beside.map(|directory| directory.join("fanout"));
-        let program = beside.filter(|program| program.is_file());
+        let program = Some(program::beside()?).filter(|program| program.is_file());
         if program.is_none() {
             println!(
                 "There is no fanout beside this example: its library serves, as this example was built."
             );
         }
-        let process = Command::new(program.unwrap_or(example))
-            .args(["serve", "--listen", "127.0.0.1:0"])
-            .stdin(Stdio::null())
-            .stderr(Stdio::piped())
-            .spawn()?;
-        let mut server = Self {
-            process,
-            address: String::new(),
-        };
-        let stderr = server.process.stderr.take().ok_or("no standard error")?;
-        let mut lines = BufReader::new(stderr).lines();
-        let line = lines.next().ok_or("the server said nothing")??;
-        std::thread::spawn(move || lines.map_while(Result::ok).for_each(drop));
-        let address = line
-            .split_once("address=")
-            .ok_or("the server has no address")?;
-        let address = address.1.split(' ').next().unwrap_or_default();
-        server.address = address.to_owned();
-        Ok(server)
+        let program = program.map_or_else(std::env::current_exe, Ok)?;
+        let mut command = Command::new(program);
+        let program = Program::start(command.args(["serve", "--listen", "127.0.0.1:0"]))?;
+        Ok(Self { program })
     }
 
     /// A client on a connection of its own.
     pub async fn client(&self) -> Outcome<Client> {
-        let endpoint = Endpoint::from_shared(format!("http://{}", self.address))?
+        let endpoint = Endpoint::from_shared(format!("http://{}", self.program.address))?
             .tcp_nodelay(true)
             .initial_stream_window_size(STREAM_WINDOW_BYTES)
             .initial_connection_window_size(CONNECTION_WINDOW_BYTES);
@@ -72,7 +53,7 @@ impl Server {
     /// CPU seconds of its threads so far; those that have ended are not counted.
     pub fn cpu_seconds(&self) -> Outcome<f64> {
         let mut seconds = 0.0;
-        for thread in fs::read_dir(format!("/proc/{}/task", self.process.id()))? {
+        for thread in fs::read_dir(format!("/proc/{}/task", self.program.process.id()))? {
             // A thread may end at any time.
             if let Ok(stat) = fs::read_to_string(thread?.path().join("schedstat")) {
                 let nanoseconds: f64 = stat.split(' ').next().unwrap_or_default().parse()?;
@@ -84,19 +65,12 @@ impl Server {
 
     /// Resident memory now.
     pub fn resident_mib(&self) -> Outcome<f64> {
-        self.mib("VmRSS:")
+        Ok(self.program.kib("VmRSS:")? as f64 / 1_024.0)
     }
 
     /// The most resident memory so far.
     pub fn peak_mib(&self) -> Outcome<f64> {
-        self.mib("VmHWM:")
-    }
-
-    fn mib(&self, name: &str) -> Outcome<f64> {
-        let status = fs::read_to_string(format!("/proc/{}/status", self.process.id()))?;
-        let line = status.lines().find_map(|line| line.strip_prefix(name));
-        let kib = line.ok_or("no such line in the status")?.trim();
-        Ok(kib.trim_end_matches(" kB").parse::<f64>()? / 1_024.0)
+        Ok(self.program.kib("VmHWM:")? as f64 / 1_024.0)
     }
 
     /// Waits until it does nothing any more.
@@ -109,12 +83,5 @@ impl Server {
             }
         }
         Err("the server is busy though nobody asks for anything".into())
-    }
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        let _ = self.process.kill();
-        let _ = self.process.wait();
     }
 }

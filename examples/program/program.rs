@@ -1,0 +1,71 @@
+//! A server in a process of its own, for the examples that measure one.
+
+use std::error::Error;
+use std::fs;
+use std::io::{BufRead, BufReader};
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+use std::sync::mpsc;
+use std::time::Duration;
+
+type Outcome<T> = Result<T, Box<dyn Error + Send + Sync>>;
+
+/// How long it may take to say its address.
+const STARTED_WITHIN: Duration = Duration::from_secs(60);
+
+/// A running server; it does not outlive this.
+pub struct Program {
+    pub process: Child,
+    pub address: String,
+}
+
+/// The `fanout` beside this example: an example stands beside the program it belongs to.
+pub fn beside() -> Outcome<PathBuf> {
+    let example = std::env::current_exe()?;
+    let directory = example.ancestors().nth(2).ok_or("no directory")?;
+    Ok(directory.join("fanout"))
+}
+
+impl Program {
+    /// Starts it, and reads its address from the first line that it says on standard error.
+    pub fn start(command: &mut Command) -> Outcome<Self> {
+        let process = command
+            .stdin(Stdio::null())
+            .stderr(Stdio::piped())
+            .spawn()
+            .map_err(|error| format!("{}: {error}", command.get_program().display()))?;
+        let mut program = Self {
+            process,
+            address: String::new(),
+        };
+        let stderr = program.process.stderr.take().ok_or("no standard error")?;
+        let (said, first) = mpsc::channel();
+        std::thread::spawn(move || {
+            let mut lines = BufReader::new(stderr).lines().map_while(Result::ok);
+            let _ = said.send(lines.next());
+            lines.for_each(drop);
+        });
+        let line = first.recv_timeout(STARTED_WITHIN)?;
+        let line = line.ok_or("a server said nothing")?;
+        let address = line.split_once("address=");
+        let address = address.ok_or("a server has no address")?.1;
+        let address = address.split(' ').next().unwrap_or_default();
+        program.address = address.to_owned();
+        Ok(program)
+    }
+
+    /// A figure of its memory in KiB, by its name in the system's status of a process.
+    pub fn kib(&self, name: &str) -> Outcome<u64> {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.process.id()))?;
+        let line = status.lines().find_map(|line| line.strip_prefix(name));
+        let kib = line.ok_or_else(|| format!("no {name}"))?.trim();
+        Ok(kib.trim_end_matches(" kB").parse()?)
+    }
+}
+
+impl Drop for Program {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
