@@ -7,6 +7,7 @@
 mod command;
 mod decide;
 mod documents;
+mod draft;
 mod event;
 mod receipt;
 mod spec;
@@ -16,10 +17,12 @@ mod task;
 pub use command::{Command, Limits, RecordKind, Submission};
 pub use decide::{Decision, decide, decide_keeping};
 pub use documents::Documents;
-pub use event::{Entry, Event, Held, QuarantineReason, Quarantined, Resolution, SignOfLife};
+pub use event::{
+    Entry, Event, Held, QuarantineReason, Quarantined, Resolution, Resolved, SignOfLife,
+};
 pub use receipt::{Disposition, Receipt, Refusal, Violation, Warning};
 pub use spec::{Completion, SealRule, Spec, TaskSpec, Terms};
-pub use state::{Counts, End, EndReason, PlanStatus, Resolved, State};
+pub use state::{Counts, End, EndReason, PlanStatus, State};
 pub use task::{MissingCause, QuarantineByTask, TaskStanding, TaskState};
 
 /// Milliseconds since 1970-01-01T00:00:00Z.

@@ -43,7 +43,7 @@ pub fn is_white_space(c: char) -> bool {
 pub fn trim(text: &str) -> &str {
     let plain = |byte: Option<&u8>| byte.is_some_and(u8::is_ascii_graphic);
     let bytes = text.as_bytes();
-    if plain(bytes.first()) && plain(bytes.last()) {
+    if bytes.is_empty() || plain(bytes.first()) && plain(bytes.last()) {
         return text;
     }
     text.trim_matches(is_white_space)

@@ -36,6 +36,8 @@ pub struct Settings {
     success_statuses: Option<Vec<Arc<str>>>,
     /// Where a record's outcome stands; a list of several paths finds nothing.
     outcome_path: Option<String>,
+    /// The first part of that path.
+    outcome_root: Option<String>,
     base_run: Object,
     include_summary: bool,
 }
@@ -63,6 +65,7 @@ impl Settings {
         let strict_matching = chosen("matching", "first_key", "strict")?;
         let keeps_first = chosen("duplicate_policy", "last", "first")?;
         let outcome_path = first_present(config, &["outcome_path", "outcomePath"]);
+        let outcome_path = outcome_path.map_or_else(|| Some("outcome".to_owned()), plan::path);
         let statuses = config.get("success_statuses").and_then(Value::as_array);
         let texts = |values: &[Value]| {
             let text = |value: &Value| value.as_str().map(Into::into);
@@ -76,7 +79,11 @@ impl Settings {
                 .unwrap_or_else(|| RESULT_SCHEMA.into()),
             reconciliation_schema: plan::reconciliation_schema(config),
             success_statuses: statuses.map(texts),
-            outcome_path: outcome_path.map_or_else(|| Some("outcome".to_owned()), plan::path),
+            outcome_root: outcome_path
+                .as_deref()
+                .and_then(|path| path.split('.').next())
+                .map(str::to_owned),
+            outcome_path,
             base_run: config
                 .get("base_run")
                 .and_then(Value::as_object)

@@ -3,18 +3,20 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use hashbrown::HashMap;
 use smallvec::SmallVec;
 
 use super::Timestamp;
 use super::command::{Command, Limits, RecordKind, Submission};
 use super::documents::Documents;
-use super::event::{Entry, Event, Held, QuarantineReason, Quarantined, Resolution, SignOfLife};
+use super::draft::Draft;
+use super::event::{
+    Entry, Event, Held, QuarantineReason, Quarantined, Resolution, Resolved, SignOfLife,
+};
 use super::receipt::{Disposition, Receipt, Refusal, Warning, over_quota, refused};
-use super::state::{self, End, EndReason, Resolved, State, Store, Task, Totals};
+use super::state::State;
 use crate::json;
 use crate::reconcile::record::ReadRecord;
-use crate::reconcile::{Candidates, MatchedBy, Named, Sessions, Verdict};
+use crate::reconcile::{MatchedBy, Named, Sessions, Verdict};
 
 /// How many tasks an ambiguous record's receipt lists.
 const CANDIDATES_LISTED: usize = 16;
@@ -25,7 +27,7 @@ const TASKS_PER_SESSION: usize = 64;
 /// What follows from a command.
 #[derive(Debug, Default)]
 pub struct Decision {
-    /// What happened, in order; empty if nothing did. Mostly one thing, which needs no memory of its own.
+    /// What happened, in order; empty if nothing did.
     pub entries: SmallVec<[Entry; 1]>,
     /// One receipt for each submitted record, in order; of a rematch, the record's.
     pub receipts: Vec<Receipt>,
@@ -52,21 +54,7 @@ pub fn decide_keeping(
     let mut receipts = Vec::new();
     let mut refusal = None;
     match command {
-        Command::Submit(submissions) => {
-            receipts.reserve(submissions.len());
-            draft.tasks.expect(submissions.len());
-            draft.end_if_due();
-            // All at first: looking for a task is waiting for memory, and several can be waited for at a time.
-            let identify = |submission: &Submission<'_>| {
-                let record = submission.record.as_ref().ok()?;
-                state.spec.index.identify(&record.keys)
-            };
-            let identified: SmallVec<[_; 1]> = submissions.iter().map(identify).collect();
-            for (submission, identified) in submissions.iter().zip(identified) {
-                receipts.push(draft.submit(submission, identified));
-                draft.end_if_complete();
-            }
-        }
+        Command::Submit(submissions) => receipts = draft.submit_all(submissions),
         Command::Rematch { id, task, note } => match draft.rematch(*id, *task, note) {
             Ok(receipt) => {
                 receipts.push(receipt);
@@ -87,6 +75,7 @@ pub fn decide_keeping(
             draft.end_if_due();
         }
     }
+    draft.hand_out_held(&mut receipts);
     Decision {
         entries: draft.entries,
         receipts,
@@ -94,134 +83,70 @@ pub fn decide_keeping(
     }
 }
 
-/// A state as it will be: the real one, and over it what the records of this command have changed so far.
-struct Draft<'s> {
-    state: &'s State,
-    now: Timestamp,
-    limits: &'s Limits,
-    documents: &'s mut Documents,
-    sequence: u64,
-    tasks: Changed,
-    sessions: HashMap<Arc<str>, Candidates>,
-    totals: Totals,
-    end: Option<End>,
-    entries: SmallVec<[Entry; 1]>,
-}
-
-/// Tasks that a command has changed so far. Most commands change one, which needs no map.
-#[derive(Default)]
-struct Changed {
-    few: SmallVec<[(u32, Task); 1]>,
-    many: HashMap<u32, Task>,
-}
-
-/// How many tasks are looked through one by one.
-const FEW: usize = 8;
-
-impl Changed {
-    /// Makes room for so many tasks.
-    fn expect(&mut self, tasks: usize) {
-        if tasks > FEW {
-            self.few.reserve(FEW);
-            self.many.reserve(tasks - FEW);
-        }
-    }
-
-    fn get(&self, task: u32) -> Option<&Task> {
-        let few = self.few.iter().find(|(few, _)| *few == task);
-        few.map(|(_, changed)| changed)
-            .or_else(|| self.many.get(&task).filter(|_| self.few.len() == FEW))
-    }
-
-    fn of(&mut self, task: u32, unchanged: impl FnOnce() -> Task) -> &mut Task {
-        match self.few.iter().position(|(few, _)| *few == task) {
-            Some(position) => &mut self.few[position].1,
-            None if self.few.len() < FEW => {
-                self.few.push((task, unchanged()));
-                let last = self.few.len() - 1;
-                &mut self.few[last].1
-            }
-            None => self.many.entry(task).or_insert_with(unchanged),
-        }
-    }
-}
-
-impl<'s> Draft<'s> {
-    fn over(
-        state: &'s State,
-        now: Timestamp,
-        limits: &'s Limits,
-        documents: &'s mut Documents,
-    ) -> Self {
-        Self {
-            state,
-            now,
-            limits,
-            documents,
-            sequence: state.sequence,
-            tasks: Changed::default(),
-            sessions: HashMap::new(),
-            totals: state.totals,
-            end: state.end.clone(),
-            entries: SmallVec::new(),
-        }
-    }
-
-    fn happen(&mut self, event: Event) {
-        let entry = Entry {
-            sequence: self.sequence + 1,
-            at: self.now,
-            event,
+impl Draft<'_> {
+    fn submit_all(&mut self, submissions: &[Submission<'_>]) -> Vec<Receipt> {
+        self.expect(submissions.len());
+        self.end_if_due();
+        // All at first: looking for a task is waiting for memory, and several can be waited for at a time.
+        let identify = |submission: &Submission<'_>| {
+            let record = submission.record.as_ref().ok()?;
+            self.state.spec.index.identify(&record.keys)
         };
-        state::apply(self, &entry);
-        self.entries.push(entry);
-    }
-
-    fn now_held(&self, task: u32) -> &Task {
-        self.tasks
-            .get(task)
-            .unwrap_or(&self.state.tasks[task as usize])
-    }
-
-    fn end_if_complete(&mut self) {
-        if self.end.is_some() {
-            return;
-        }
-        let Totals {
-            recorded,
-            successful,
-            ..
-        } = self.totals;
-        let tasks = self.state.tasks.len() as u64;
-        if let Some(reason) = self.state.spec.completion.ends(tasks, recorded, successful) {
-            let note = "".into();
-            self.happen(Event::PlanEnded { reason, note });
-        }
-    }
-
-    fn end_if_due(&mut self) {
-        let due = self
-            .state
-            .spec
-            .deadline
-            .is_some_and(|deadline| deadline <= self.now);
-        if due && self.end.is_none() {
-            self.happen(Event::PlanEnded {
-                reason: EndReason::Deadline,
-                note: "".into(),
+        let identified: SmallVec<[_; 1]> = submissions.iter().map(identify).collect();
+        let mut kept = self.keep_if_all_new(submissions, &identified).into_iter();
+        let mut receipts = Vec::with_capacity(submissions.len());
+        for (submission, identified) in submissions.iter().zip(identified) {
+            receipts.push(match &submission.record {
+                Ok(record) => {
+                    let arrival = Arrival {
+                        kind: submission.kind,
+                        record,
+                        kept: kept.next(),
+                    };
+                    self.submit(arrival, identified)
+                }
+                Err(violation) => refused(violation.clone()),
             });
+            self.end_if_complete();
         }
+        receipts
     }
 
-    fn submit(
+    /// If each of several records is the first that its task gets, as nearly always, all of their documents will be kept,
+    /// and are.
+    fn keep_if_all_new(
         &mut self,
-        submission: &Submission<'_>,
-        identified: Option<(u32, MatchedBy)>,
-    ) -> Receipt {
-        let record = match &submission.record {
-            Ok(record) => record,
-            Err(violation) => return refused(violation.clone()),
-        };
+        submissions: &[Submission<'_>],
+        identified: &[Option<(u32, MatchedBy)>],
+    ) -> Vec<Bytes> {
+        if submissions.len() == 1 || self.end.is_some() {
+            return Vec::new();
+        }
+        let mut tasks: SmallVec<[u32; 64]> = SmallVec::with_capacity(submissions.len());
+        let mut documents: SmallVec<[&[u8]; 64]> = SmallVec::with_capacity(submissions.len());
+        let mut bytes = self.totals.document_bytes;
+        for (submission, identified) in submissions.iter().zip(identified) {
+            let Ok(record) = &submission.record else {
+                continue;
+            };
+            match (submission.kind, identified) {
+                (RecordKind::Result, Some((task, _))) if self.held(*task).is_none() => {
+                    tasks.push(*task);
+                }
+                _ => return Vec::new(),
+            }
+            bytes += record.document.len() as u64;
+            documents.push(&record.document);
+        }
+        tasks.sort_unstable();
+        if bytes > self.limits.document_bytes || !tasks.is_sorted_by(|one, next| one < next) {
+            return Vec::new();
+        }
+        self.documents.keep_all(&documents)
+    }
+
+    fn submit(&mut self, arrival: Arrival<'_>, identified: Option<(u32, MatchedBy)>) -> Receipt {
+        let Arrival { kind, record, .. } = arrival;
         let document_bytes = self.totals.document_bytes + record.document.len() as u64;
         if document_bytes > self.limits.document_bytes {
             return over_quota(
@@ -232,11 +157,9 @@ impl<'s> Draft<'s> {
         }
         let index = &self.state.spec.index;
         match index.resolve(identified, &record.keys, self) {
-            Named::Unmatched => {
-                self.quarantine(submission.kind, record, QuarantineReason::Unmatched, &[])
-            }
+            Named::Unmatched => self.quarantine(arrival, QuarantineReason::Unmatched, &[]),
             Named::Ambiguous(tasks) => {
-                self.quarantine(submission.kind, record, QuarantineReason::Ambiguous, &tasks)
+                self.quarantine(arrival, QuarantineReason::Ambiguous, &tasks)
             }
             Named::Matched { task, others, .. }
                 if !others.is_empty() && self.state.spec.settings.strict_matching =>
@@ -246,14 +169,12 @@ impl<'s> Draft<'s> {
                 tasks.sort_unstable();
                 tasks.dedup();
                 let reason = QuarantineReason::KeysDisagree;
-                self.quarantine(submission.kind, record, reason, &tasks)
+                self.quarantine(arrival, reason, &tasks)
             }
             Named::Matched { task, by, others } => {
-                let mut receipt = match submission.kind {
-                    RecordKind::Result => self.result(record, task, by),
-                    RecordKind::Started | RecordKind::Progress => {
-                        self.sign_of_life(submission.kind, record, task)
-                    }
+                let mut receipt = match kind {
+                    RecordKind::Result => self.result(arrival, task, by),
+                    RecordKind::Started | RecordKind::Progress => self.sign_of_life(arrival, task),
                 };
                 receipt.task = Some(task);
                 receipt.matched_by = Some(by);
@@ -268,29 +189,31 @@ impl<'s> Draft<'s> {
         }
     }
 
-    fn result(&mut self, record: &ReadRecord<'_>, task: u32, by: MatchedBy) -> Receipt {
-        let previous = self.now_held(task).held.clone();
-        if let Some(previous) = &previous
+    fn result(&mut self, mut arrival: Arrival<'_>, task: u32, by: MatchedBy) -> Receipt {
+        let record = arrival.record;
+        let previous = self.held(task);
+        if let Some(previous) = previous
             // Equal documents come to the same, which is quicker to see.
             && previous.verdict == record.verdict
             && same_content(&previous.document, &record.document)
         {
-            let warnings = self.learn_session(record, task, by);
+            let previous = Arc::clone(previous);
             return Receipt {
                 sequence: previous.sequence,
-                held: Some(Arc::clone(previous)),
-                warnings,
+                held: Some(previous),
+                warnings: self.learn_session(record, task, by),
                 ..Receipt::of(Disposition::Duplicate)
             };
         }
+        let is_first = previous.is_none();
         if self.end.is_some() {
-            return self.quarantine(RecordKind::Result, record, QuarantineReason::Late, &[task]);
+            return self.quarantine(arrival, QuarantineReason::Late, &[task]);
         }
-        if previous.is_some() && self.state.spec.settings.keeps_first {
+        if !is_first && self.state.spec.settings.keeps_first {
             let reason = QuarantineReason::NotFirst;
-            return self.quarantine(RecordKind::Result, record, reason, &[task]);
+            return self.quarantine(arrival, reason, &[task]);
         }
-        let document = self.documents.keep(&record.document);
+        let document = arrival.document(self.documents);
         let receipt = self.accept(task, by, record.verdict, record.has_outcome, document);
         let warnings = self.learn_session(record, task, by);
         Receipt {
@@ -299,7 +222,7 @@ impl<'s> Draft<'s> {
         }
     }
 
-    /// Gives a task its record, or another one.
+    /// Gives a task its record, or another one. The receipt gets it at the end.
     fn accept(
         &mut self,
         task: u32,
@@ -308,28 +231,25 @@ impl<'s> Draft<'s> {
         has_outcome: bool,
         document: Bytes,
     ) -> Receipt {
-        let previous = self.now_held(task).held.as_ref();
-        let revision = previous.map_or(0, |previous| previous.revision);
-        let disposition = match previous {
-            None => Disposition::Accepted,
-            Some(_) => Disposition::SupersededPrevious,
+        let (disposition, revisions) = match self.held(task) {
+            None => (Disposition::Accepted, 0),
+            Some(previous) => (Disposition::SupersededPrevious, previous.revision),
         };
-        let held = Arc::new(Held {
+        let sequence = self.next_sequence();
+        self.happen(Event::RecordAccepted(Arc::new(Held {
             task,
-            revision: revision.saturating_add(1),
-            sequence: self.sequence + 1,
+            revision: revisions.saturating_add(1),
+            sequence,
             at: self.now,
             verdict,
             has_outcome,
             matched_by,
             document,
-        });
-        self.happen(Event::RecordAccepted(Arc::clone(&held)));
+        })));
         Receipt {
             task: Some(task),
             matched_by: Some(matched_by),
-            sequence: held.sequence,
-            held: Some(held),
+            sequence,
             ..Receipt::of(disposition)
         }
     }
@@ -340,7 +260,7 @@ impl<'s> Draft<'s> {
         match state.resolved(id).map(|resolved| resolved.resolution) {
             // Said again.
             Some(Resolution::Rematched(before)) if before == task => {
-                let held = self.now_held(task).held.clone();
+                let held = self.held(task).cloned();
                 return Ok(Receipt {
                     task: Some(task),
                     matched_by: Some(MatchedBy::Operator),
@@ -378,25 +298,23 @@ impl<'s> Draft<'s> {
 
     fn resolve(&mut self, id: u64, resolution: Resolution, note: &Arc<str>) {
         let note = Arc::clone(note);
-        self.happen(Event::QuarantineResolved {
-            id,
-            resolution,
-            note,
-        });
+        let resolved = Arc::new(Resolved { resolution, note });
+        self.happen(Event::QuarantineResolved { id, resolved });
     }
 
-    fn sign_of_life(&mut self, kind: RecordKind, record: &ReadRecord<'_>, task: u32) -> Receipt {
-        let slot = self.now_held(task);
-        let known = slot.alive.as_ref().is_some_and(|alive| match kind {
+    fn sign_of_life(&mut self, mut arrival: Arrival<'_>, task: u32) -> Receipt {
+        let Arrival { kind, record, .. } = arrival;
+        let (held, alive) = (self.held(task), self.alive(task));
+        let known = alive.is_some_and(|alive| match kind {
             RecordKind::Started => true,
             _ => alive.kind == kind && alive.document == *record.document,
         });
-        if !known && slot.held.is_none() && self.end.is_some() {
-            return self.quarantine(kind, record, QuarantineReason::Late, &[task]);
+        if !known && held.is_none() && self.end.is_some() {
+            return self.quarantine(arrival, QuarantineReason::Late, &[task]);
         }
-        if known || slot.held.is_some() {
-            let sequence = slot.alive.as_ref().map_or(0, |alive| alive.sequence);
-            let held = slot.held.clone();
+        if known || held.is_some() {
+            let sequence = alive.map_or(0, |alive| alive.sequence);
+            let held = held.cloned();
             let warnings = self.learn_session(record, task, MatchedBy::TaskId);
             return Receipt {
                 held,
@@ -414,11 +332,11 @@ impl<'s> Draft<'s> {
         }
         let sign = SignOfLife {
             task,
-            sequence: self.sequence + 1,
+            sequence: self.next_sequence(),
             at: self.now,
             kind,
             session: record.keys.sandbox_session_id.as_ref().into(),
-            document: self.documents.keep(&record.document),
+            document: arrival.document(self.documents),
         };
         let sequence = sign.sequence;
         self.happen(Event::TaskProgressed(Arc::new(sign)));
@@ -458,8 +376,7 @@ impl<'s> Draft<'s> {
 
     fn quarantine(
         &mut self,
-        kind: RecordKind,
-        record: &ReadRecord<'_>,
+        mut arrival: Arrival<'_>,
         reason: QuarantineReason,
         tasks: &[u32],
     ) -> Receipt {
@@ -472,10 +389,12 @@ impl<'s> Draft<'s> {
         }
         let id = self.totals.set_aside + 1;
         let candidates: Vec<u32> = tasks.iter().copied().take(CANDIDATES_LISTED).collect();
-        let document = self.documents.keep(&record.document);
+        let sequence = self.next_sequence();
+        let document = arrival.document(self.documents);
+        let Arrival { kind, record, .. } = arrival;
         self.happen(Event::RecordQuarantined(Arc::new(Quarantined {
             id,
-            sequence: self.sequence + 1,
+            sequence,
             at: self.now,
             reason,
             candidates: candidates.clone(),
@@ -491,12 +410,9 @@ impl<'s> Draft<'s> {
             QuarantineReason::Late | QuarantineReason::NotFirst => (Disposition::Late, Vec::new()),
         };
         let held = match reason {
-            QuarantineReason::Late | QuarantineReason::NotFirst => {
-                self.now_held(tasks[0]).held.clone()
-            }
+            QuarantineReason::Late | QuarantineReason::NotFirst => self.held(tasks[0]).cloned(),
             _ => None,
         };
-        let sequence = self.sequence;
         Receipt {
             held,
             sequence,
@@ -507,43 +423,18 @@ impl<'s> Draft<'s> {
     }
 }
 
-impl Store for Draft<'_> {
-    fn totals(&mut self) -> &mut Totals {
-        &mut self.totals
-    }
-
-    fn task(&mut self, task: u32) -> &mut Task {
-        let state = self.state;
-        self.tasks.of(task, || state.tasks[task as usize].clone())
-    }
-
-    fn learn(&mut self, session: &Arc<str>, task: u32) {
-        let known = self.state.sessions.get(session);
-        self.sessions
-            .entry(Arc::clone(session))
-            .or_insert_with(|| known.cloned().unwrap_or(Candidates::One(task)))
-            .add(task);
-    }
-
-    /// No command looks at what it has set aside itself, or resolves two records.
-    fn set_aside(&mut self, _: &Arc<Quarantined>) {}
-
-    fn resolve(&mut self, _: u64, _: Resolved) {}
-
-    fn end(&mut self, end: End) {
-        self.end = Some(end);
-    }
-
-    fn advance(&mut self, sequence: u64) {
-        self.sequence = sequence;
-    }
+/// A record that is being decided about.
+struct Arrival<'s> {
+    kind: RecordKind,
+    record: &'s ReadRecord<'s>,
+    /// Its document, if it is kept already.
+    kept: Option<Bytes>,
 }
 
-impl Sessions for Draft<'_> {
-    fn tasks_of(&self, session: &str) -> Option<&Candidates> {
-        self.sessions
-            .get(session)
-            .or_else(|| self.state.sessions.get(session))
+impl Arrival<'_> {
+    fn document(&mut self, documents: &mut Documents) -> Bytes {
+        let kept = self.kept.take();
+        kept.unwrap_or_else(|| documents.keep(&self.record.document))
     }
 }
 

@@ -25,12 +25,50 @@ impl Documents {
         if document.len() >= ALONE_BYTES_MIN {
             return Bytes::copy_from_slice(document);
         }
-        if self.piece.capacity() < document.len() {
-            let bytes = self.kept.clamp(PIECE_BYTES_MIN, PIECE_BYTES_MAX);
-            self.piece = BytesMut::with_capacity(bytes.max(document.len()));
-        }
+        self.make_room(document.len());
         self.kept += document.len();
         self.piece.extend_from_slice(document);
         self.piece.split().freeze()
+    }
+
+    /// Keeps copies of documents. All that fit into a piece are copied before any of them is shared: to share what was
+    /// just written is to wait until it has reached memory.
+    pub fn keep_all(&mut self, documents: &[&[u8]]) -> Vec<Bytes> {
+        let mut kept = Vec::with_capacity(documents.len());
+        let mut rest = documents;
+        while let [next, after @ ..] = rest {
+            if next.len() >= ALONE_BYTES_MIN {
+                kept.push(Bytes::copy_from_slice(next));
+                rest = after;
+                continue;
+            }
+            self.make_room(next.len());
+            let capacity = self.piece.capacity();
+            let mut fits = |document: &&&[u8]| {
+                let fits = self.piece.len() + document.len() <= capacity;
+                if fits {
+                    self.piece.extend_from_slice(document);
+                }
+                fits
+            };
+            let together = rest.iter().take_while(|next| fits(next)).count();
+            let piece = self.piece.split().freeze();
+            let (copied, after) = rest.split_at(together);
+            let mut begin = 0;
+            kept.extend(copied.iter().map(|document| {
+                let end = begin + document.len();
+                piece.slice(std::mem::replace(&mut begin, end)..end)
+            }));
+            self.kept += piece.len();
+            rest = after;
+        }
+        kept
+    }
+
+    fn make_room(&mut self, bytes: usize) {
+        if self.piece.capacity() < bytes {
+            let piece = self.kept.clamp(PIECE_BYTES_MIN, PIECE_BYTES_MAX);
+            self.piece = BytesMut::with_capacity(piece.max(bytes));
+        }
     }
 }

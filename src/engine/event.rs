@@ -21,7 +21,7 @@ pub struct Entry {
     pub event: Event,
 }
 
-/// What happened.
+/// What happened. A plan keeps one for every record, so large parts are behind pointers.
 #[derive(Clone, Debug)]
 pub enum Event {
     /// The plan was registered.
@@ -44,9 +44,7 @@ pub enum Event {
         /// Its number in quarantine.
         id: u64,
         /// What was done.
-        resolution: Resolution,
-        /// The operator's words for it, or empty.
-        note: Arc<str>,
+        resolved: Arc<Resolved>,
     },
     /// The plan takes no more records.
     PlanEnded {
@@ -140,4 +138,13 @@ pub enum Resolution {
     Rematched(u32),
     /// It was set aside for good.
     Discarded,
+}
+
+/// What was done, and the operator's words for it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Resolved {
+    /// What was done.
+    pub resolution: Resolution,
+    /// The operator's words for it, or empty.
+    pub note: Arc<str>,
 }

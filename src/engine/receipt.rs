@@ -72,7 +72,7 @@ pub struct Receipt {
     /// The first tasks an ambiguous key names.
     pub candidates: Vec<u32>,
     /// What is wrong with it.
-    pub violation: Option<Violation>,
+    pub violation: Option<Box<Violation>>,
     /// Its number in quarantine, 0 if it is not there.
     pub quarantine_id: u64,
 }
@@ -120,7 +120,7 @@ pub(super) fn refused(violation: Violation) -> Receipt {
         Disposition::Invalid
     };
     Receipt {
-        violation: Some(violation),
+        violation: Some(Box::new(violation)),
         ..Receipt::of(disposition)
     }
 }

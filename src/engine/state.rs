@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use super::Timestamp;
-use super::event::{Entry, Event, Held, Quarantined, Resolution, SignOfLife};
+use super::event::{Entry, Event, Held, Quarantined, Resolved, SignOfLife};
 use super::spec::Spec;
 use crate::reconcile::{Candidates, Sessions};
 
@@ -127,15 +127,6 @@ pub struct Counts {
     pub quarantined: u64,
 }
 
-/// What was done about a record that was set aside.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Resolved {
-    /// What was done.
-    pub resolution: Resolution,
-    /// The operator's words for it, or empty.
-    pub note: Arc<str>,
-}
-
 /// The state of a plan: the fold of its events.
 #[derive(Clone, Debug)]
 pub struct State {
@@ -144,7 +135,7 @@ pub struct State {
     pub(super) tasks: Vec<Task>,
     pub(super) sessions: HashMap<Arc<str>, Candidates>,
     pub(super) quarantine: Vec<Arc<Quarantined>>,
-    pub(super) resolved: HashMap<u64, Resolved>,
+    pub(super) resolved: HashMap<u64, Arc<Resolved>>,
     pub(super) totals: Totals,
     pub(super) end: Option<End>,
 }
@@ -173,76 +164,53 @@ impl PartialEq for State {
     }
 }
 
-/// What applying an event needs: a whole state, or a draft over one.
-pub(super) trait Store {
-    fn totals(&mut self) -> &mut Totals;
-    fn task(&mut self, task: u32) -> &mut Task;
-    fn learn(&mut self, session: &Arc<str>, task: u32);
-    fn set_aside(&mut self, quarantined: &Arc<Quarantined>);
-    fn resolve(&mut self, id: u64, resolved: Resolved);
-    fn end(&mut self, end: End);
-    fn advance(&mut self, sequence: u64);
+impl Totals {
+    /// Counts an event, before which its task had this record and gave a sign of life or not. The only place where totals
+    /// change.
+    pub(super) fn count(&mut self, event: &Event, held_before: Option<&Held>, was_alive: bool) {
+        match event {
+            Event::RecordAccepted(held) => {
+                self.document_bytes += held.document.len() as u64;
+                self.running -= u64::from(was_alive);
+                match held_before {
+                    None => self.recorded += 1,
+                    Some(before) => {
+                        self.successful -= u64::from(before.verdict.successful);
+                        self.outcomes -= u64::from(before.has_outcome);
+                    }
+                }
+                self.successful += u64::from(held.verdict.successful);
+                self.outcomes += u64::from(held.has_outcome);
+            }
+            Event::TaskProgressed(sign) => {
+                self.document_bytes += sign.document.len() as u64;
+                self.signs_of_life += 1;
+                self.running += u64::from(!was_alive);
+            }
+            Event::SessionLearnt { .. } => self.sessions += 1,
+            Event::RecordQuarantined(quarantined) => {
+                self.set_aside += 1;
+                self.quarantined += 1;
+                self.document_bytes += quarantined.document.len() as u64;
+            }
+            Event::QuarantineResolved { .. } => self.quarantined -= 1,
+            Event::PlanCreated(_) | Event::PlanEnded { .. } => {}
+        }
+    }
 }
 
-/// Applies one event. The only place where anything about a plan changes.
-pub(super) fn apply(store: &mut impl Store, entry: &Entry) {
-    store.advance(entry.sequence);
-    match &entry.event {
-        Event::PlanCreated(_) => {}
-        Event::RecordAccepted(held) => {
-            let previous = store.task(held.task).held.replace(Arc::clone(held));
-            let was_alive = store.task(held.task).alive.take().is_some();
-            let totals = store.totals();
-            totals.document_bytes += held.document.len() as u64;
-            totals.running -= u64::from(was_alive);
-            match previous {
-                None => totals.recorded += 1,
-                Some(previous) => {
-                    totals.successful -= u64::from(previous.verdict.successful);
-                    totals.outcomes -= u64::from(previous.has_outcome);
-                }
-            }
-            totals.successful += u64::from(held.verdict.successful);
-            totals.outcomes += u64::from(held.has_outcome);
+impl End {
+    /// The end that an event is, if it is one.
+    pub(super) fn of(entry: &Entry) -> Option<Self> {
+        match &entry.event {
+            Event::PlanEnded { reason, note } => Some(Self {
+                reason: *reason,
+                note: Arc::clone(note),
+                at: entry.at,
+                sequence: entry.sequence,
+            }),
+            _ => None,
         }
-        Event::TaskProgressed(sign) => {
-            let first = store
-                .task(sign.task)
-                .alive
-                .replace(Arc::clone(sign))
-                .is_none();
-            let totals = store.totals();
-            totals.document_bytes += sign.document.len() as u64;
-            totals.signs_of_life += 1;
-            totals.running += u64::from(first);
-        }
-        Event::SessionLearnt { session, task } => {
-            store.learn(session, *task);
-            store.totals().sessions += 1;
-        }
-        Event::RecordQuarantined(quarantined) => {
-            store.set_aside(quarantined);
-            let totals = store.totals();
-            totals.set_aside += 1;
-            totals.quarantined += 1;
-            totals.document_bytes += quarantined.document.len() as u64;
-        }
-        Event::QuarantineResolved {
-            id,
-            resolution,
-            note,
-        } => {
-            let note = Arc::clone(note);
-            let resolution = *resolution;
-            store.resolve(*id, Resolved { resolution, note });
-            store.totals().quarantined -= 1;
-        }
-        Event::PlanEnded { reason, note } => store.end(End {
-            reason: *reason,
-            note: Arc::clone(note),
-            at: entry.at,
-            sequence: entry.sequence,
-        }),
     }
 }
 
@@ -279,7 +247,42 @@ impl State {
 
     /// Applies the next event.
     pub fn apply(&mut self, entry: &Entry) {
-        apply(self, entry);
+        self.sequence = entry.sequence;
+        match &entry.event {
+            Event::RecordAccepted(held) => {
+                let task = &mut self.tasks[held.task as usize];
+                let was_alive = task.alive.take().is_some();
+                let before = task.held.replace(Arc::clone(held));
+                self.totals
+                    .count(&entry.event, before.as_deref(), was_alive);
+            }
+            Event::TaskProgressed(sign) => {
+                let alive = &mut self.tasks[sign.task as usize].alive;
+                let was_alive = alive.replace(Arc::clone(sign)).is_some();
+                self.totals.count(&entry.event, None, was_alive);
+            }
+            other => {
+                self.totals.count(other, None, false);
+                self.apply_beside_tasks(entry);
+            }
+        }
+    }
+
+    fn apply_beside_tasks(&mut self, entry: &Entry) {
+        match &entry.event {
+            Event::SessionLearnt { session, task } => {
+                self.sessions
+                    .entry(Arc::clone(session))
+                    .and_modify(|tasks| tasks.add(*task))
+                    .or_insert(Candidates::One(*task));
+            }
+            Event::RecordQuarantined(quarantined) => self.quarantine.push(Arc::clone(quarantined)),
+            Event::QuarantineResolved { id, resolved } => {
+                self.resolved.insert(*id, Arc::clone(resolved));
+            }
+            Event::PlanEnded { .. } => self.end = End::of(entry),
+            Event::PlanCreated(_) | Event::RecordAccepted(_) | Event::TaskProgressed(_) => {}
+        }
     }
 
     /// What the plan is.
@@ -328,7 +331,7 @@ impl State {
     /// What was done about a record that was set aside, if anything was.
     #[must_use]
     pub fn resolved(&self, id: u64) -> Option<&Resolved> {
-        self.resolved.get(&id)
+        self.resolved.get(&id).map(|resolved| &**resolved)
     }
 
     /// Where the plan stands.
@@ -436,39 +439,6 @@ impl State {
             return Err("a completed plan has an unsuccessful record".into());
         }
         Ok(())
-    }
-}
-
-impl Store for State {
-    fn totals(&mut self) -> &mut Totals {
-        &mut self.totals
-    }
-
-    fn task(&mut self, task: u32) -> &mut Task {
-        &mut self.tasks[task as usize]
-    }
-
-    fn learn(&mut self, session: &Arc<str>, task: u32) {
-        self.sessions
-            .entry(Arc::clone(session))
-            .and_modify(|tasks| tasks.add(task))
-            .or_insert(Candidates::One(task));
-    }
-
-    fn set_aside(&mut self, quarantined: &Arc<Quarantined>) {
-        self.quarantine.push(Arc::clone(quarantined));
-    }
-
-    fn resolve(&mut self, id: u64, resolved: Resolved) {
-        self.resolved.insert(id, resolved);
-    }
-
-    fn end(&mut self, end: End) {
-        self.end = Some(end);
-    }
-
-    fn advance(&mut self, sequence: u64) {
-        self.sequence = sequence;
     }
 }
 

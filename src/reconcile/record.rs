@@ -5,7 +5,6 @@
 //! after all; both ways give the same document.
 
 use std::borrow::Cow;
-use std::ops::Range;
 use std::sync::Arc;
 
 use super::Settings;
@@ -61,7 +60,7 @@ const STATUS_MEMBER_BYTES: usize = 21;
 
 /// A record as read.
 #[derive(Clone, Debug)]
-pub struct ReadRecord<'r, Document = Cow<'r, [u8]>> {
+pub struct ReadRecord<'r> {
     /// Its keys: typed where given, else the body's.
     pub keys: Keys<Cow<'r, str>>,
     /// What it comes to.
@@ -69,25 +68,9 @@ pub struct ReadRecord<'r, Document = Cow<'r, [u8]>> {
     /// Whether it has an outcome.
     pub has_outcome: bool,
     /// The reconciled record: a JSON object.
-    pub document: Document,
+    pub document: Cow<'r, [u8]>,
     /// Whether a typed field and the body's differ.
     pub body_field_ignored: bool,
-}
-
-impl<'r, Document> ReadRecord<'r, Document> {
-    /// The same record with its document as somebody else has it.
-    pub fn with_document<Other>(
-        self,
-        document: impl FnOnce(Document) -> Other,
-    ) -> ReadRecord<'r, Other> {
-        ReadRecord {
-            keys: self.keys,
-            verdict: self.verdict,
-            has_outcome: self.has_outcome,
-            document: document(self.document),
-            body_field_ignored: self.body_field_ignored,
-        }
-    }
 }
 
 const ID: usize = 0;
@@ -144,10 +127,13 @@ pub fn read<'r>(
 ) -> Result<ReadRecord<'r>, json::Error> {
     let mut document = String::new();
     let read = read_into(&mut document, typed, body, rewrite, limits, settings)?;
-    Ok(read.with_document(|_| Cow::Owned(document.into_bytes())))
+    Ok(ReadRecord {
+        document: Cow::Owned(document.into_bytes()),
+        ..read
+    })
 }
 
-/// Reads a record, and writes its document after what `documents` has. The answer says where it stands there.
+/// Reads a record, and writes its document after what `documents` has; that of the answer is empty.
 ///
 /// # Errors
 /// As [`read`].
@@ -158,7 +144,7 @@ pub fn read_into<'r>(
     rewrite: Rewrite,
     limits: json::Limits,
     settings: &Settings,
-) -> Result<ReadRecord<'r, Range<usize>>, json::Error> {
+) -> Result<ReadRecord<'r>, json::Error> {
     let start = documents.len();
     let body = if body.is_empty() { b"{}" } else { body };
     let scanned = Scanned::of(body, limits, settings)?;
@@ -210,7 +196,7 @@ pub fn read_into<'r>(
         keys,
         verdict,
         has_outcome,
-        document: start..documents.len(),
+        document: Cow::Borrowed(&[]),
         body_field_ignored,
     })
 }
@@ -386,7 +372,7 @@ impl<'r> Scanned<'r> {
             Some(own) => {
                 let begin = self.found.status_at;
                 document.push_str(&self.text[open..begin]);
-                json::write_string(document, status.name());
+                write_status(document, status);
                 document.push_str(&self.text[begin + own.len()..self.brace]);
             }
             None => {
@@ -394,7 +380,7 @@ impl<'r> Scanned<'r> {
                     document.push_str(self.text[open..self.brace].trim_ascii_end());
                 }
                 begin_member(document, FIELDS[STATUS]);
-                json::write_string(document, status.name());
+                write_status(document, status);
             }
         }
         document.push('}');
@@ -431,6 +417,13 @@ impl<'r> Scanned<'r> {
         json::parse(document.as_bytes(), limits)
             .is_ok_and(|document| settings.outcome(&document).is_some())
     }
+}
+
+/// A status as a value; its name needs no escaping.
+fn write_status(document: &mut String, status: Status) {
+    document.push('"');
+    document.push_str(status.name());
+    document.push('"');
 }
 
 /// A member's key, which needs no escaping, and what goes around it.
@@ -474,15 +467,11 @@ fn raw_is_present(value: &str) -> bool {
 impl Settings {
     /// The first part of the outcome path.
     fn outcome_root(&self) -> Option<&str> {
-        self.outcome_path
-            .as_deref()
-            .and_then(|path| path.split('.').next())
+        self.outcome_root.as_deref()
     }
 
     /// Whether the outcome path has only one part.
     fn outcome_is_root(&self) -> bool {
-        self.outcome_path
-            .as_deref()
-            .is_some_and(|path| !path.contains('.'))
+        self.outcome_path == self.outcome_root
     }
 }

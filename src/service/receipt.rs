@@ -158,7 +158,10 @@ fn number(of: impl Into<i32>) -> u64 {
 }
 
 fn disposition(receipt: &Receipt) -> (proto::Disposition, Code) {
-    let quota = |violation: &Violation| violation.quota;
+    let over_quota = receipt
+        .violation
+        .as_deref()
+        .is_some_and(|violation| violation.quota);
     match receipt.disposition {
         Disposition::Accepted => (proto::Disposition::Accepted, Code::Ok),
         Disposition::Duplicate => (proto::Disposition::Duplicate, Code::Ok),
@@ -168,7 +171,7 @@ fn disposition(receipt: &Receipt) -> (proto::Disposition, Code) {
         Disposition::Late => (proto::Disposition::Late, Code::FailedPrecondition),
         Disposition::KeysDisagree => (proto::Disposition::KeysDisagree, Code::InvalidArgument),
         Disposition::Invalid => (proto::Disposition::Invalid, Code::InvalidArgument),
-        Disposition::TooLarge if receipt.violation.as_ref().is_some_and(quota) => {
+        Disposition::TooLarge if over_quota => {
             (proto::Disposition::TooLarge, Code::ResourceExhausted)
         }
         Disposition::TooLarge => (proto::Disposition::TooLarge, Code::InvalidArgument),

@@ -1,25 +1,21 @@
 //! A record's fields into what is submitted: its kind, its keys, its document, or what is wrong with it.
 
 use std::borrow::Cow;
-use std::ops::Range;
 
 use super::convert;
 use crate::config::Limits;
-use crate::engine::{RecordKind, Spec, Violation};
+use crate::engine::{RecordKind, Spec, Submission, Violation};
 use crate::proto;
 use crate::proto::records::RecordFields;
 use crate::reconcile::record::{self, ReadRecord, Rewrite, TypedFields};
 
-/// A record of which it is known where its document stands among others, or why it is none.
-pub(super) type Read<'r> = Result<ReadRecord<'r, Range<usize>>, Violation>;
-
-/// Reads a record, and appends its document to `documents`.
+/// Reads a record, and appends its document to `documents`; that of the submission is empty.
 pub(super) fn read<'r>(
     record: &RecordFields<'r>,
     spec: &Spec,
     limits: &Limits,
     documents: &mut String,
-) -> (RecordKind, Read<'r>) {
+) -> Submission<'r> {
     let kind = match proto::RecordKind::try_from(record.kind) {
         Ok(proto::RecordKind::Unspecified | proto::RecordKind::Result) => RecordKind::Result,
         Ok(proto::RecordKind::Started) => RecordKind::Started,
@@ -30,15 +26,18 @@ pub(super) fn read<'r>(
                 "is not a kind that this server knows".into(),
                 "UNKNOWN_ENUM_VALUE",
             );
-            return (RecordKind::Result, Err(unknown));
+            return Submission {
+                kind: RecordKind::Result,
+                record: Err(unknown),
+            };
         }
     };
     let start = documents.len();
-    let read = read_as(record, kind, spec, limits, documents);
-    if read.is_err() {
+    let record = read_as(record, kind, spec, limits, documents);
+    if record.is_err() {
         documents.truncate(start);
     }
-    (kind, read)
+    Submission { kind, record }
 }
 
 fn read_as<'r>(
@@ -47,7 +46,7 @@ fn read_as<'r>(
     spec: &Spec,
     limits: &Limits,
     documents: &mut String,
-) -> Read<'r> {
+) -> Result<ReadRecord<'r>, Violation> {
     let most = limits.record_body_bytes_max;
     if record.body.len() > most {
         let description = format!(

@@ -23,7 +23,6 @@ use tracing::Instrument;
 use super::framing::{Framed, FramedStream};
 use super::{Fanout, convert, receipt, record, status};
 use crate::config::Limits;
-use crate::engine::Submission;
 use crate::proto::records::{RecordFields, RecordsMessage, WrittenMessage};
 use crate::registry::LivePlan;
 
@@ -152,46 +151,42 @@ async fn answer(
     let reading = tracing::trace_span!(parent: &change, "read").entered();
     let limits = &fanout.config.limits;
     let mut failed = None;
-    let (mut records, mut read, mut ends) = (Vec::new(), Vec::new(), Vec::new());
+    let (mut records, mut submissions, mut ends) = (Vec::new(), Vec::new(), Vec::new());
+    let mut documents = Vec::new();
     for message in messages {
-        let begin = records.len();
+        records.clear();
+        let begin = (submissions.len(), room.documents.len());
         let sound = read_message(fanout, plan, message, &mut records).and_then(|plan| {
-            let document = room.documents.len();
-            let read_one = |fields| record::read(fields, plan.spec(), limits, &mut room.documents);
-            read.extend(records[begin..].iter().map(read_one));
-            check_answer(
-                room.documents.len() - document,
-                records.len() - begin,
-                limits,
-            )
+            for record in &records {
+                let document = room.documents.len();
+                let read = record::read(record, plan.spec(), limits, &mut room.documents);
+                submissions.push(read);
+                documents.push(document..room.documents.len());
+            }
+            check_answer(room.documents.len() - begin.1, records.len(), limits)
         });
         if let Err(wrong) = sound {
-            read.truncate(begin);
+            submissions.truncate(begin.0);
             failed = Some(wrong);
             break;
         }
-        ends.push(records.len());
+        ends.push(submissions.len());
     }
-    let Some(plan) = plan.as_ref().filter(|_| !read.is_empty()) else {
+    let Some(plan) = plan.as_ref().filter(|_| !submissions.is_empty()) else {
         return (None, failed);
     };
-    let documents = &room.documents;
-    let submissions: Vec<Submission<'_>> = read
-        .into_iter()
-        .map(|(kind, record)| Submission {
-            kind,
-            record: record.map(|record| {
-                record.with_document(|place| Cow::Borrowed(documents[place].as_bytes()))
-            }),
-        })
-        .collect();
+    for (submission, place) in submissions.iter_mut().zip(documents) {
+        if let Ok(record) = &mut submission.record {
+            record.document = Cow::Borrowed(room.documents[place].as_bytes());
+        }
+    }
     drop(reading);
     let submitted = fanout.coordinator.submit(plan, &submissions);
     match submitted.instrument(change.clone()).await {
         Ok((receipts, standing)) => {
             let _writing = tracing::trace_span!(parent: &change, "write").entered();
-            let room = &mut room.answers;
-            let answers = receipt::answers(room, &receipts, &ends, &standing, plan.spec());
+            let answers =
+                receipt::answers(&mut room.answers, &receipts, &ends, &standing, plan.spec());
             (Some((answers, receipts.len())), failed)
         }
         Err(error) => (None, Some(status::of(&error))),
