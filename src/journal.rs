@@ -2,10 +2,14 @@
 //!
 //! The contract, which every implementation keeps and `tests/spec/journal.rs` tests by name:
 //! - **Acknowledged is kept**: once an append is done, its entries come back from [`History::replay`] for as long as this
-//!   journal's promise holds (memory: the life of the process).
-//! - **Order**: entries come back in the order of their sequences, without gaps.
+//!   journal's promise holds (memory: the life of the process; disk: the life of the disk).
+//! - **Order**: entries come back in the order of their sequences, without gaps. An append has its place when
+//!   [`History::append`] returns, also if it is [pending](Answer::Pending); the next may follow it at once. They are done
+//!   in their order, and if one fails, so do all that follow it.
 //! - **Compare and append**: an append names the sequence it follows. If the history is at another one, nothing is
 //!   appended and [`Error::Conflict`] says where it is; of two appends at the same place exactly one succeeds.
+//! - **All or nothing**: the entries of one append are all there after a crash, or none of them is.
+//! - **No room is no damage**: [`Error::Full`] has changed nothing, and the same append may succeed later.
 //! - **Deleted is gone**: after [`Journal::delete`] a plan is not listed and cannot be opened.
 
 mod memory;
@@ -33,6 +37,15 @@ pub enum Error {
     /// There is no such history.
     #[error("there is no history of this name")]
     NotFound,
+    /// There is no room for it. Nothing has changed; try again when there is.
+    #[error("the journal is full: {0}")]
+    Full(String),
+    /// What was kept is not what was appended. Nothing of the history can be trusted.
+    #[error("the history is damaged: {0}")]
+    Damaged(String),
+    /// The journal cannot say what it has, and takes nothing until it is opened again.
+    #[error("the journal has failed: {0}")]
+    Failed(String),
 }
 
 /// An answer that is there, or takes a while and must then be waited for by somebody who is not going away.

@@ -114,6 +114,19 @@ pub(super) fn of(error: &Error) -> Status {
         Error::Journal(JournalError::NotFound | JournalError::Exists) => {
             with(Code::Internal, &message, info("JOURNAL_FAILED", []))
         }
+        Error::Journal(JournalError::Full(_)) => {
+            let mut details = info("STORAGE_FULL", []);
+            details.set_retry_info(Some(RETRY_AFTER));
+            with(Code::ResourceExhausted, &message, details)
+        }
+        Error::Journal(JournalError::Damaged(_)) => {
+            with(Code::DataLoss, &message, info("JOURNAL_DAMAGED", []))
+        }
+        Error::Journal(JournalError::Failed(_)) => {
+            let mut details = info("JOURNAL_UNAVAILABLE", []);
+            details.set_retry_info(Some(RETRY_AFTER));
+            with(Code::Unavailable, &message, details)
+        }
     }
 }
 
