@@ -4,6 +4,7 @@
 //! becomes durable. A gRPC handler's future is dropped when its client goes away; a change that was begun is finished all
 //! the same: a journal that takes a while is waited for by a task of its own, which then applies.
 
+mod change;
 mod clock;
 mod quarantine;
 mod register;
@@ -24,13 +25,11 @@ pub use watch::{Entries, Next, Show, Watch, cursor};
 use std::sync::Arc;
 use std::time::Duration;
 
-use tracing::Instrument;
-
 use crate::engine::{
-    self, Command, Counts, Decision, End, EndReason, Entry, PlanStatus, Receipt, Refusal,
-    Resolution, Spec, State, Timestamp,
+    self, Command, Counts, End, EndReason, PlanStatus, Receipt, Refusal, Resolution, Spec, State,
+    Timestamp,
 };
-use crate::journal::{self, Answer, Journal};
+use crate::journal::{self, Journal};
 use crate::plan;
 use crate::registry::{LivePlan, Poisoned, Registry};
 use request_ids::RequestIds;
@@ -375,76 +374,6 @@ impl Coordinator {
         let ended = head.wait_for(|head| head.ended || head.removed || plan.is_poisoned());
         // Out of time is an answer, too: the caller looks at the plan either way.
         let _ = tokio::time::timeout(at_most, ended).await;
-    }
-
-    /// Decides, appends, applies. A refusal is an error, after what happened all the same (a deadline) was applied.
-    async fn execute(
-        &self,
-        plan: &Arc<LivePlan>,
-        command: &Command<'_>,
-    ) -> Result<(Vec<Receipt>, Standing), Error> {
-        let turn = plan.turn().instrument(tracing::trace_span!("turn")).await;
-        let (decision, before, had_ended) = {
-            let _deciding = tracing::trace_span!("decide").entered();
-            let live = plan.read().map_err(|Poisoned| poisoned(plan))?;
-            let state = &live.state;
-            let (now, limits) = (self.clock.now(), &self.limits.engine);
-            let decision =
-                engine::decide_keeping(state, command, now, limits, &mut turn.documents());
-            if decision.entries.is_empty() {
-                let standing = Standing::of(state);
-                let refused = refused(command, &decision);
-                return refused.map_or(Ok((decision.receipts, standing)), Err);
-            }
-            (decision, state.sequence(), state.end().is_some())
-        };
-        let refused = refused(command, &decision);
-        let entries: Vec<Arc<Entry>> = decision.entries.into_iter().map(Arc::new).collect();
-        let changing = plan.changing();
-        let appending = tracing::trace_span!("append");
-        let appended = appending.in_scope(|| plan.journal().append(before, &entries));
-        let applying = tracing::trace_span!("apply");
-        let standing = match appended {
-            Answer::Ready(appended) => {
-                drop(appending);
-                appended?;
-                applying
-                    .in_scope(|| plan.apply(entries, Standing::of))
-                    .map_err(|Poisoned| poisoned(plan))?
-            }
-            Answer::Pending(appended) => {
-                let finisher = Arc::clone(plan);
-                let finished = tokio::spawn(async move {
-                    let _held = (changing, turn);
-                    appended.instrument(appending).await?;
-                    applying
-                        .in_scope(|| finisher.apply(entries, Standing::of))
-                        .map_err(|Poisoned| poisoned(&finisher))
-                });
-                finished.await.unwrap_or_else(|_| Err(poisoned(plan)))?
-            }
-        };
-        if let Some(end) = standing.end.as_ref().filter(|_| !had_ended) {
-            tracing::info!(
-                plan.id = &**plan.plan_id(),
-                plan.status = standing.status.name(),
-                plan.end_reason = ?end.reason,
-                "plan ended"
-            );
-            self.timers
-                .add(end.at.plus(plan.spec().retention), plan.plan_id());
-        }
-        refused.map_or(Ok((decision.receipts, standing)), Err)
-    }
-}
-
-/// Why what an operator wants is not done, if it is not.
-fn refused(command: &Command<'_>, decision: &Decision) -> Option<Error> {
-    match (decision.refusal, command) {
-        (Some(refusal), Command::Rematch { id, .. } | Command::Discard { id, .. }) => {
-            Some(Error::QuarantineRefused { id: *id, refusal })
-        }
-        _ => None,
     }
 }
 

@@ -29,6 +29,7 @@ mod result_text;
 mod run;
 mod run_interrupted;
 mod shutdown;
+mod slow_journal;
 mod submit_record;
 mod tasks;
 mod vectors;

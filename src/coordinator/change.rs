@@ -1,0 +1,186 @@
+//! One change of a plan: decide, append to the journal, apply, answer.
+//!
+//! A journal may take a while to acknowledge what it has given a place. The next change of the plan is decided meanwhile,
+//! over the state as it will be, and follows it in the journal; so changes that come together are acknowledged together.
+//! What was not acknowledged is seen by nobody: it is not applied to the state that readers and watchers have, and no
+//! answer that shows it leaves. If the journal does not take it after all, it is as if it had never been decided.
+
+use std::sync::Arc;
+
+use tokio::task::JoinHandle;
+use tracing::Instrument;
+
+use super::{Coordinator, Error, Standing, poisoned, view};
+use crate::engine::{self, Command, Decision, Entry, Receipt};
+use crate::journal::{self, Answer};
+use crate::registry::{Deciding, LivePlan, Poisoned, TurnHeld};
+
+impl Coordinator {
+    /// Decides, appends, applies. A refusal is an error, after what happened all the same (a deadline) was applied.
+    pub(super) async fn execute(
+        &self,
+        plan: &Arc<LivePlan>,
+        command: &Command<'_>,
+    ) -> Result<(Vec<Receipt>, Standing), Error> {
+        let turn = plan.turn().instrument(tracing::trace_span!("turn")).await;
+        let Decided {
+            receipts,
+            refused,
+            standing,
+            had_ended,
+            acknowledged,
+        } = self.decide_and_append(plan, command, turn)?;
+        match acknowledged {
+            Acknowledged::Yes => {}
+            Acknowledged::WithOthers { losses } => {
+                // What is answered shows what others have appended.
+                if !plan.wait_for(standing.sequence, losses).await {
+                    view(plan)?;
+                    let lost = "what was appended before was not taken".to_owned();
+                    return Err(Error::Journal(journal::Error::Failed(lost)));
+                }
+            }
+            Acknowledged::Later(finished) => {
+                finished.await.unwrap_or_else(|_| Err(poisoned(plan)))?;
+            }
+        }
+        if let Some(end) = standing.end.as_ref().filter(|_| !had_ended) {
+            tracing::info!(
+                plan.id = &**plan.plan_id(),
+                plan.status = standing.status.name(),
+                plan.end_reason = ?end.reason,
+                "plan ended"
+            );
+        }
+        refused.map_or(Ok((receipts, standing)), Err)
+    }
+
+    /// What is done of a change while its turn is held.
+    fn decide_and_append(
+        &self,
+        plan: &Arc<LivePlan>,
+        command: &Command<'_>,
+        turn: TurnHeld,
+    ) -> Result<Decided, Error> {
+        let mut deciding = turn.deciding();
+        let deciding = &mut *deciding;
+        let Deciding { documents, ahead } = deciding;
+        let (decision, before, had_ended) = {
+            let _deciding = tracing::trace_span!("decide").entered();
+            let live = plan.read().map_err(|Poisoned| poisoned(plan))?;
+            let state = ahead.as_ref().unwrap_or(&live.state);
+            let (now, limits) = (self.clock.now(), &self.limits.engine);
+            let decision = engine::decide_keeping(state, command, now, limits, documents);
+            if decision.entries.is_empty() {
+                return Ok(Decided {
+                    refused: refused(command, &decision),
+                    receipts: decision.receipts,
+                    standing: Standing::of(state),
+                    had_ended: true,
+                    acknowledged: match ahead {
+                        None => Acknowledged::Yes,
+                        Some(_) => Acknowledged::WithOthers {
+                            losses: plan.losses(),
+                        },
+                    },
+                });
+            }
+            (decision, state.sequence(), state.end().is_some())
+        };
+        let refused = refused(command, &decision);
+        let entries: Vec<Arc<Entry>> = decision.entries.into_iter().map(Arc::new).collect();
+        let last = before + entries.len() as u64;
+        let changing = plan.changing();
+        let appending = tracing::trace_span!("append");
+        let appended = appending.in_scope(|| plan.journal().append(before, &entries));
+        let applying = tracing::trace_span!("apply");
+        let (standing, acknowledged) = match appended {
+            Answer::Ready(Err(error)) => return Err(error.into()),
+            Answer::Ready(Ok(())) if ahead.is_none() => {
+                let applied = applying.in_scope(|| plan.apply(entries, Standing::of));
+                let standing = applied.map_err(|Poisoned| poisoned(plan))?;
+                (standing, Acknowledged::Yes)
+            }
+            Answer::Ready(Ok(())) => {
+                let standing = plan.appended(entries, deciding, Standing::of);
+                let standing = standing.map_err(|Poisoned| poisoned(plan))?;
+                let applied = applying.in_scope(|| plan.acknowledged(last));
+                applied.map_err(|Poisoned| poisoned(plan))?;
+                (standing, Acknowledged::Yes)
+            }
+            Answer::Pending(appended) => {
+                let first = Arc::clone(&entries[0]);
+                let standing = plan.appended(entries, deciding, Standing::of);
+                let standing = standing.map_err(|Poisoned| poisoned(plan))?;
+                let finisher = Arc::clone(plan);
+                let finished = tokio::spawn(async move {
+                    let _changing = changing;
+                    let appended = appended.instrument(appending).await;
+                    let finishing = finish(&finisher, &first, last, appended);
+                    finishing.instrument(applying).await
+                });
+                (standing, Acknowledged::Later(finished))
+            }
+        };
+        if let Some(end) = standing.end.as_ref().filter(|_| !had_ended) {
+            self.timers
+                .add(end.at.plus(plan.spec().retention), plan.plan_id());
+        }
+        Ok(Decided {
+            receipts: decision.receipts,
+            refused,
+            standing,
+            had_ended,
+            acknowledged,
+        })
+    }
+}
+
+/// A change that was decided and appended.
+struct Decided {
+    receipts: Vec<Receipt>,
+    refused: Option<Error>,
+    /// Where the plan stands when all is acknowledged.
+    standing: Standing,
+    had_ended: bool,
+    acknowledged: Acknowledged,
+}
+
+/// Whether the journal has acknowledged all that an answer shows.
+enum Acknowledged {
+    Yes,
+    /// When it has acknowledged what others have appended, if it loses none of it.
+    WithOthers {
+        losses: u64,
+    },
+    /// When this has ended.
+    Later(JoinHandle<Result<(), Error>>),
+}
+
+/// Applies what the journal has acknowledged, or takes back what it has not taken.
+async fn finish(
+    plan: &Arc<LivePlan>,
+    first: &Arc<Entry>,
+    last: u64,
+    appended: Result<(), journal::Error>,
+) -> Result<(), Error> {
+    let done = match &appended {
+        Ok(()) => plan.acknowledged(last),
+        Err(_) => {
+            let turn = plan.turn().await;
+            plan.lost(first, &mut turn.deciding())
+        }
+    };
+    done.map_err(|Poisoned| poisoned(plan))?;
+    Ok(appended?)
+}
+
+/// Why what an operator wants is not done, if it is not.
+fn refused(command: &Command<'_>, decision: &Decision) -> Option<Error> {
+    match (decision.refusal, command) {
+        (Some(refusal), Command::Rematch { id, .. } | Command::Discard { id, .. }) => {
+            Some(Error::QuarantineRefused { id: *id, refusal })
+        }
+        _ => None,
+    }
+}
