@@ -125,6 +125,16 @@ pub enum Error {
         /// Its value.
         limit: u64,
     },
+    /// Records of a producer before these have not come.
+    #[error(
+        "the first offset is {first_offset}, but the plan has {committed} records of this producer"
+    )]
+    OffsetAhead {
+        /// Where the records begin.
+        first_offset: u64,
+        /// How many the plan has.
+        committed: u64,
+    },
     /// The cursor points behind the plan's last event.
     #[error("cursor is at sequence {cursor}, the plan at {sequence}")]
     CursorAhead {
@@ -299,7 +309,33 @@ impl Coordinator {
         plan: &Arc<LivePlan>,
         submissions: &[engine::Submission<'_>],
     ) -> Result<(Vec<Receipt>, Standing), Error> {
-        self.execute(plan, &Command::Submit(submissions)).await
+        let answer = self.change(plan, &Command::Submit(submissions)).await?;
+        Ok((answer.receipts, answer.standing))
+    }
+
+    /// Takes records of a producer, unless they were taken before. `first_offset` is that of the first, and None if there
+    /// are none. Answers, too, how many of its records the plan has then.
+    ///
+    /// # Errors
+    /// As [`Coordinator::submit`]; or records before these have not come, or the plan has a limit's worth of them.
+    pub async fn submit_numbered(
+        &self,
+        plan: &Arc<LivePlan>,
+        producer: &str,
+        first_offset: Option<u64>,
+        submissions: &[engine::Submission<'_>],
+    ) -> Result<(Vec<Receipt>, Standing, u64), Error> {
+        let command = Command::SubmitNumbered {
+            producer,
+            first_offset,
+            submissions,
+        };
+        let answer = self.change(plan, &command).await?;
+        Ok((
+            answer.receipts,
+            answer.standing,
+            answer.committed.unwrap_or_default(),
+        ))
     }
 
     /// Ends a plan; an ended one stays as it is.
@@ -319,7 +355,7 @@ impl Coordinator {
             let mut request_ids = self.request_ids.lock().await;
             request_ids.claim(request_id, fingerprint, plan_id, None, self.clock.now())?;
         }
-        self.execute(
+        self.change(
             &plan,
             &Command::End {
                 reason,

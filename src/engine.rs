@@ -9,6 +9,7 @@ mod decide;
 mod documents;
 mod draft;
 mod event;
+mod producer;
 mod receipt;
 mod spec;
 mod state;
@@ -20,7 +21,8 @@ pub use documents::Documents;
 pub use event::{
     Entry, Event, Held, QuarantineReason, Quarantined, Resolution, Resolved, SignOfLife,
 };
-pub use receipt::{Disposition, Receipt, Refusal, Violation, Warning};
+pub use producer::{Advance, Remembered, Warnings};
+pub use receipt::{Disposition, ProducerRefusal, Receipt, Refusal, Violation, Warning};
 pub use spec::{Completion, SealRule, Spec, TaskSpec, Terms};
 pub use state::{Counts, End, EndReason, PlanStatus, State};
 pub use task::{MissingCause, QuarantineByTask, TaskStanding, TaskState};

@@ -134,6 +134,8 @@ fn limits(config: &Config) -> Limits {
         engine: engine::Limits {
             quarantined_records: limits.quarantined_records_max,
             document_bytes: limits.plan_document_bytes_max,
+            producers: limits.producers_per_plan_max,
+            numbered_records: limits.numbered_records_max,
             ..engine::Limits::default()
         },
         task_request_bytes: limits.task_request_bytes_max,

@@ -11,6 +11,7 @@ mod quarantine;
 mod receipt;
 mod reconcile_request;
 mod record;
+mod record_source;
 mod served;
 mod status;
 mod submit_record;

@@ -11,22 +11,21 @@ use tokio::task::JoinHandle;
 use tracing::Instrument;
 
 use super::{Coordinator, Error, Standing, poisoned, view};
-use crate::engine::{self, Command, Decision, Entry, Receipt};
+use crate::engine::{self, Command, Decision, Entry, ProducerRefusal, Receipt};
 use crate::journal::{self, Answer};
 use crate::registry::{Deciding, LivePlan, Poisoned, TurnHeld};
 
 impl Coordinator {
     /// Decides, appends, applies. A refusal is an error, after what happened all the same (a deadline) was applied.
-    pub(super) async fn execute(
+    pub(super) async fn change(
         &self,
         plan: &Arc<LivePlan>,
         command: &Command<'_>,
-    ) -> Result<(Vec<Receipt>, Standing), Error> {
+    ) -> Result<Changed, Error> {
         let turn = plan.turn().instrument(tracing::trace_span!("turn")).await;
         let Decided {
-            receipts,
+            mut answer,
             refused,
-            standing,
             had_ended,
             acknowledged,
         } = self.decide_and_append(plan, command, turn)?;
@@ -34,7 +33,7 @@ impl Coordinator {
             Acknowledged::Yes => {}
             Acknowledged::WithOthers { losses } => {
                 // What is answered shows what others have appended.
-                if !plan.wait_for(standing.sequence, losses).await {
+                if !plan.wait_for(answer.standing.sequence, losses).await {
                     view(plan)?;
                     let lost = "what was appended before was not taken".to_owned();
                     return Err(Error::Journal(journal::Error::Failed(lost)));
@@ -44,15 +43,17 @@ impl Coordinator {
                 finished.await.unwrap_or_else(|_| Err(poisoned(plan)))?;
             }
         }
-        if let Some(end) = standing.end.as_ref().filter(|_| !had_ended) {
+        let ended = answer.standing.end.as_ref().filter(|_| !had_ended);
+        if let Some(end) = ended {
             tracing::info!(
                 plan.id = &**plan.plan_id(),
-                plan.status = standing.status.name(),
+                plan.status = answer.standing.status.name(),
                 plan.end_reason = ?end.reason,
                 "plan ended"
             );
         }
-        refused.map_or(Ok((receipts, standing)), Err)
+        recall(plan, &mut answer.receipts)?;
+        refused.map_or(Ok(answer), Err)
     }
 
     /// What is done of a change while its turn is held.
@@ -74,8 +75,11 @@ impl Coordinator {
             if decision.entries.is_empty() {
                 return Ok(Decided {
                     refused: refused(command, &decision),
-                    receipts: decision.receipts,
-                    standing: Standing::of(state),
+                    answer: Changed {
+                        receipts: decision.receipts,
+                        standing: Standing::of(state),
+                        committed: decision.committed,
+                    },
                     had_ended: true,
                     acknowledged: match ahead {
                         None => Acknowledged::Yes,
@@ -127,21 +131,32 @@ impl Coordinator {
                 .add(end.at.plus(plan.spec().retention), plan.plan_id());
         }
         Ok(Decided {
-            receipts: decision.receipts,
+            answer: Changed {
+                receipts: decision.receipts,
+                standing,
+                committed: decision.committed,
+            },
             refused,
-            standing,
             had_ended,
             acknowledged,
         })
     }
 }
 
+/// What a change answers.
+pub(super) struct Changed {
+    pub(super) receipts: Vec<Receipt>,
+    /// Where the plan stands then.
+    pub(super) standing: Standing,
+    /// How many records of the command's producer the plan has then.
+    pub(super) committed: Option<u64>,
+}
+
 /// A change that was decided and appended.
 struct Decided {
-    receipts: Vec<Receipt>,
+    /// To be given when all is acknowledged.
+    answer: Changed,
     refused: Option<Error>,
-    /// Where the plan stands when all is acknowledged.
-    standing: Standing,
     had_ended: bool,
     acknowledged: Acknowledged,
 }
@@ -175,12 +190,50 @@ async fn finish(
     Ok(appended?)
 }
 
-/// Why what an operator wants is not done, if it is not.
+/// Completes receipts of records that were taken before, from the plan's history.
+fn recall(plan: &LivePlan, receipts: &mut [Receipt]) -> Result<(), Error> {
+    if !receipts.iter().any(|receipt| receipt.is_remembered) {
+        return Ok(());
+    }
+    let live = plan.read().map_err(|Poisoned| poisoned(plan))?;
+    let event = |sequence: u64| {
+        let position = usize::try_from(sequence.checked_sub(1)?).ok()?;
+        live.history.get(position).map(|entry| &entry.event)
+    };
+    let remembered = receipts.iter_mut().filter(|receipt| receipt.is_remembered);
+    remembered.for_each(|receipt| receipt.recall(event));
+    Ok(())
+}
+
+/// Why what is wanted is not done, if it is not.
 fn refused(command: &Command<'_>, decision: &Decision) -> Option<Error> {
-    match (decision.refusal, command) {
-        (Some(refusal), Command::Rematch { id, .. } | Command::Discard { id, .. }) => {
+    let quota = |what, setting, limit| Error::QuotaExceeded {
+        what,
+        setting,
+        limit,
+    };
+    match (decision.refusal, decision.producer_refusal, command) {
+        (Some(refusal), _, Command::Rematch { id, .. } | Command::Discard { id, .. }) => {
             Some(Error::QuarantineRefused { id: *id, refusal })
         }
+        (
+            _,
+            Some(ProducerRefusal::OffsetAhead { committed }),
+            Command::SubmitNumbered { first_offset, .. },
+        ) => Some(Error::OffsetAhead {
+            first_offset: first_offset.unwrap_or_default(),
+            committed,
+        }),
+        (_, Some(ProducerRefusal::TooManyProducers { limit }), _) => Some(quota(
+            "producers in the plan",
+            "producers_per_plan_max",
+            limit,
+        )),
+        (_, Some(ProducerRefusal::TooManyNumbered { limit }), _) => Some(quota(
+            "records with offsets in the plan",
+            "numbered_records_max",
+            limit,
+        )),
         _ => None,
     }
 }

@@ -161,7 +161,7 @@ impl Coordinator {
             self.timers.add(deadline, &spec.plan_id);
         }
         // A plan without tasks is complete at once.
-        self.execute(&plan, &Command::Tick).await?;
+        self.change(&plan, &Command::Tick).await?;
         Ok(Registered {
             view: view(&plan)?,
             document,

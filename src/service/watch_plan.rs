@@ -166,6 +166,7 @@ fn frame_of(entry: &Entry, spec: &Spec, payload: bool) -> Option<Frame> {
         })),
         Event::PlanCreated(_)
         | Event::SessionLearnt { .. }
+        | Event::ProducerAdvanced(_)
         | Event::RecordQuarantined(_)
         | Event::QuarantineResolved { .. }
         | Event::PlanEnded { .. } => None,

@@ -585,6 +585,7 @@ fn watch_follows_a_plan_until_its_end() {
         let request = SubmitRecordsRequest {
             plan_id: "p".into(),
             records: vec![started],
+            ..Default::default()
         };
         client.submit_records(request).await.unwrap();
     });

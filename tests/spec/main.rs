@@ -22,6 +22,7 @@ mod panics;
 mod plan_stream;
 mod planning;
 mod plans;
+mod producers;
 mod reading_records;
 mod reconcile;
 mod refusals;
