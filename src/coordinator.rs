@@ -7,6 +7,7 @@
 mod change;
 mod clock;
 mod quarantine;
+mod recover;
 mod register;
 mod request_ids;
 mod result;
@@ -17,12 +18,14 @@ mod watch;
 pub use crate::journal::Error as JournalError;
 pub use clock::Clock;
 pub use quarantine::{QuarantineEntry, QuarantinePage};
+pub use recover::Recovered;
 pub use register::{Deadline, PlanCommand, Registered, Source};
 pub use result::{Page, ResultPage};
 pub use tasks::TaskPage;
 pub use watch::{Entries, Next, Show, Watch, cursor};
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use crate::engine::{
@@ -149,6 +152,9 @@ pub enum Error {
         /// Its name.
         plan_id: String,
     },
+    /// The journal's plans are not all live again yet.
+    #[error("plans are being read from the journal")]
+    Recovering,
     /// The journal did not take it.
     #[error("failed to append to the journal: {0}")]
     Journal(#[from] journal::Error),
@@ -246,12 +252,22 @@ pub struct Coordinator {
     /// Held while a plan is registered or a request id is used, so that two equal requests make one plan.
     request_ids: tokio::sync::Mutex<RequestIds>,
     timers: Timers,
+    /// Whether plans of the journal may still be missing.
+    recovering: AtomicBool,
 }
 
 impl Coordinator {
-    /// A coordinator without plans.
+    /// A coordinator without plans, of a journal without plans.
     #[must_use]
     pub fn new(journal: Arc<dyn Journal>, clock: Clock, limits: Limits) -> Self {
+        let coordinator = Self::before_recovery(journal, clock, limits);
+        coordinator.recovering.store(false, Ordering::Release);
+        coordinator
+    }
+
+    /// A coordinator that is to [recover](Self::recover) the journal's plans.
+    #[must_use]
+    pub fn before_recovery(journal: Arc<dyn Journal>, clock: Clock, limits: Limits) -> Self {
         Self {
             registry: Registry::new(limits.plans),
             journal,
@@ -262,6 +278,14 @@ impl Coordinator {
                 limits.request_id_life,
             )),
             timers: Timers::default(),
+            recovering: AtomicBool::new(true),
+        }
+    }
+
+    fn check_recovered(&self) -> Result<(), Error> {
+        match self.recovering.load(Ordering::Acquire) {
+            true => Err(Error::Recovering),
+            false => Ok(()),
         }
     }
 
@@ -270,9 +294,13 @@ impl Coordinator {
     /// # Errors
     /// There is no such plan.
     pub fn plan(&self, plan_id: &str) -> Result<Arc<LivePlan>, Error> {
+        // Looked at first: what is not there then has not come either.
+        let recovered = self.check_recovered();
         let plan = self.registry.get(plan_id);
-        plan.ok_or_else(|| Error::PlanNotFound {
-            plan_id: plan_id.to_owned(),
+        plan.ok_or_else(|| {
+            recovered.err().unwrap_or_else(|| Error::PlanNotFound {
+                plan_id: plan_id.to_owned(),
+            })
         })
     }
 
@@ -285,8 +313,11 @@ impl Coordinator {
     }
 
     /// All plans as they stand, oldest first. Plans that an internal error made unusable are left out.
-    #[must_use]
-    pub fn views(&self) -> Vec<PlanView> {
+    ///
+    /// # Errors
+    /// Not all plans are there yet.
+    pub fn views(&self) -> Result<Vec<PlanView>, Error> {
+        self.check_recovered()?;
         let mut views: Vec<_> = self
             .registry
             .all()
@@ -297,7 +328,7 @@ impl Coordinator {
             let key = |view: &PlanView| (view.spec.created_at, Arc::clone(&view.spec.plan_id));
             key(a).cmp(&key(b))
         });
-        views
+        Ok(views)
     }
 
     /// Takes records.

@@ -146,22 +146,24 @@ impl LivePlan {
     /// A plan that was just created.
     #[must_use]
     pub fn new(spec: Arc<Spec>, journal: Arc<dyn History>, created: Arc<Entry>) -> Self {
-        let state = State::created(Arc::clone(&spec));
+        Self::again(State::created(spec), vec![created], journal)
+    }
+
+    /// A plan as its history left it.
+    #[must_use]
+    pub fn again(state: State, history: Vec<Arc<Entry>>, journal: Arc<dyn History>) -> Self {
         let head = Head {
             sequence: state.sequence(),
-            ended: false,
+            ended: state.end().is_some(),
             removed: false,
             lost: 0,
         };
         Self {
-            spec,
+            spec: Arc::clone(state.spec()),
             journal,
             turn: Arc::default(),
             appended: Mutex::default(),
-            live: RwLock::new(Live {
-                state,
-                history: vec![created],
-            }),
+            live: RwLock::new(Live { state, history }),
             poisoned: AtomicBool::new(false),
             head: watch::Sender::new(head),
             watchers: AtomicUsize::new(0),

@@ -8,6 +8,7 @@ use bytes::Bytes;
 
 use super::{Coordinator, Error, PlanView, view};
 use crate::engine::{Command, Completion, Entry, Event, SealRule, Spec, State, Terms, Timestamp};
+use crate::journal::{self, History};
 use crate::json::{self, Object, Value};
 use crate::plan::{self, FindingsInput, Input, Plan, first_present};
 use crate::registry::{LivePlan, Refusal};
@@ -100,6 +101,7 @@ impl Coordinator {
             });
         }
 
+        self.check_recovered()?;
         let mut request_ids = self.request_ids.lock().await;
         if let Some(known) = request_ids.known(&request_id, fingerprint, now)? {
             let view = self.view(&known.plan_id)?;
@@ -143,11 +145,13 @@ impl Coordinator {
             event: Event::PlanCreated(Arc::clone(&spec)),
         };
         let created = Arc::new(created);
-        let history = self.journal.create(&spec.plan_id).wait().await?;
-        history
-            .append(0, std::slice::from_ref(&created))
-            .wait()
-            .await?;
+        let history = match self.begin_history(&created, &spec.plan_id).await {
+            Ok(history) => history,
+            Err(error) => {
+                request_ids.give_back(&request_id);
+                return Err(error.into());
+            }
+        };
         let plan = Arc::new(LivePlan::new(Arc::clone(&spec), history, created));
         self.registry.insert(Arc::clone(&plan));
         drop(request_ids);
@@ -215,6 +219,25 @@ fn prepare(
     let whole =
         json::write_compact_within(&mut document, &plan.document(), command.document_bytes_max);
     Ok((Arc::new(spec), whole.then(|| document.into())))
+}
+
+impl Coordinator {
+    /// A history with its first entry. If that is not taken, there is none.
+    async fn begin_history(
+        &self,
+        created: &Arc<Entry>,
+        plan_id: &str,
+    ) -> Result<Arc<dyn History>, journal::Error> {
+        let history = self.journal.create(plan_id).wait().await?;
+        let appended = history.append(0, std::slice::from_ref(created));
+        if let Err(error) = appended.wait().await {
+            if let Err(left) = self.journal.delete(plan_id).wait().await {
+                tracing::warn!(plan.id = plan_id, error = %left, "failed to forget a plan that was not registered");
+            }
+            return Err(error);
+        }
+        Ok(history)
+    }
 }
 
 /// A task whose id no record could name, or whose request no answer could carry, would never be done.

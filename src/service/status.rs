@@ -117,6 +117,11 @@ pub(super) fn of(error: &Error) -> Status {
             details.set_retry_info(Some(RETRY_AFTER));
             with(Code::Aborted, &message, details)
         }
+        Error::Recovering => {
+            let mut details = info("RECOVERING", []);
+            details.set_retry_info(Some(RETRY_AFTER));
+            with(Code::Unavailable, &message, details)
+        }
         Error::Journal(JournalError::NotFound | JournalError::Exists) => {
             with(Code::Internal, &message, info("JOURNAL_FAILED", []))
         }

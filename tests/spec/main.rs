@@ -25,6 +25,7 @@ mod plans;
 mod producers;
 mod reading_records;
 mod reconcile;
+mod recovery;
 mod refusals;
 mod result_text;
 mod run;
