@@ -18,7 +18,7 @@ pub use decide::{Decision, decide, decide_keeping};
 pub use documents::Documents;
 pub use event::{Entry, Event, Held, QuarantineReason, Quarantined, Resolution, SignOfLife};
 pub use receipt::{Disposition, Receipt, Refusal, Violation, Warning};
-pub use spec::{Completion, SealRule, Spec, TaskSpec, Terms};
+pub use spec::{Completion, SealRule, Spec, Tasks, Terms};
 pub use state::{Counts, End, EndReason, PlanStatus, Resolved, State};
 pub use task::{MissingCause, QuarantineByTask, TaskStanding, TaskState};
 
