@@ -227,13 +227,16 @@ impl Spec {
     /// The identity of a task.
     ///
     /// # Panics
-    /// There is no such task; so do the next ones.
+    /// There is no such task.
     #[must_use]
     pub fn task_id(&self, task: u32) -> &str {
         self.index.identity(task)
     }
 
     /// The group key of a task as its request has it; the empty string if that does not count as given.
+    ///
+    /// # Panics
+    /// There is no such task.
     #[must_use]
     pub fn group_key(&self, task: u32) -> Value {
         let other = self.tasks.other_group_key(task).cloned();
@@ -241,6 +244,9 @@ impl Spec {
     }
 
     /// The usable text of [`Spec::group_key`].
+    ///
+    /// # Panics
+    /// There is no such task.
     #[must_use]
     pub fn group_key_text(&self, task: u32) -> Cow<'_, str> {
         match self.tasks.other_group_key(task) {
@@ -250,12 +256,18 @@ impl Spec {
     }
 
     /// The request of a task: compact JSON.
+    ///
+    /// # Panics
+    /// There is no such task.
     #[must_use]
     pub fn request(&self, task: u32) -> Bytes {
         self.tasks.requests.slice(self.tasks.place(task))
     }
 
-    /// How many bytes that is.
+    /// How many bytes the request of a task has.
+    ///
+    /// # Panics
+    /// There is no such task.
     #[must_use]
     pub fn request_bytes(&self, task: u32) -> usize {
         self.tasks.place(task).len()

@@ -110,7 +110,7 @@ mod tests {
 
     use super::Table;
 
-    /// A table of the positions of hashes; equal hashes count as one number if `distinct` is not set.
+    /// A table of the positions of hashes, each of which is in it.
     fn table(hashes: &[u64]) -> Table {
         let end = u32::try_from(hashes.len()).unwrap();
         let mut table = Table::new(hashes.len(), end);
