@@ -23,7 +23,7 @@ pub use event::{
 };
 pub use producer::{Advance, Remembered, Warnings};
 pub use receipt::{Disposition, ProducerRefusal, Receipt, Refusal, Violation, Warning};
-pub use spec::{Completion, SealRule, Spec, TaskSpec, Terms};
+pub use spec::{Completion, SealRule, Spec, Tasks, Terms};
 pub use state::{Counts, End, EndReason, PlanStatus, State};
 pub use task::{MissingCause, QuarantineByTask, TaskStanding, TaskState};
 

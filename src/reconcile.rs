@@ -4,14 +4,17 @@
 //! takes a record apart, [`Index`] finds its task, [`classify`] gives its status, and [`document`] writes the result.
 
 mod document;
+mod index;
 mod matching;
 mod names;
 mod page_text;
 pub mod record;
 mod status;
+mod table;
 
 pub use document::{Page, Reconciled, ResultHead, document, missing_record};
-pub use matching::{Candidates, DocumentMatching, Index, MatchedBy, Named, Sessions};
+pub use index::{Index, IndexBuilder};
+pub use matching::{Candidates, DocumentMatching, MatchedBy, Named, Sessions};
 pub use page_text::{Brought, PageText};
 pub use status::{Facts, Status, Verdict, classify};
 

@@ -242,18 +242,19 @@ impl Coordinator {
 
 /// A task whose id no record could name, or whose request no answer could carry, would never be done.
 fn check_tasks(spec: &Spec, limits: &super::Limits) -> Result<(), Error> {
-    let refused = |task: usize, problem: String, reason, limit: Option<usize>| Error::Invalid {
+    let refused = |task: u32, problem: String, reason, limit: Option<usize>| Error::Invalid {
         field: format!("config.task_request_template (task {task})"),
         problem,
         reason,
         limit: limit.map(|limit| limit as u64),
     };
-    for (task, planned) in spec.tasks.iter().enumerate() {
+    for task in spec.tasks.numbers(0..spec.tasks.len()) {
+        let id = spec.task_id(task);
         for (what, length, most) in [
-            ("id", planned.id.len(), limits.id_bytes),
+            ("id", id.len(), limits.id_bytes),
             (
                 "request",
-                planned.request.len(),
+                spec.request_bytes(task),
                 limits.one_task_request_bytes,
             ),
         ] {
@@ -263,7 +264,7 @@ fn check_tasks(spec: &Spec, limits: &super::Limits) -> Result<(), Error> {
                 return Err(refused(task, problem, "LIMIT_EXCEEDED", Some(most)));
             }
         }
-        if planned.id.contains('\0') {
+        if id.contains('\0') {
             let problem = "its id contains a NUL character".into();
             return Err(refused(task, problem, "INVALID_TEXT", None));
         }

@@ -1,5 +1,6 @@
 //! What identifies a task request or a record: the four keys, and the canonical one of them.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
 use crate::json::{Object, Value, trim};
@@ -27,6 +28,20 @@ impl Keys {
                 .map(Value::shared_text)
                 .unwrap_or_default()
         };
+        Self {
+            task_id: text("task_id"),
+            id: text("id"),
+            sandbox_session_id: text("sandbox_session_id"),
+            group_key: text("group_key"),
+        }
+    }
+}
+
+impl<'d> Keys<Cow<'d, str>> {
+    /// Reads the keys of a document, and copies none that is a string.
+    #[must_use]
+    pub fn borrowed(document: &'d Object) -> Self {
+        let text = |field| document.get(field).map(Value::text).unwrap_or_default();
         Self {
             task_id: text("task_id"),
             id: text("id"),

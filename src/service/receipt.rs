@@ -131,7 +131,7 @@ impl Encode for Written<'_> {
             receipt.disposition,
             Disposition::Accepted | Disposition::SupersededPrevious
         );
-        let task_id = |task: u32| self.spec.tasks[task as usize].id.as_bytes();
+        let task_id = |task: u32| self.spec.task_id(task).as_bytes();
         out.number(1, number(disposition));
         out.number(2, number(code));
         out.bytes(3, receipt.task.map_or(&[], task_id));

@@ -20,6 +20,7 @@ mod objects;
 mod outline;
 mod panics;
 mod plan_stream;
+mod planned_tasks;
 mod planning;
 mod plans;
 mod producers;
