@@ -101,11 +101,13 @@ impl Coordinator {
         let (standing, acknowledged) = match appended {
             Answer::Ready(Err(error)) => return Err(error.into()),
             Answer::Ready(Ok(())) if ahead.is_none() => {
+                drop(appending);
                 let applied = applying.in_scope(|| plan.apply(entries, Standing::of));
                 let standing = applied.map_err(|Poisoned| poisoned(plan))?;
                 (standing, Acknowledged::Yes)
             }
             Answer::Ready(Ok(())) => {
+                drop(appending);
                 let standing = plan.appended(entries, deciding, Standing::of);
                 let standing = standing.map_err(|Poisoned| poisoned(plan))?;
                 let applied = applying.in_scope(|| plan.acknowledged(last));

@@ -122,7 +122,7 @@ impl Source {
         };
         let Some(next) = first.checked_add(count as u64) else {
             let problem = "there is no offset after the last record's";
-            return Err(status::invalid("first_offset", problem, "OUT_OF_RANGE"));
+            return Err(status::invalid("first_offset", problem, "INVALID_OFFSET"));
         };
         self.next_offset = Some(next);
         Ok(Some(first))

@@ -203,7 +203,7 @@ async fn a_producer_is_said_first_and_stays_and_its_first_records_have_an_offset
         (
             vec![request("one", Some(u64::MAX))],
             "first_offset",
-            "OUT_OF_RANGE",
+            "INVALID_OFFSET",
         ),
         (vec![request(&long, Some(0))], "producer_id", "KEY_TOO_LONG"),
     ] {
