@@ -30,15 +30,17 @@ impl Builder {
     const PLACES: usize = 64;
 
     pub(super) fn value(&mut self, reader: &mut Reader<'_>) -> Result<Value, Error> {
-        Ok(match reader.peek() {
+        self.stack_value(reader)?;
+        Ok(self.stack.pop().unwrap_or_default())
+    }
+
+    /// Reads a value to the end of the stack.
+    fn stack_value(&mut self, reader: &mut Reader<'_>) -> Result<(), Error> {
+        let value = match reader.peek() {
             Some(b'{') => self.object(reader)?.into(),
             Some(b'[') => {
                 let start = self.stack.len();
-                reader.elements(|reader| {
-                    let value = self.value(reader)?;
-                    self.stack.push(value);
-                    Ok(())
-                })?;
+                reader.elements(|reader| self.stack_value(reader))?;
                 Value::Array(self.stack.drain(start..).collect())
             }
             Some(b'"') => Value::String(reader.string()?.into()),
@@ -55,7 +57,9 @@ impl Builder {
                 "false" => Value::Bool(false),
                 _ => Value::Null,
             },
-        })
+        };
+        self.stack.push(value);
+        Ok(())
     }
 
     fn object(&mut self, reader: &mut Reader<'_>) -> Result<Object, Error> {
@@ -76,35 +80,34 @@ impl Builder {
             if own.is_none() {
                 let next = expected.as_ref().and_then(|it| it.keys().get(values));
                 if next.is_some_and(|next| **next == *key) {
-                    let value = self.value(reader)?;
-                    self.stack.push(value);
-                    return Ok(());
+                    return self.stack_value(reader);
                 }
             }
             let key = self.key(&key);
             let own = own.get_or_insert_with(|| begun(expected.as_deref(), values));
             let position = own.add(&key);
-            let value = self.value(reader)?;
-            if position == values {
-                self.stack.push(value);
-            } else {
-                self.stack[start + position] = value;
+            self.stack_value(reader)?;
+            if position < values {
+                // A repeated key takes its last value.
+                self.stack.swap_remove(start + position);
             }
             Ok(())
         })?;
-        let values = self.stack.len() - start;
-        self.stack.extend(std::iter::repeat_n(Value::Null, room));
+        let values = &mut self.stack[start..];
+        let is_expected =
+            own.is_none() && expected.as_ref().is_some_and(|it| it.len() == values.len());
         let shape = match (own, expected) {
-            (None, Some(expected)) if expected.len() == values => {
-                return Ok(Object::of_slots(expected, self.stack.drain(start..)));
-            }
-            (None, expected) => begun(expected.as_deref(), values),
-            (Some(own), _) => own,
+            (None, Some(expected)) if is_expected => expected,
+            (None, expected) => Arc::new(begun(expected.as_deref(), values.len())),
+            (Some(own), _) => Arc::new(own),
         };
-        let mut object = Object::of_slots(Arc::new(shape), self.stack.drain(start..));
-        self.shapes.share(&mut object);
-        if let Some(place) = first_key {
-            self.expected[place] = Some(Arc::clone(object.shape()));
+        let mut object = Object::taking(shape, values, room);
+        self.stack.truncate(start);
+        if !is_expected {
+            self.shapes.share(&mut object);
+            if let Some(place) = first_key {
+                self.expected[place] = Some(Arc::clone(object.shape()));
+            }
         }
         Ok(object)
     }

@@ -47,8 +47,10 @@ impl Object {
             keys: Vec::with_capacity(members),
             ..Shape::default()
         };
-        let room = std::iter::repeat_n(Value::Null, members);
-        Self::of_slots(Arc::new(shape), room)
+        Self {
+            shape: Arc::new(shape),
+            slots: Some(nulls(members)),
+        }
     }
 
     /// Makes an object of a known shape.
@@ -58,13 +60,17 @@ impl Object {
     #[must_use]
     pub fn of_shape(shape: Arc<Shape>, values: Vec<Value>) -> Self {
         assert_eq!(shape.len(), values.len(), "a value for each key");
-        Self::of_slots(shape, values.into_iter())
+        let slots = Some(ThinArc::from_header_and_iter((), values.into_iter()));
+        Self { shape, slots }
     }
 
-    /// Makes an object of a known shape and as many values as it has keys, or more: room for members to come.
-    pub(super) fn of_slots(shape: Arc<Shape>, slots: impl ExactSizeIterator<Item = Value>) -> Self {
-        debug_assert!(shape.len() <= slots.len(), "a value for each key");
-        let slots = (slots.len() > 0).then(|| ThinArc::from_header_and_iter((), slots));
+    /// Makes an object of a known shape out of these values, which become null, and room for members to come.
+    pub(super) fn taking(shape: Arc<Shape>, values: &mut [Value], room: usize) -> Self {
+        let mut slots = nulls(values.len() + room);
+        with_own(&mut slots, |slots| {
+            slots[..values.len()].swap_with_slice(values)
+        });
+        let slots = Some(slots);
         Self { shape, slots }
     }
 
@@ -77,12 +83,8 @@ impl Object {
         shape: Arc<Shape>,
         fill: impl FnOnce(&mut [Value]) -> Result<(), E>,
     ) -> Result<Self, E> {
-        let nulls = (0..shape.len()).map(|_| Value::Null);
-        let mut slots = ThinArc::from_header_and_iter((), nulls);
-        slots.with_arc_mut(|slots| match triomphe::Arc::get_mut(slots) {
-            Some(slots) => fill(slots.slice_mut()),
-            None => unreachable!("nobody else has them yet"),
-        })?;
+        let mut slots = nulls(shape.len());
+        with_own(&mut slots, fill)?;
         let slots = Some(slots);
         Ok(Self { shape, slots })
     }
@@ -177,11 +179,7 @@ impl Object {
             self.take_slots(self.slots().len());
         }
         if let Some(slots) = &mut self.slots {
-            slots.with_arc_mut(|slots| {
-                if let Some(own) = triomphe::Arc::get_mut(slots) {
-                    own.slice_mut()[position] = value;
-                }
-            });
+            with_own(slots, |slots| slots[position] = value);
         }
     }
 
@@ -192,6 +190,18 @@ impl Object {
         let slots = (0..count).map(|slot| given.get(slot).cloned().unwrap_or_default());
         self.slots = Some(ThinArc::from_header_and_iter((), slots));
     }
+}
+
+fn nulls(count: usize) -> ThinArc<(), Value> {
+    ThinArc::from_header_and_iter((), (0..count).map(|_| Value::Null))
+}
+
+/// Changes slots that are not shared.
+fn with_own<T>(slots: &mut ThinArc<(), Value>, change: impl FnOnce(&mut [Value]) -> T) -> T {
+    slots.with_arc_mut(|slots| match triomphe::Arc::get_mut(slots) {
+        Some(slots) => change(slots.slice_mut()),
+        None => unreachable!("nobody else has them"),
+    })
 }
 
 fn is_shared(slots: &ThinArc<(), Value>) -> bool {
