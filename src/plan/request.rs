@@ -100,6 +100,19 @@ impl Members {
         }
     }
 
+    /// Puts `orchestrator` and `runtime_execution` behind all that the template found, as it did not find its own.
+    fn put_last(&self, request: &mut Object, not_found: &[usize]) {
+        for place in [Some(self.orchestrator), self.runtime_execution] {
+            let Some(place) = place else { continue };
+            let found = self.templates[place].is_some() && !not_found.contains(&place);
+            let key = &self.shape.keys()[place];
+            if !found && let Some(value) = request.get(key).cloned() {
+                request.remove(key);
+                request.set(Arc::clone(key), value);
+            }
+        }
+    }
+
     /// Constant members cost nothing: they are shared.
     fn of_constants(config: &Config, members: &Object) -> Self {
         let templates = members.iter().map(|(key, value)| {
@@ -185,7 +198,7 @@ impl<'c> Requests<'c> {
             }
         };
         let budget = &mut self.budget;
-        let (mut missing, mut late) = (Vec::new(), Vec::new());
+        let (mut missing, mut not_found) = (Vec::new(), Vec::new());
         let mut request = Object::filled(Arc::clone(&members.shape), |values| {
             for (place, member) in members.templates.iter().enumerate() {
                 let Some((template, cost)) = member else {
@@ -197,7 +210,7 @@ impl<'c> Requests<'c> {
                 }
                 budget.spend(MISSING_COST)?;
                 if place == members.orchestrator || Some(place) == members.runtime_execution {
-                    late.push(Arc::clone(&members.shape.keys()[place]));
+                    not_found.push(place);
                 } else if place != ID && place != GROUP_KEY {
                     missing.push(place);
                 }
@@ -230,12 +243,8 @@ impl<'c> Requests<'c> {
             Ok::<_, Error>(())
         })?;
         budget.leave_out(&mut request, &missing);
-        // What the template has, but did not find, is added at the end.
-        for key in late {
-            if let Some(value) = request.get(&key).cloned() {
-                request.remove(&key);
-                request.set(key, value);
-            }
+        if !not_found.is_empty() {
+            members.put_last(&mut request, &not_found);
         }
         budget.shapes.share(&mut request);
         Ok(request.into())
