@@ -253,7 +253,11 @@ impl Lines {
         for (position, (line, value)) in lines.iter().zip(object.values()).enumerate() {
             // Nothing is before the first, so it has no comma.
             out.push_str(&line[usize::from(position == 0)..]);
-            self.write(out, value, depth, take)?;
+            match value {
+                // The most usual one, without a call.
+                Value::String(text) if out.len() < PIECE_BYTES => write_string(out, text),
+                value => self.write(out, value, depth, take)?,
+            }
         }
         Ok(())
     }
@@ -267,14 +271,27 @@ fn beginning(key: &str, depth: usize) -> Box<str> {
 }
 
 fn new_line(out: &mut String, position: usize, depth: usize) {
-    /// How most lines begin.
-    const INDENTED: &str = ",\n                                ";
-    let indented = INDENTED.len().min(2 + 2 * depth);
-    out.push_str(&INDENTED[usize::from(position == 0)..indented]);
-    for _ in indented..2 + 2 * depth {
-        out.push(' ');
+    if position > 0 {
+        out.push(',');
+    }
+    let known = depth.min(LINE_STARTS.len() - 1);
+    out.push_str(LINE_STARTS[known]);
+    for _ in known..depth {
+        out.push_str("  ");
     }
 }
+
+/// How lines start at the first depths: a line feed and the indentation.
+const LINE_STARTS: [&str; 17] = {
+    const DEEPEST: &str = "\n                                ";
+    let mut starts = [""; 17];
+    let mut depth = 0;
+    while depth < starts.len() {
+        starts[depth] = DEEPEST.split_at(1 + 2 * depth).0;
+        depth += 1;
+    }
+    starts
+};
 
 fn write_scalar(out: &mut String, value: &Value) {
     match value {
