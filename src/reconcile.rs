@@ -125,11 +125,15 @@ pub fn reconcile(config: &Object, plan: &Value, records: Vec<Value>) -> Result<V
         .into_iter()
         .enumerate()
         .map(|(position, record)| {
-            let record = plan::record_object(record, position);
+            let mut record = plan::record_object(record, position);
             matching.add(&record);
             let verdict = classify(&Facts::of(&record), settings.success_statuses());
-            let record = record::with_status(record, verdict.status);
-            Some(Reconciled::new(&settings, record, verdict.successful))
+            record.set("status", verdict.status.value());
+            Some(Reconciled::new(
+                &settings,
+                record.into(),
+                verdict.successful,
+            ))
         })
         .collect();
 

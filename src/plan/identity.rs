@@ -74,15 +74,15 @@ pub fn canonical_id(document: &Object) -> Option<&Value> {
 
 /// A record as an object: a scalar is named by its position and stands as the `value`; a list has no members.
 #[must_use]
-pub fn record_object(record: Value, position: usize) -> Arc<Object> {
+pub fn record_object(record: Value, position: usize) -> Object {
     match record {
         Value::Object(record) => record,
-        Value::Array(_) => Arc::default(),
+        Value::Array(_) => Object::default(),
         scalar => {
             let mut record = Object::with_capacity(2);
             record.set("id", Value::string(&format!("record-{}", position + 1)));
             record.set("value", scalar);
-            Arc::new(record)
+            record
         }
     }
 }

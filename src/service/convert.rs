@@ -1,7 +1,6 @@
 //! Requests into commands, and what the coordinator answers into messages. Optional fields and enum numbers stop here.
 
 use std::collections::{BTreeMap, HashMap};
-use std::sync::Arc;
 use std::time::Duration;
 
 use tonic::Status;
@@ -138,7 +137,7 @@ pub(super) fn json_limits(limits: &Limits) -> json::Limits {
 pub(super) fn config(field: &str, bytes: &[u8], limits: &Limits) -> Result<Object, Status> {
     match document(field, bytes, limits)? {
         None => Ok(Object::default()),
-        Some(Value::Object(config)) => Ok(Arc::unwrap_or_clone(config)),
+        Some(Value::Object(config)) => Ok(config),
         Some(other) => Err(expected(field, "an object", &other)),
     }
 }
