@@ -146,7 +146,10 @@ impl LivePlan {
     /// A plan that was just created.
     #[must_use]
     pub fn new(spec: Arc<Spec>, journal: Arc<dyn History>, created: Arc<Entry>) -> Self {
-        Self::again(State::created(spec), vec![created], journal)
+        // Every task has its record, as nearly always, and the plan its end: no larger memory is needed on the way.
+        let mut history = Vec::with_capacity(spec.tasks.len() + 2);
+        history.push(created);
+        Self::again(State::created(spec), history, journal)
     }
 
     /// A plan as its history left it.

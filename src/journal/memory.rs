@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::{Answer, Error, History, Journal};
-use crate::engine::Entry;
+use crate::engine::{Entry, Event};
 
 /// Histories in memory. They share their entries with the live plans, so keeping them costs a pointer each.
 #[derive(Default)]
@@ -58,6 +58,10 @@ impl History for MemoryHistory {
         let at = entries.len() as u64;
         if at != after {
             return Answer::Ready(Err(Error::Conflict { at }));
+        }
+        if let Some(Event::PlanCreated(spec)) = new.first().map(|first| &first.event) {
+            // As many as come if every task gets its record: no larger memory is needed on the way.
+            entries.reserve_exact(new.len() + spec.tasks.len() + 1);
         }
         entries.extend_from_slice(new);
         Answer::Ready(Ok(()))
