@@ -101,6 +101,8 @@ pub struct Spec {
     pub created_at: Timestamp,
     /// How records are judged and the result is written.
     pub settings: Settings,
+    /// The config that says so, without what was planned from it: compact JSON.
+    pub config: Bytes,
     /// The plan document without groups, task requests and reconciliation: JSON.
     pub head: Bytes,
     /// What the result document repeats of it.
@@ -205,11 +207,49 @@ impl Spec {
             retention: terms.retention,
             created_at: terms.created_at,
             settings: Settings::read(config)?,
+            config: json::compact(&without_input(config).into()).into(),
             head: json::compact(&head).into(),
             result_head: ResultHead::of_plan(&head),
             item_count: plan.item_count(),
             group_count: plan.group_count(),
             index: Index::new(identities.in_order(), &keys),
+            tasks,
+        })
+    }
+
+    /// Makes the spec again of what was kept of it, without planning. The tasks are in plan order.
+    ///
+    /// # Errors
+    /// The config, the head or a task request is not what [`Spec::new`] had made.
+    pub fn restore(
+        terms: Terms,
+        config: Bytes,
+        head: Bytes,
+        (item_count, group_count): (usize, usize),
+        tasks: Vec<TaskSpec>,
+    ) -> Result<Self, plan::Error> {
+        let settings = match parsed("config", &config)?.as_object() {
+            Some(config) => Settings::read(config)?,
+            None => return Err(plan::Error::new("config", "expected an object")),
+        };
+        let ids: Vec<_> = tasks.iter().map(|task| Arc::clone(&task.id)).collect();
+        let keys = tasks.iter().map(|task| keys_in(&task.request));
+        let keys = keys.collect::<Result<Vec<_>, _>>()?;
+        Ok(Self {
+            plan_id: terms.plan_id,
+            digest: terms.digest,
+            labels: terms.labels,
+            completion: terms.completion,
+            deadline: terms.deadline,
+            retention: terms.retention,
+            created_at: terms.created_at,
+            settings,
+            config,
+            result_head: ResultHead::of_plan(&parsed("head", &head)?),
+            head,
+            item_count,
+            group_count,
+            index: Index::new(&ids, &keys),
             tasks,
         })
     }
@@ -226,6 +266,7 @@ impl Spec {
             retention: self.retention,
             created_at: self.created_at,
             settings: self.settings.clone(),
+            config: Bytes::new(),
             head: Bytes::new(),
             result_head: ResultHead::default(),
             item_count: self.item_count,
@@ -233,5 +274,70 @@ impl Spec {
             tasks: Vec::new(),
             index: Index::default(),
         }
+    }
+}
+
+impl TaskSpec {
+    /// The group key as compact JSON.
+    #[must_use]
+    pub fn group_key_text(&self) -> String {
+        json::compact(&self.group_key)
+    }
+
+    /// Makes a task again of what was kept of it: its id, its group key and its request, the last two as JSON.
+    ///
+    /// # Errors
+    /// The group key is not JSON.
+    pub fn restore(id: Arc<str>, group_key: &str, request: Bytes) -> Result<Self, plan::Error> {
+        Ok(Self {
+            id,
+            group_key: parsed("group_key", group_key.as_bytes())?,
+            request,
+        })
+    }
+}
+
+/// The config without what groups are made of, which is large and not asked for again.
+fn without_input(config: &Object) -> Object {
+    let mut config = config.clone();
+    for input in ["items", "groups", "packets", "finding_packets"] {
+        config.remove(input);
+    }
+    config
+}
+
+/// A task request has a config's template around a caller's items, each of which may be as deep as a document.
+pub(super) fn kept_limits() -> json::Limits {
+    json::Limits {
+        depth: 2 * json::Limits::default().depth,
+        number_bytes: usize::MAX,
+    }
+}
+
+fn parsed(field: &str, text: &[u8]) -> Result<Value, plan::Error> {
+    json::parse(text, kept_limits()).map_err(|error| plan::Error::new(field, error.to_string()))
+}
+
+/// The keys of a task request, read from its text.
+fn keys_in(request: &[u8]) -> Result<Keys, plan::Error> {
+    let mut keys = Keys::default();
+    let mut wrong = None;
+    let scanned = json::scan::members(request, kept_limits(), |member| {
+        let key = match &*member.key {
+            "task_id" => &mut keys.task_id,
+            "id" => &mut keys.id,
+            "sandbox_session_id" => &mut keys.sandbox_session_id,
+            "group_key" => &mut keys.group_key,
+            _ => return,
+        };
+        match parsed("task_requests", member.value.as_bytes()) {
+            Ok(value) => *key = value.shared_text(),
+            Err(error) => wrong = Some(error),
+        }
+    });
+    let scanned = scanned.map_err(|error| plan::Error::new("task_requests", error.to_string()));
+    match (scanned, wrong) {
+        (Err(error), _) | (_, Some(error)) => Err(error),
+        (Ok(_), None) => Ok(keys),
     }
 }
