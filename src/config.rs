@@ -82,6 +82,22 @@ pub struct Limits {
         value_name = "N"
     )]
     pub quarantined_records_max: u64,
+    /// Most producers of one plan.
+    #[arg(
+        long,
+        env = "FANOUT_PRODUCERS_PER_PLAN_MAX",
+        default_value_t = 10_000,
+        value_name = "N"
+    )]
+    pub producers_per_plan_max: u64,
+    /// Most records with offsets in one plan. Of each it is remembered what became of it, in 24 bytes.
+    #[arg(
+        long,
+        env = "FANOUT_NUMBERED_RECORDS_MAX",
+        default_value_t = 10_000_000,
+        value_name = "N"
+    )]
+    pub numbered_records_max: u64,
     /// Most bytes of record documents in one plan's history.
     #[arg(long, env = "FANOUT_PLAN_DOCUMENT_BYTES_MAX", default_value_t = 8 << 30, value_name = "BYTES")]
     pub plan_document_bytes_max: u64,

@@ -4,8 +4,10 @@
 //! becomes durable. A gRPC handler's future is dropped when its client goes away; a change that was begun is finished all
 //! the same: a journal that takes a while is waited for by a task of its own, which then applies.
 
+mod change;
 mod clock;
 mod quarantine;
+mod recover;
 mod register;
 mod request_ids;
 mod result;
@@ -16,21 +18,21 @@ mod watch;
 pub use crate::journal::Error as JournalError;
 pub use clock::Clock;
 pub use quarantine::{QuarantineEntry, QuarantinePage};
+pub use recover::Recovered;
 pub use register::{Deadline, PlanCommand, Registered, Source};
 pub use result::{Page, ResultPage};
 pub use tasks::TaskPage;
 pub use watch::{Entries, Next, Show, Watch, cursor};
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use tracing::Instrument;
-
 use crate::engine::{
-    self, Command, Counts, Decision, End, EndReason, Entry, PlanStatus, Receipt, Refusal,
-    Resolution, Spec, State, Timestamp,
+    self, Command, Counts, End, EndReason, PlanStatus, Receipt, Refusal, Resolution, Spec, State,
+    Timestamp,
 };
-use crate::journal::{self, Answer, Journal};
+use crate::journal::{self, Journal};
 use crate::plan;
 use crate::registry::{LivePlan, Poisoned, Registry};
 use request_ids::RequestIds;
@@ -126,6 +128,16 @@ pub enum Error {
         /// Its value.
         limit: u64,
     },
+    /// Records of a producer before these have not come.
+    #[error(
+        "the first offset is {first_offset}, but the plan has {committed} records of this producer"
+    )]
+    OffsetAhead {
+        /// Where the records begin.
+        first_offset: u64,
+        /// How many the plan has.
+        committed: u64,
+    },
     /// The cursor points behind the plan's last event.
     #[error("cursor is at sequence {cursor}, the plan at {sequence}")]
     CursorAhead {
@@ -140,6 +152,9 @@ pub enum Error {
         /// Its name.
         plan_id: String,
     },
+    /// The journal's plans are not all live again yet.
+    #[error("plans are being read from the journal")]
+    Recovering,
     /// The journal did not take it.
     #[error("failed to append to the journal: {0}")]
     Journal(#[from] journal::Error),
@@ -237,12 +252,22 @@ pub struct Coordinator {
     /// Held while a plan is registered or a request id is used, so that two equal requests make one plan.
     request_ids: tokio::sync::Mutex<RequestIds>,
     timers: Timers,
+    /// Whether plans of the journal may still be missing.
+    recovering: AtomicBool,
 }
 
 impl Coordinator {
-    /// A coordinator without plans.
+    /// A coordinator without plans, of a journal without plans.
     #[must_use]
     pub fn new(journal: Arc<dyn Journal>, clock: Clock, limits: Limits) -> Self {
+        let coordinator = Self::before_recovery(journal, clock, limits);
+        coordinator.recovering.store(false, Ordering::Release);
+        coordinator
+    }
+
+    /// A coordinator that is to [recover](Self::recover) the journal's plans.
+    #[must_use]
+    pub fn before_recovery(journal: Arc<dyn Journal>, clock: Clock, limits: Limits) -> Self {
         Self {
             registry: Registry::new(limits.plans),
             journal,
@@ -253,6 +278,14 @@ impl Coordinator {
                 limits.request_id_life,
             )),
             timers: Timers::default(),
+            recovering: AtomicBool::new(true),
+        }
+    }
+
+    fn check_recovered(&self) -> Result<(), Error> {
+        match self.recovering.load(Ordering::Acquire) {
+            true => Err(Error::Recovering),
+            false => Ok(()),
         }
     }
 
@@ -261,9 +294,13 @@ impl Coordinator {
     /// # Errors
     /// There is no such plan.
     pub fn plan(&self, plan_id: &str) -> Result<Arc<LivePlan>, Error> {
+        // Looked at first: what is not there then has not come either.
+        let recovered = self.check_recovered();
         let plan = self.registry.get(plan_id);
-        plan.ok_or_else(|| Error::PlanNotFound {
-            plan_id: plan_id.to_owned(),
+        plan.ok_or_else(|| {
+            recovered.err().unwrap_or_else(|| Error::PlanNotFound {
+                plan_id: plan_id.to_owned(),
+            })
         })
     }
 
@@ -276,8 +313,11 @@ impl Coordinator {
     }
 
     /// All plans as they stand, oldest first. Plans that an internal error made unusable are left out.
-    #[must_use]
-    pub fn views(&self) -> Vec<PlanView> {
+    ///
+    /// # Errors
+    /// Not all plans are there yet.
+    pub fn views(&self) -> Result<Vec<PlanView>, Error> {
+        self.check_recovered()?;
         let mut views: Vec<_> = self
             .registry
             .all()
@@ -288,7 +328,7 @@ impl Coordinator {
             let key = |view: &PlanView| (view.spec.created_at, Arc::clone(&view.spec.plan_id));
             key(a).cmp(&key(b))
         });
-        views
+        Ok(views)
     }
 
     /// Takes records.
@@ -300,7 +340,33 @@ impl Coordinator {
         plan: &Arc<LivePlan>,
         submissions: &[engine::Submission<'_>],
     ) -> Result<(Vec<Receipt>, Standing), Error> {
-        self.execute(plan, &Command::Submit(submissions)).await
+        let answer = self.change(plan, &Command::Submit(submissions)).await?;
+        Ok((answer.receipts, answer.standing))
+    }
+
+    /// Takes records of a producer, unless they were taken before. `first_offset` is that of the first, and None if there
+    /// are none. Answers, too, how many of its records the plan has then.
+    ///
+    /// # Errors
+    /// As [`Coordinator::submit`]; or records before these have not come, or the plan has a limit's worth of them.
+    pub async fn submit_numbered(
+        &self,
+        plan: &Arc<LivePlan>,
+        producer: &str,
+        first_offset: Option<u64>,
+        submissions: &[engine::Submission<'_>],
+    ) -> Result<(Vec<Receipt>, Standing, u64), Error> {
+        let command = Command::SubmitNumbered {
+            producer,
+            first_offset,
+            submissions,
+        };
+        let answer = self.change(plan, &command).await?;
+        Ok((
+            answer.receipts,
+            answer.standing,
+            answer.committed.unwrap_or_default(),
+        ))
     }
 
     /// Ends a plan; an ended one stays as it is.
@@ -320,7 +386,7 @@ impl Coordinator {
             let mut request_ids = self.request_ids.lock().await;
             request_ids.claim(request_id, fingerprint, plan_id, None, self.clock.now())?;
         }
-        self.execute(
+        self.change(
             &plan,
             &Command::End {
                 reason,
@@ -375,76 +441,6 @@ impl Coordinator {
         let ended = head.wait_for(|head| head.ended || head.removed || plan.is_poisoned());
         // Out of time is an answer, too: the caller looks at the plan either way.
         let _ = tokio::time::timeout(at_most, ended).await;
-    }
-
-    /// Decides, appends, applies. A refusal is an error, after what happened all the same (a deadline) was applied.
-    async fn execute(
-        &self,
-        plan: &Arc<LivePlan>,
-        command: &Command<'_>,
-    ) -> Result<(Vec<Receipt>, Standing), Error> {
-        let turn = plan.turn().instrument(tracing::trace_span!("turn")).await;
-        let (decision, before, had_ended) = {
-            let _deciding = tracing::trace_span!("decide").entered();
-            let live = plan.read().map_err(|Poisoned| poisoned(plan))?;
-            let state = &live.state;
-            let (now, limits) = (self.clock.now(), &self.limits.engine);
-            let decision =
-                engine::decide_keeping(state, command, now, limits, &mut turn.documents());
-            if decision.entries.is_empty() {
-                let standing = Standing::of(state);
-                let refused = refused(command, &decision);
-                return refused.map_or(Ok((decision.receipts, standing)), Err);
-            }
-            (decision, state.sequence(), state.end().is_some())
-        };
-        let refused = refused(command, &decision);
-        let entries: Vec<Arc<Entry>> = decision.entries.into_iter().map(Arc::new).collect();
-        let changing = plan.changing();
-        let appending = tracing::trace_span!("append");
-        let appended = appending.in_scope(|| plan.journal().append(before, &entries));
-        let applying = tracing::trace_span!("apply");
-        let standing = match appended {
-            Answer::Ready(appended) => {
-                drop(appending);
-                appended?;
-                applying
-                    .in_scope(|| plan.apply(entries, Standing::of))
-                    .map_err(|Poisoned| poisoned(plan))?
-            }
-            Answer::Pending(appended) => {
-                let finisher = Arc::clone(plan);
-                let finished = tokio::spawn(async move {
-                    let _held = (changing, turn);
-                    appended.instrument(appending).await?;
-                    applying
-                        .in_scope(|| finisher.apply(entries, Standing::of))
-                        .map_err(|Poisoned| poisoned(&finisher))
-                });
-                finished.await.unwrap_or_else(|_| Err(poisoned(plan)))?
-            }
-        };
-        if let Some(end) = standing.end.as_ref().filter(|_| !had_ended) {
-            tracing::info!(
-                plan.id = &**plan.plan_id(),
-                plan.status = standing.status.name(),
-                plan.end_reason = ?end.reason,
-                "plan ended"
-            );
-            self.timers
-                .add(end.at.plus(plan.spec().retention), plan.plan_id());
-        }
-        refused.map_or(Ok((decision.receipts, standing)), Err)
-    }
-}
-
-/// Why what an operator wants is not done, if it is not.
-fn refused(command: &Command<'_>, decision: &Decision) -> Option<Error> {
-    match (decision.refusal, command) {
-        (Some(refusal), Command::Rematch { id, .. } | Command::Discard { id, .. }) => {
-            Some(Error::QuarantineRefused { id: *id, refusal })
-        }
-        _ => None,
     }
 }
 

@@ -10,6 +10,7 @@ mod documents;
 mod draft;
 mod event;
 mod line;
+mod producer;
 mod receipt;
 mod spec;
 mod state;
@@ -22,8 +23,9 @@ pub use event::{
     Entry, Event, Held, QuarantineReason, Quarantined, Resolution, Resolved, SignOfLife,
 };
 pub use line::LineError;
-pub use receipt::{Disposition, Receipt, Refusal, Violation, Warning};
-pub use spec::{Completion, SealRule, Spec, TaskSpec, Terms};
+pub use producer::{Advance, Remembered, Warnings};
+pub use receipt::{Disposition, ProducerRefusal, Receipt, Refusal, Violation, Warning};
+pub use spec::{Completion, SealRule, Spec, Tasks, Terms};
 pub use state::{Counts, End, EndReason, PlanStatus, State};
 pub use task::{MissingCause, QuarantineByTask, TaskStanding, TaskState};
 

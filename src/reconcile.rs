@@ -4,14 +4,17 @@
 //! takes a record apart, [`Index`] finds its task, [`classify`] gives its status, and [`document`] writes the result.
 
 mod document;
+mod index;
 mod matching;
 mod names;
 mod page_text;
 pub mod record;
 mod status;
+mod table;
 
 pub use document::{Page, Reconciled, ResultHead, document, missing_record};
-pub use matching::{Candidates, DocumentMatching, Index, MatchedBy, Named, Sessions};
+pub use index::{Index, IndexBuilder};
+pub use matching::{Candidates, DocumentMatching, MatchedBy, Named, Sessions};
 pub use page_text::{Brought, PageText};
 pub use status::{Facts, Status, Verdict, classify};
 
@@ -122,11 +125,15 @@ pub fn reconcile(config: &Object, plan: &Value, records: Vec<Value>) -> Result<V
         .into_iter()
         .enumerate()
         .map(|(position, record)| {
-            let record = plan::record_object(record, position);
+            let mut record = plan::record_object(record, position);
             matching.add(&record);
             let verdict = classify(&Facts::of(&record), settings.success_statuses());
-            let record = record::with_status(record, verdict.status);
-            Some(Reconciled::new(&settings, record, verdict.successful))
+            record.set("status", verdict.status.value());
+            Some(Reconciled::new(
+                &settings,
+                record.into(),
+                verdict.successful,
+            ))
         })
         .collect();
 

@@ -1,22 +1,25 @@
 //! Live plans by name, and the only locks around them.
 //!
 //! Three locks, each for one thing. The map's own lock is held for a look-up, never across an `.await`. A plan's *turn*
-//! is held by whoever decides for it, from decision to apply, also while a journal takes its time. A plan's state lock is
-//! held to read, or to apply what was decided; never across an `.await`, so that readers do not wait for a journal.
+//! is held by whoever decides for it, from the decision until the journal has given it its place. A plan's state lock is
+//! held to read, or to apply what the journal has acknowledged; never across an `.await`, so that readers do not wait for
+//! a journal, and see nothing that it could still lose.
 
 mod parts;
+mod turn;
 
 pub use parts::{Part, Parts};
+pub use turn::{Deciding, TurnHeld};
 
-use std::collections::HashMap;
-use std::pin::pin;
+use std::collections::{HashMap, VecDeque};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard};
+use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard};
 
-use tokio::sync::{Notify, watch};
+use tokio::sync::watch;
 
-use crate::engine::{Documents, Entry, Spec, State};
+use crate::engine::{Entry, Spec, State};
 use crate::journal::History;
+use turn::Turn;
 
 /// The live plans.
 pub struct Registry {
@@ -107,6 +110,8 @@ pub struct Head {
     pub ended: bool,
     /// Whether the plan was deleted or has expired.
     pub removed: bool,
+    /// How often the journal has not taken what was appended.
+    pub lost: u64,
 }
 
 /// One live plan: its state, and its history for watchers.
@@ -115,6 +120,8 @@ pub struct LivePlan {
     /// Where its events are kept.
     journal: Arc<dyn History>,
     turn: Arc<Turn>,
+    /// What was appended and is not acknowledged yet, in order.
+    appended: Mutex<VecDeque<Vec<Arc<Entry>>>>,
     live: RwLock<Live>,
     poisoned: AtomicBool,
     head: watch::Sender<Head>,
@@ -139,20 +146,24 @@ impl LivePlan {
     /// A plan that was just created.
     #[must_use]
     pub fn new(spec: Arc<Spec>, journal: Arc<dyn History>, created: Arc<Entry>) -> Self {
-        let state = State::created(Arc::clone(&spec));
+        Self::again(State::created(spec), vec![created], journal)
+    }
+
+    /// A plan as its history left it.
+    #[must_use]
+    pub fn again(state: State, history: Vec<Arc<Entry>>, journal: Arc<dyn History>) -> Self {
         let head = Head {
             sequence: state.sequence(),
-            ended: false,
+            ended: state.end().is_some(),
             removed: false,
+            lost: 0,
         };
         Self {
-            spec,
+            spec: Arc::clone(state.spec()),
             journal,
             turn: Arc::default(),
-            live: RwLock::new(Live {
-                state,
-                history: vec![created],
-            }),
+            appended: Mutex::default(),
+            live: RwLock::new(Live { state, history }),
             poisoned: AtomicBool::new(false),
             head: watch::Sender::new(head),
             watchers: AtomicUsize::new(0),
@@ -233,6 +244,87 @@ impl LivePlan {
         Ok(answer)
     }
 
+    /// Notes what was appended and is not acknowledged yet, and answers what `read` reads of the state with it. The
+    /// caller holds the [turn](Self::turn).
+    ///
+    /// # Errors
+    /// An earlier change panicked.
+    pub fn appended<T>(
+        &self,
+        entries: Vec<Arc<Entry>>,
+        deciding: &mut Deciding,
+        read: impl FnOnce(&State) -> T,
+    ) -> Result<T, Poisoned> {
+        let ahead = match &mut deciding.ahead {
+            Some(ahead) => ahead,
+            None => deciding.ahead.insert(self.read()?.state.clone()),
+        };
+        entries.iter().for_each(|entry| ahead.apply(entry));
+        self.lock_appended().push_back(entries);
+        Ok(read(ahead))
+    }
+
+    /// Applies what was appended, up to this sequence: the journal has acknowledged it.
+    ///
+    /// # Errors
+    /// An earlier change panicked.
+    pub fn acknowledged(&self, sequence: u64) -> Result<(), Poisoned> {
+        // Held until all is applied: acknowledgements may be told in another order than they came in.
+        let mut appended = self.lock_appended();
+        let is_next = |entries: &mut Vec<Arc<Entry>>| {
+            let last = entries.last();
+            last.is_none_or(|last| last.sequence <= sequence)
+        };
+        while let Some(entries) = appended.pop_front_if(is_next) {
+            self.apply(entries, |_| ())?;
+        }
+        Ok(())
+    }
+
+    /// Forgets what was appended from this entry on, unless somebody has: the journal has not taken it. The caller holds
+    /// the [turn](Self::turn).
+    ///
+    /// # Errors
+    /// An earlier change panicked.
+    pub fn lost(&self, first: &Arc<Entry>, deciding: &mut Deciding) -> Result<(), Poisoned> {
+        let mut appended = self.lock_appended();
+        let begins = |entries: &Vec<Arc<Entry>>| {
+            let begin = entries.first();
+            begin.is_some_and(|begin| Arc::ptr_eq(begin, first))
+        };
+        let Some(place) = appended.iter().position(begins) else {
+            return Ok(());
+        };
+        appended.truncate(place);
+        let mut ahead = self.read()?.state.clone();
+        let still = appended.iter().flatten();
+        still.for_each(|entry| ahead.apply(entry));
+        deciding.ahead = Some(ahead);
+        self.head.send_modify(|head| head.lost += 1);
+        Ok(())
+    }
+
+    /// How often the journal has not taken what was appended.
+    #[must_use]
+    pub fn losses(&self) -> u64 {
+        self.head.borrow().lost
+    }
+
+    /// Waits until the journal has acknowledged all up to this sequence. Answers whether it has, and not lost it.
+    pub async fn wait_for(&self, sequence: u64, losses: u64) -> bool {
+        let mut head = self.follow();
+        let known = head.wait_for(|head| {
+            head.sequence >= sequence || head.lost != losses || head.removed || self.is_poisoned()
+        });
+        known.await.is_ok_and(|head| head.sequence >= sequence)
+    }
+
+    /// Entries are added and taken in single steps.
+    fn lock_appended(&self) -> std::sync::MutexGuard<'_, VecDeque<Vec<Arc<Entry>>>> {
+        let appended = self.appended.lock();
+        appended.unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Follows where the history ends.
     pub fn follow(&self) -> watch::Receiver<Head> {
         self.head.subscribe()
@@ -253,66 +345,6 @@ impl LivePlan {
                 (taken < most).then_some(taken + 1)
             });
         taken.is_ok().then(|| WatcherPlace(Arc::clone(self)))
-    }
-}
-
-/// The right to decide for a plan; asynchronous, because a journal's append happens under it.
-///
-/// Whoever comes first when it is free gets it, waiting or not: a lock that is handed to the longest waiter stays taken
-/// until that one is scheduled, and with many streams at one plan that is most of the time.
-#[derive(Debug, Default)]
-struct Turn {
-    taken: AtomicBool,
-    given_back: Notify,
-    /// Nobody waits for it who has the turn.
-    documents: Mutex<Documents>,
-}
-
-/// How often to look again before going to sleep: with a journal in memory, a turn is over in about a microsecond.
-const TURN_SPINS: usize = 100;
-
-impl Turn {
-    async fn take(self: Arc<Self>) -> TurnHeld {
-        for _ in 0..TURN_SPINS {
-            if self.try_take() {
-                return TurnHeld(self);
-            }
-            std::hint::spin_loop();
-        }
-        loop {
-            let mut given_back = pin!(self.given_back.notified());
-            // From here on, no giving back is missed.
-            given_back.as_mut().enable();
-            if self.try_take() {
-                break;
-            }
-            given_back.await;
-        }
-        TurnHeld(self)
-    }
-
-    fn try_take(&self) -> bool {
-        !self.taken.load(Ordering::Relaxed) && !self.taken.swap(true, Ordering::Acquire)
-    }
-}
-
-/// A turn; given back when dropped.
-#[derive(Debug)]
-pub struct TurnHeld(Arc<Turn>);
-
-impl TurnHeld {
-    /// Where the plan keeps its documents.
-    pub fn documents(&self) -> MutexGuard<'_, Documents> {
-        // What was not kept because of a panic is not referred to either.
-        let documents = self.0.documents.lock();
-        documents.unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl Drop for TurnHeld {
-    fn drop(&mut self) {
-        self.0.taken.store(false, Ordering::Release);
-        self.0.given_back.notify_one();
     }
 }
 

@@ -2,9 +2,10 @@
 
 mod edge;
 
-use std::future::Future;
+use std::future::{Future, poll_fn};
 use std::pin::pin;
 use std::sync::Arc;
+use std::task::Poll;
 
 use tokio::net::TcpListener;
 use tokio::sync::watch;
@@ -12,7 +13,7 @@ use tonic::codec::CompressionEncoding;
 use tonic::service::Routes;
 
 use crate::config::{Config, REQUEST_ID_LIFE, Times};
-use crate::coordinator::{Clock, Coordinator, Limits};
+use crate::coordinator::{self, Clock, Coordinator, Limits};
 use crate::journal::{self, Journal};
 use crate::proto::FILE_DESCRIPTOR_SET;
 use crate::proto::fanout_service_server::FanoutServiceServer;
@@ -28,6 +29,9 @@ pub enum Error {
     /// The descriptors do not describe a service.
     #[error("failed to set up reflection: {0}")]
     Reflection(#[from] tonic_reflection::server::Error),
+    /// The journal cannot say which plans it has.
+    #[error("failed to read the journal: {0}")]
+    Recovery(#[from] coordinator::Error),
 }
 
 /// How the server ended.
@@ -53,10 +57,11 @@ pub async fn run(
     run_with(journal, listener, config, shutdown).await
 }
 
-/// As [`run`], with plans' histories in this journal.
+/// As [`run`], with plans' histories in this journal. Ready when all its plans are live again; until then, calls about
+/// those that are not are answered with UNAVAILABLE.
 ///
 /// # Errors
-/// The service cannot be put together.
+/// The service cannot be put together, or the journal cannot say which plans it has.
 pub async fn run_with(
     journal: Arc<dyn Journal>,
     listener: TcpListener,
@@ -64,13 +69,21 @@ pub async fn run_with(
     shutdown: impl Future<Output = ()>,
 ) -> Result<Ended, Error> {
     let config = Arc::new(config);
-    let coordinator = Arc::new(Coordinator::new(journal, Clock::system(), limits(&config)));
+    let coordinator = Coordinator::before_recovery(journal, Clock::system(), limits(&config));
+    let coordinator = Arc::new(coordinator);
     let fanout = Fanout::new(Arc::clone(&coordinator), Arc::clone(&config));
     let generated = FanoutServiceServer::new(fanout.clone())
         .max_decoding_message_size(config.limits.message_bytes_max)
         .max_encoding_message_size(config.limits.message_bytes_max)
         .accept_compressed(CompressionEncoding::Gzip);
-    let (ready, readiness) = watch::channel(true);
+    let mut recovering = pin!(coordinator.recover());
+    // With a journal that has no plans, nobody sees that it was not ready.
+    let recovered = poll_fn(|context| Poll::Ready(recovering.as_mut().poll(context)));
+    let mut recovered = match recovered.await {
+        Poll::Ready(recovered) => recovered.map(|_| true)?,
+        Poll::Pending => false,
+    };
+    let (ready, readiness) = watch::channel(recovered);
     let health = HealthServer::new(HealthOf::new(readiness));
     let reflection = || {
         tonic_reflection::server::Builder::configure()
@@ -86,11 +99,19 @@ pub async fn run_with(
     let mut accepting = pin!(accepting);
     let timers = async { coordinator.run_timers().await };
     let mut timers = pin!(timers);
+    let mut shutdown = pin!(shutdown);
 
-    tokio::select! {
-        () = &mut accepting => unreachable!("connections are accepted until the server drains"),
-        () = &mut timers => unreachable!("timers run for ever"),
-        () = shutdown => {}
+    loop {
+        tokio::select! {
+            () = &mut accepting => unreachable!("connections are accepted until the server drains"),
+            () = &mut timers => unreachable!("timers run for ever"),
+            done = &mut recovering, if !recovered => {
+                done?;
+                recovered = true;
+                ready.send_replace(true);
+            }
+            () = &mut shutdown => break,
+        }
     }
     let Times {
         drain_delay,
@@ -134,6 +155,8 @@ fn limits(config: &Config) -> Limits {
         engine: engine::Limits {
             quarantined_records: limits.quarantined_records_max,
             document_bytes: limits.plan_document_bytes_max,
+            producers: limits.producers_per_plan_max,
+            numbered_records: limits.numbered_records_max,
             ..engine::Limits::default()
         },
         task_request_bytes: limits.task_request_bytes_max,

@@ -11,6 +11,7 @@ mod quarantine;
 mod receipt;
 mod reconcile_request;
 mod record;
+mod record_source;
 mod served;
 mod status;
 mod submit_record;
@@ -184,6 +185,7 @@ impl FanoutService for Fanout {
         let page_size = convert::page_size(request.page_size, PAGE_SIZE.0)?;
         let wanted = convert::PlanFilter::read(&request)?;
         let views = self.coordinator.views();
+        let views = views.map_err(|error| status::of(&error))?;
         let mut matching = views.iter().filter(|view| wanted.admits(view));
         let plans: Vec<_> = matching.by_ref().take(page_size).collect();
         let next_page_token = match (plans.last(), matching.next()) {

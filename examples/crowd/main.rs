@@ -103,6 +103,7 @@ fn message(tasks: &[usize], outcome: u64) -> SubmitRecordRequest {
     SubmitRecordRequest {
         plan_id: PLAN.into(),
         records: tasks.iter().map(record).collect(),
+        ..Default::default()
     }
 }
 

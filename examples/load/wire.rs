@@ -34,6 +34,7 @@ impl Messages {
         let mut request = SubmitRecordRequest {
             plan_id: plan_id.to_owned(),
             records: Vec::with_capacity(batch),
+            ..Default::default()
         };
         let mut tasks = tasks.peekable();
         while let Some(task) = tasks.next() {

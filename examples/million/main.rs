@@ -212,6 +212,7 @@ async fn submit(server: &Server, tasks: usize) -> Outcome<()> {
                 SubmitRecordRequest {
                     plan_id: PLAN.into(),
                     records: records.map(record).collect(),
+                    ..Default::default()
                 }
             });
             let answers = client.submit_record(tokio_stream::iter(batches)).await?;

@@ -207,7 +207,7 @@ fn read_record(stdout: &Kept) -> Result<Object, Trouble> {
         return Err(Trouble::new("no_record", "the executor printed no record"));
     }
     match json::parse(&stdout.bytes, json::Limits::default()) {
-        Ok(Value::Object(record)) => Ok(std::sync::Arc::unwrap_or_clone(record)),
+        Ok(Value::Object(record)) => Ok(record),
         Ok(other) => {
             let message = format!(
                 "expected a JSON object on standard output, found {}",

@@ -3,7 +3,6 @@
 
 use std::io::{self, Seek, Write};
 use std::path::Path;
-use std::sync::Arc;
 
 use tempfile::SpooledTempFile;
 
@@ -45,7 +44,7 @@ pub(super) async fn fetch(client: &mut Client, plan_id: &str) -> Result<FetchedR
         let failed = reconciliation.and_then(|counts| counts.get("failed_task_ids"));
         failed_task_ids.extend(failed.and_then(Value::as_array).unwrap_or_default())?;
         if let (None, Value::Object(page)) = (&whole, document) {
-            whole = Some(without_lists(Arc::unwrap_or_clone(page)));
+            whole = Some(without_lists(page));
         }
         Ok(())
     });

@@ -1,7 +1,8 @@
 //! Documents in files: read with the place of the first error, written whole or not at all.
 
-use std::fs;
+use std::fs::{self, File};
 use std::io::{self, Read, Write};
+use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -72,7 +73,12 @@ pub(super) fn write_by(
     write: impl FnOnce(&mut dyn Write) -> io::Result<()>,
 ) -> Result<(), Failure> {
     match output.filter(|path| *path != Path::new("-")) {
-        None => print(|out| write(out)).map(drop),
+        None => print(|out| {
+            // Past the buffer, which takes large pieces apart to find the ends of lines.
+            out.flush()?;
+            write(&mut File::from(out.as_fd().try_clone_to_owned()?))
+        })
+        .map(drop),
         Some(path) => write_file(path, write)
             .map_err(|error| Failure::new(format!("{}: failed to write: {error}", path.display()))),
     }

@@ -29,22 +29,45 @@ pub(super) fn write_plan(output: Option<&Path>, outline: Outline) -> Result<(), 
 }
 
 fn write(outline: &Outline, out: &mut dyn Write) -> io::Result<()> {
-    let parts = parts(outline.group_sizes());
-    let mut document = PrettyObject::default();
-    for (key, value) in outline.head().iter() {
-        document.member(key, value);
-    }
-    document.begin_list("groups");
-    out.write_all(document.take().as_bytes())?;
-    write_elements(&parts, out, |range| outline.group_entries(range).map(Ok))?;
-    document.end_list(outline.group_count());
-    document.begin_list("task_requests");
-    out.write_all(document.take().as_bytes())?;
-    write_elements(&parts, out, |range| outline.task_requests(range))?;
-    document.end_list(outline.group_count());
-    document.member("reconciliation", &outline.reconciliation());
-    document.end();
-    out.write_all(document.take().as_bytes())
+    let parts = &parts(outline.group_sizes())[..];
+    let threads = thread::available_parallelism().map_or(1, usize::from);
+    let threads = threads.min(THREADS_MAX).min(parts.len());
+    thread::scope(|scope| {
+        let mut receivers = Vec::with_capacity(threads);
+        for first in 0..threads {
+            let (sender, receiver) = sync_channel(PIECES_AHEAD);
+            receivers.push(receiver);
+            // Of `n` threads each makes every `n`th part, of one list and then of the other.
+            let own = parts.iter().skip(first).step_by(threads);
+            // Nobody receives if writing failed, and then there is nothing left to do.
+            let work = move || {
+                let entries = |part| outline.group_entries(part).map(Ok);
+                let requests = |part| outline.task_requests(part);
+                let mut made = own.clone();
+                made.all(|part| make(part, entries(part.clone()), &sender))
+                    && own
+                        .clone()
+                        .all(|part| make(part, requests(part.clone()), &sender))
+            };
+            thread::Builder::new()
+                .stack_size(STACK_BYTES)
+                .spawn_scoped(scope, work)?;
+        }
+        let mut document = PrettyObject::default();
+        for (key, value) in outline.head().iter() {
+            document.member(key, value);
+        }
+        for list in ["groups", "task_requests"] {
+            document.begin_list(list);
+            out.write_all(document.take().as_bytes())?;
+            let mut in_turn = receivers.iter().cycle().take(parts.len());
+            in_turn.try_for_each(|pieces| write_part(pieces, out))?;
+            document.end_list(outline.group_count());
+        }
+        document.member("reconciliation", &outline.reconciliation());
+        document.end();
+        out.write_all(document.take().as_bytes())
+    })
 }
 
 /// Groups in their order, in parts of about the same size.
@@ -65,34 +88,6 @@ fn parts(group_sizes: impl Iterator<Item = usize>) -> Vec<Range<usize>> {
 
 /// A piece of a part's text, or the end of the part.
 type Piece = Result<Option<String>, Error>;
-
-/// Makes and writes the elements of a list. Of `n` threads each makes every `n`th part.
-fn write_elements<I: Iterator<Item = Result<Value, Error>>>(
-    parts: &[Range<usize>],
-    out: &mut dyn Write,
-    elements: impl Fn(Range<usize>) -> I + Sync,
-) -> io::Result<()> {
-    let threads = thread::available_parallelism().map_or(1, usize::from);
-    let threads = threads.min(THREADS_MAX).min(parts.len());
-    thread::scope(|scope| {
-        let mut receivers = Vec::with_capacity(threads);
-        for first in 0..threads {
-            let (sender, receiver) = sync_channel(PIECES_AHEAD);
-            receivers.push(receiver);
-            let mut own = parts.iter().skip(first).step_by(threads);
-            let elements = &elements;
-            // Nobody receives if writing failed, and then there is nothing left to do.
-            let work = move || {
-                own.all(|part| make(part, elements(part.clone()), &sender));
-            };
-            thread::Builder::new()
-                .stack_size(STACK_BYTES)
-                .spawn_scoped(scope, work)?;
-        }
-        let mut in_turn = receivers.iter().cycle().take(parts.len());
-        in_turn.try_for_each(|pieces| write_part(pieces, out))
-    })
-}
 
 /// Makes the text of a part; answers whether it was received.
 fn make(

@@ -1,7 +1,7 @@
 //! The sending end of SubmitRecord: batches in, answers out in the same order, across broken connections.
 //!
-//! What has no answer yet is sent again on the next connection. That is safe: a record that was applied before the
-//! connection broke is answered as a DUPLICATE.
+//! What has no answer yet is sent again on the next connection. That is safe: the records are numbered, and one that was
+//! applied before the connection broke gets the receipt that it got, whatever happened to its task since.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -9,6 +9,7 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code, Status};
+use uuid::Uuid;
 
 use super::Failure;
 use super::client::{Client, explain};
@@ -39,17 +40,29 @@ pub(super) fn open(client: Client, plan_id: &str) -> (Batches, Answers) {
     let sender = Sender {
         client,
         plan_id: plan_id.to_owned(),
+        producer_id: Uuid::now_v7().to_string(),
         unanswered: VecDeque::new(),
+        next_offset: 0,
         answers: outgoing,
     };
     tokio::spawn(sender.run(incoming));
     (batches, answers)
 }
 
+/// Records that go in one message.
+struct Batch {
+    first_offset: u64,
+    records: Vec<Record>,
+}
+
 struct Sender {
     client: Client,
     plan_id: String,
-    unanswered: VecDeque<Vec<Record>>,
+    /// This run of the program, as one of the plan's producers.
+    producer_id: String,
+    unanswered: VecDeque<Batch>,
+    /// Offset of the next record.
+    next_offset: u64,
     answers: mpsc::Sender<Result<Answered, Failure>>,
 }
 
@@ -90,9 +103,9 @@ impl Sender {
 
     async fn connection(&mut self, batches: &mut mpsc::Receiver<Vec<Record>>) -> Ended {
         let (requests, stream) = mpsc::channel(UNANSWERED_MAX + 1);
-        for records in &self.unanswered {
+        for batch in &self.unanswered {
             // The channel has room for all of them.
-            let _ = requests.try_send(self.request(records.clone()));
+            let _ = requests.try_send(self.request(batch));
         }
         let mut responses = match self.client.submit_record(ReceiverStream::new(stream)).await {
             Ok(responses) => responses.into_inner(),
@@ -104,8 +117,11 @@ impl Sender {
             tokio::select! {
                 batch = batches.recv(), if requests.is_some() && room => match batch {
                     Some(records) => {
-                        let request = self.request(records.clone());
-                        self.unanswered.push_back(records);
+                        let first_offset = self.next_offset;
+                        self.next_offset += records.len() as u64;
+                        let batch = Batch { first_offset, records };
+                        let request = self.request(&batch);
+                        self.unanswered.push_back(batch);
                         if let Some(requests) = &requests {
                             // A connection that is gone shows at its other end, too.
                             let _ = requests.try_send(request);
@@ -115,7 +131,7 @@ impl Sender {
                 },
                 response = responses.message() => match response {
                     Ok(Some(response)) => {
-                        let Some(records) = self.unanswered.pop_front() else {
+                        let Some(Batch { records, .. }) = self.unanswered.pop_front() else {
                             return Ended::Broken(Status::internal("an answer without a question"));
                         };
                         if self.answers.send(Ok(Answered { records, response })).await.is_err() {
@@ -133,10 +149,12 @@ impl Sender {
         }
     }
 
-    fn request(&self, records: Vec<Record>) -> SubmitRecordRequest {
+    fn request(&self, batch: &Batch) -> SubmitRecordRequest {
         SubmitRecordRequest {
             plan_id: self.plan_id.clone(),
-            records,
+            records: batch.records.clone(),
+            producer_id: self.producer_id.clone(),
+            first_offset: Some(batch.first_offset),
         }
     }
 }

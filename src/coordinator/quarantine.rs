@@ -76,9 +76,8 @@ impl Coordinator {
         let plan = self.plan(plan_id)?;
         let task = task_of(&plan, task_id)?;
         let note = note.into();
-        let (mut receipts, _) = self
-            .execute(&plan, &Command::Rematch { id, task, note })
-            .await?;
+        let rematch = Command::Rematch { id, task, note };
+        let mut receipts = self.change(&plan, &rematch).await?.receipts;
         let (view, entry) = entry(&plan, id)?;
         let receipt = receipts.pop().ok_or(Error::QuarantineRefused {
             id,
@@ -99,7 +98,7 @@ impl Coordinator {
     ) -> Result<(PlanView, QuarantineEntry), Error> {
         let plan = self.plan(plan_id)?;
         let note = note.into();
-        self.execute(&plan, &Command::Discard { id, note }).await?;
+        self.change(&plan, &Command::Discard { id, note }).await?;
         entry(&plan, id)
     }
 }

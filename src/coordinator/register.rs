@@ -8,6 +8,7 @@ use bytes::Bytes;
 
 use super::{Coordinator, Error, PlanView, view};
 use crate::engine::{Command, Completion, Entry, Event, SealRule, Spec, State, Terms, Timestamp};
+use crate::journal::{self, History};
 use crate::json::{self, Object, Value};
 use crate::plan::{self, FindingsInput, Input, Plan, first_present};
 use crate::registry::{LivePlan, Refusal};
@@ -100,6 +101,7 @@ impl Coordinator {
             });
         }
 
+        self.check_recovered()?;
         let mut request_ids = self.request_ids.lock().await;
         if let Some(known) = request_ids.known(&request_id, fingerprint, now)? {
             let view = self.view(&known.plan_id)?;
@@ -143,11 +145,13 @@ impl Coordinator {
             event: Event::PlanCreated(Arc::clone(&spec)),
         };
         let created = Arc::new(created);
-        let history = self.journal.create(&spec.plan_id).wait().await?;
-        history
-            .append(0, std::slice::from_ref(&created))
-            .wait()
-            .await?;
+        let history = match self.begin_history(&created, &spec.plan_id).await {
+            Ok(history) => history,
+            Err(error) => {
+                request_ids.give_back(&request_id);
+                return Err(error.into());
+            }
+        };
         let plan = Arc::new(LivePlan::new(Arc::clone(&spec), history, created));
         self.registry.insert(Arc::clone(&plan));
         drop(request_ids);
@@ -161,7 +165,7 @@ impl Coordinator {
             self.timers.add(deadline, &spec.plan_id);
         }
         // A plan without tasks is complete at once.
-        self.execute(&plan, &Command::Tick).await?;
+        self.change(&plan, &Command::Tick).await?;
         Ok(Registered {
             view: view(&plan)?,
             document,
@@ -217,20 +221,40 @@ fn prepare(
     Ok((Arc::new(spec), whole.then(|| document.into())))
 }
 
+impl Coordinator {
+    /// A history with its first entry. If that is not taken, there is none.
+    async fn begin_history(
+        &self,
+        created: &Arc<Entry>,
+        plan_id: &str,
+    ) -> Result<Arc<dyn History>, journal::Error> {
+        let history = self.journal.create(plan_id).wait().await?;
+        let appended = history.append(0, std::slice::from_ref(created));
+        if let Err(error) = appended.wait().await {
+            if let Err(left) = self.journal.delete(plan_id).wait().await {
+                tracing::warn!(plan.id = plan_id, error = %left, "failed to forget a plan that was not registered");
+            }
+            return Err(error);
+        }
+        Ok(history)
+    }
+}
+
 /// A task whose id no record could name, or whose request no answer could carry, would never be done.
 fn check_tasks(spec: &Spec, limits: &super::Limits) -> Result<(), Error> {
-    let refused = |task: usize, problem: String, reason, limit: Option<usize>| Error::Invalid {
+    let refused = |task: u32, problem: String, reason, limit: Option<usize>| Error::Invalid {
         field: format!("config.task_request_template (task {task})"),
         problem,
         reason,
         limit: limit.map(|limit| limit as u64),
     };
-    for (task, planned) in spec.tasks.iter().enumerate() {
+    for task in spec.tasks.numbers(0..spec.tasks.len()) {
+        let id = spec.task_id(task);
         for (what, length, most) in [
-            ("id", planned.id.len(), limits.id_bytes),
+            ("id", id.len(), limits.id_bytes),
             (
                 "request",
-                planned.request.len(),
+                spec.request_bytes(task),
                 limits.one_task_request_bytes,
             ),
         ] {
@@ -240,7 +264,7 @@ fn check_tasks(spec: &Spec, limits: &super::Limits) -> Result<(), Error> {
                 return Err(refused(task, problem, "LIMIT_EXCEEDED", Some(most)));
             }
         }
-        if planned.id.contains('\0') {
+        if id.contains('\0') {
             let problem = "its id contains a NUL character".into();
             return Err(refused(task, problem, "INVALID_TEXT", None));
         }

@@ -63,6 +63,17 @@ impl RequestIds {
         }
     }
 
+    /// Gives an id back that was used last, for what was not done after all.
+    pub(super) fn give_back(&mut self, request_id: &str) {
+        if self
+            .oldest
+            .pop_back_if(|(_, last)| **last == *request_id)
+            .is_some()
+        {
+            self.known.remove(request_id);
+        }
+    }
+
     /// Uses the id for this; using it again for the same is no error.
     pub(super) fn claim(
         &mut self,

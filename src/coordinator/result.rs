@@ -135,10 +135,11 @@ fn outcomes_of_missing(state: &State) -> u64 {
     if spec.settings.all_missing_records_have_outcomes() {
         return missing;
     }
-    let tasks = spec.tasks.iter().enumerate();
-    let missing = tasks.filter(|(at, _)| state.held(*at).is_none());
-    let outcomes = missing.filter(|(_, task)| {
-        let outcome = spec.settings.outcome_of_missing(&task.id, &task.group_key);
+    let tasks = spec.tasks.numbers(0..spec.tasks.len());
+    let missing = tasks.filter(|task| state.held(*task as usize).is_none());
+    let outcomes = missing.filter(|task| {
+        let (task_id, group_key) = (spec.task_id(*task), spec.group_key(*task));
+        let outcome = spec.settings.outcome_of_missing(task_id, &group_key);
         outcome.is_some()
     });
     outcomes.count() as u64
@@ -154,12 +155,16 @@ fn write(taken: &Taken, bytes_max: usize) -> Result<(String, usize), Error> {
     let held = taken.held.iter().flatten();
     let record_bytes: usize = held.map(|held| held.document.len() + 1).sum();
     let mut page = PageText::with_capacity(record_bytes.min(for_tasks));
-    for (task, held) in spec.tasks[taken.range.clone()].iter().zip(&taken.held) {
+    for (task, held) in spec.tasks.numbers(taken.range.clone()).zip(&taken.held) {
+        let group_key;
         let brought = match held {
             Some(held) => Brought::Record(&held.document, held.verdict.successful),
-            None => Brought::Nothing(&task.group_key),
+            None => {
+                group_key = spec.group_key(task);
+                Brought::Nothing(&group_key)
+            }
         };
-        if !page.push(&spec.settings, &task.id, brought, for_tasks) {
+        if !page.push(&spec.settings, spec.task_id(task), brought, for_tasks) {
             break;
         }
     }

@@ -70,7 +70,7 @@ impl Coordinator {
         let Some(plan) = self.registry.get(plan_id) else {
             return;
         };
-        if let Err(error) = self.execute(&plan, &Command::Tick).await {
+        if let Err(error) = self.change(&plan, &Command::Tick).await {
             tracing::error!(plan.id = plan_id, %error, "failed to let a plan's time pass");
             return;
         }

@@ -17,6 +17,10 @@ pub struct Limits {
     pub sessions_per_task: u64,
     /// Bytes of record documents in the plan's history, superseded ones included.
     pub document_bytes: u64,
+    /// Producers.
+    pub producers: u64,
+    /// Records of producers.
+    pub numbered_records: u64,
 }
 
 impl Default for Limits {
@@ -26,6 +30,8 @@ impl Default for Limits {
             signs_of_life_per_task: 64,
             sessions_per_task: 4,
             document_bytes: 8 << 30,
+            producers: 10_000,
+            numbered_records: 10_000_000,
         }
     }
 }
@@ -55,6 +61,15 @@ pub struct Submission<'r> {
 pub enum Command<'c> {
     /// Take these records.
     Submit(&'c [Submission<'c>]),
+    /// Take these records of a producer, unless they were taken before.
+    SubmitNumbered {
+        /// The producer.
+        producer: &'c str,
+        /// Offset of the first of them. None, if there are none: then this asks how many the plan has.
+        first_offset: Option<u64>,
+        /// The records.
+        submissions: &'c [Submission<'c>],
+    },
     /// Take no more records.
     End {
         /// Why.

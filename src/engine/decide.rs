@@ -12,7 +12,10 @@ use super::draft::Draft;
 use super::event::{
     Entry, Event, Held, QuarantineReason, Quarantined, Resolution, Resolved, SignOfLife,
 };
-use super::receipt::{Disposition, Receipt, Refusal, Warning, over_quota, refused};
+use super::producer::{Advance, Producer};
+use super::receipt::{
+    Disposition, ProducerRefusal, Receipt, Refusal, Warning, over_quota, refused,
+};
 use super::state::State;
 use crate::json;
 use crate::reconcile::record::ReadRecord;
@@ -33,6 +36,10 @@ pub struct Decision {
     pub receipts: Vec<Receipt>,
     /// Why nothing happened, if that is an error.
     pub refusal: Option<Refusal>,
+    /// Why none of a producer's records is taken.
+    pub producer_refusal: Option<ProducerRefusal>,
+    /// How many records of the command's producer the plan has then.
+    pub committed: Option<u64>,
 }
 
 /// Decides.
@@ -53,8 +60,17 @@ pub fn decide_keeping(
     let mut draft = Draft::over(state, now, limits, documents);
     let mut receipts = Vec::new();
     let mut refusal = None;
+    let (mut committed, mut producer_refusal) = (None, None);
     match command {
         Command::Submit(submissions) => receipts = draft.submit_all(submissions),
+        Command::SubmitNumbered {
+            producer,
+            first_offset,
+            submissions,
+        } => match draft.submit_numbered(producer, *first_offset, submissions) {
+            Ok((answers, end)) => (receipts, committed) = (answers, Some(end)),
+            Err(refused) => producer_refusal = Some(refused),
+        },
         Command::Rematch { id, task, note } => match draft.rematch(*id, *task, note) {
             Ok(receipt) => {
                 receipts.push(receipt);
@@ -80,6 +96,8 @@ pub fn decide_keeping(
         entries: draft.entries,
         receipts,
         refusal,
+        producer_refusal,
+        committed,
     }
 }
 
@@ -110,6 +128,49 @@ impl Draft<'_> {
             self.end_if_complete();
         }
         receipts
+    }
+
+    /// Takes those records of a producer that the plan does not have, and answers for all; and how many it has then.
+    fn submit_numbered(
+        &mut self,
+        producer: &str,
+        first_offset: Option<u64>,
+        submissions: &[Submission<'_>],
+    ) -> Result<(Vec<Receipt>, u64), ProducerRefusal> {
+        let known = self.state.producers.get(producer);
+        let committed = known.map_or(0, Producer::committed);
+        let Some(first_offset) = first_offset else {
+            return Ok((Vec::new(), committed));
+        };
+        if first_offset > committed {
+            return Err(ProducerRefusal::OffsetAhead { committed });
+        }
+        let end = first_offset.saturating_add(submissions.len() as u64);
+        let remembered =
+            (first_offset..end.min(committed)).filter_map(|offset| known?.receipt(offset));
+        let mut receipts: Vec<Receipt> = remembered.collect();
+        let new = &submissions[receipts.len()..];
+        if !new.is_empty() {
+            self.check_numbered(known.is_none(), new.len() as u64)?;
+            let mut answers = self.submit_all(new);
+            self.hand_out_held(&mut answers);
+            let advance = Advance::of(producer, committed, &answers);
+            self.happen(Event::ProducerAdvanced(Arc::new(advance)));
+            receipts.append(&mut answers);
+        }
+        Ok((receipts, end.max(committed)))
+    }
+
+    fn check_numbered(&self, is_new: bool, records: u64) -> Result<(), ProducerRefusal> {
+        let limit = self.limits.producers;
+        if is_new && self.state.producers.len() as u64 >= limit {
+            return Err(ProducerRefusal::TooManyProducers { limit });
+        }
+        let limit = self.limits.numbered_records;
+        if self.totals.numbered + records > limit {
+            return Err(ProducerRefusal::TooManyNumbered { limit });
+        }
+        Ok(())
     }
 
     /// If each of several records is the first that its task gets, as nearly always, all of their documents will be kept,

@@ -81,8 +81,9 @@ impl<'s> Draft<'s> {
                 self.end = End::of(&entry);
                 None
             }
-            // No command looks at what it has set aside itself, or resolves two records.
+            // No command looks at what it has set aside itself, resolves two records, or has two producers.
             Event::PlanCreated(_)
+            | Event::ProducerAdvanced(_)
             | Event::RecordQuarantined(_)
             | Event::QuarantineResolved { .. } => None,
         };

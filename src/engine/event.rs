@@ -6,6 +6,7 @@ use bytes::Bytes;
 
 use super::Timestamp;
 use super::command::RecordKind;
+use super::producer::Advance;
 use super::spec::Spec;
 use super::state::EndReason;
 use crate::reconcile::{MatchedBy, Verdict};
@@ -46,6 +47,8 @@ pub enum Event {
         /// What was done.
         resolved: Arc<Resolved>,
     },
+    /// Records of a producer were taken, all that became of which is in the events before this.
+    ProducerAdvanced(Arc<Advance>),
     /// The plan takes no more records.
     PlanEnded {
         /// Why.

@@ -1,7 +1,26 @@
 //! An entry as a line of JSON that people can read, and back. Documents stand in it as they are.
 
+/// Names the words of a type, in both directions.
+macro_rules! words {
+    ($write:ident, $read:ident, $type:ident, [$($word:ident = $name:literal),* $(,)?]) => {
+        fn $write(word: $type) -> &'static str {
+            match word {
+                $($type::$word => $name,)*
+            }
+        }
+
+        fn $read(name: &str) -> Result<$type> {
+            match name {
+                $($name => Ok($type::$word),)*
+                other => Err(wrong(stringify!($type), &format!("{other:?} is unknown"))),
+            }
+        }
+    };
+}
+
 mod members;
 mod plan;
+mod producer;
 
 use std::sync::Arc;
 
@@ -60,6 +79,7 @@ impl Entry {
                 }
                 line.text("note", &resolved.note);
             }
+            Event::ProducerAdvanced(advance) => producer::write(&mut line, advance),
             Event::PlanEnded { reason, note } => {
                 line.text("reason", write_end_reason(*reason));
                 line.text("note", note);
@@ -147,6 +167,7 @@ impl Entry {
                     note: members.text("note")?.into(),
                 }),
             },
+            "producer_advanced" => Event::ProducerAdvanced(Arc::new(producer::read(&mut members)?)),
             "plan_ended" => Event::PlanEnded {
                 reason: read_end_reason(&members.text("reason")?)?,
                 note: members.text("note")?.into(),
@@ -174,26 +195,9 @@ fn event_name(event: &Event) -> &'static str {
         Event::SessionLearnt { .. } => "session_learnt",
         Event::RecordQuarantined(_) => "record_quarantined",
         Event::QuarantineResolved { .. } => "quarantine_resolved",
+        Event::ProducerAdvanced(_) => "producer_advanced",
         Event::PlanEnded { .. } => "plan_ended",
     }
-}
-
-/// Names the words of a type, in both directions.
-macro_rules! words {
-    ($write:ident, $read:ident, $type:ident, [$($word:ident = $name:literal),* $(,)?]) => {
-        fn $write(word: $type) -> &'static str {
-            match word {
-                $($type::$word => $name,)*
-            }
-        }
-
-        fn $read(name: &str) -> Result<$type> {
-            match name {
-                $($name => Ok($type::$word),)*
-                other => Err(wrong(stringify!($type), &format!("{other:?} is unknown"))),
-            }
-        }
-    };
 }
 
 words!(

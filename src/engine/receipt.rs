@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::event::{Held, Resolution};
+use super::event::{Event, Held, Resolution};
 use crate::reconcile::{MatchedBy, Status};
 
 /// What became of a record.
@@ -54,6 +54,32 @@ pub struct Violation {
     pub quota: bool,
 }
 
+impl Violation {
+    /// Every field and every reason that a violation may name: one that was kept is read back as one of these.
+    pub const WORDS: [&'static str; 14] = [
+        "body",
+        "group_key",
+        "id",
+        "kind",
+        "sandbox_session_id",
+        "status",
+        "task_id",
+        "BODY_TOO_LARGE",
+        "INVALID_JSON",
+        "INVALID_TEXT",
+        "JSON_LIMIT_EXCEEDED",
+        "KEY_TOO_LONG",
+        "PLAN_QUOTA_EXCEEDED",
+        "UNKNOWN_ENUM_VALUE",
+    ];
+
+    /// The word of a violation that reads so.
+    #[must_use]
+    pub fn word(text: &str) -> Option<&'static str> {
+        Self::WORDS.into_iter().find(|word| *word == text)
+    }
+}
+
 /// What became of one record.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Receipt {
@@ -75,6 +101,11 @@ pub struct Receipt {
     pub violation: Option<Box<Violation>>,
     /// Its number in quarantine, 0 if it is not there.
     pub quarantine_id: u64,
+    /// Whether this is the receipt that the record got when it was sent before. What the plan's history has of it
+    /// ([`held`](Self::held), candidates, the number in quarantine) is not here; see [`Receipt::recall`].
+    pub is_remembered: bool,
+    /// The event that accepted what is to be [`held`](Self::held) then, 0 if it is nothing.
+    pub remembered_held: u64,
 }
 
 /// Why something is not done about a record in quarantine.
@@ -90,6 +121,26 @@ pub enum Refusal {
     NotAResult,
 }
 
+/// Why none of a producer's records is taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ProducerRefusal {
+    /// Records before this offset of the producer have not come.
+    OffsetAhead {
+        /// How many of the producer's records the plan has.
+        committed: u64,
+    },
+    /// The plan has as many producers as it may have.
+    TooManyProducers {
+        /// So many.
+        limit: u64,
+    },
+    /// The plan would remember more records of producers than it may.
+    TooManyNumbered {
+        /// So many.
+        limit: u64,
+    },
+}
+
 impl Receipt {
     pub(super) fn of(disposition: Disposition) -> Self {
         Self {
@@ -102,6 +153,24 @@ impl Receipt {
             candidates: Vec::new(),
             violation: None,
             quarantine_id: 0,
+            is_remembered: false,
+            remembered_held: 0,
+        }
+    }
+
+    /// Completes a receipt that is remembered, from the plan's history: the event of a sequence, if it is there.
+    pub fn recall<'h>(&mut self, event: impl Fn(u64) -> Option<&'h Event>) {
+        if let Some(Event::RecordAccepted(held)) = event(self.remembered_held) {
+            self.held = Some(Arc::clone(held));
+        }
+        if let Some(Event::RecordQuarantined(quarantined)) = event(self.sequence) {
+            self.quarantine_id = quarantined.id;
+            if matches!(
+                self.disposition,
+                Disposition::Ambiguous | Disposition::KeysDisagree
+            ) {
+                self.candidates.clone_from(&quarantined.candidates);
+            }
         }
     }
 

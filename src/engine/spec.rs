@@ -1,6 +1,8 @@
 //! What a plan is, from its creation to its end: tasks, names, rules. Never changes.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
+use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,7 +12,7 @@ use super::Timestamp;
 use super::state::EndReason;
 use crate::json::{self, Object, Value};
 use crate::plan::{self, Keys, Plan};
-use crate::reconcile::{Index, ResultHead, Settings};
+use crate::reconcile::{Index, IndexBuilder, ResultHead, Settings};
 
 /// What seals a plan, beside its deadline and its owner.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -111,21 +113,57 @@ pub struct Spec {
     pub item_count: usize,
     /// Groups.
     pub group_count: usize,
-    /// Tasks in plan order.
-    pub tasks: Vec<TaskSpec>,
+    /// Its tasks.
+    pub tasks: Tasks,
     /// Their names.
     pub index: Index,
 }
 
-/// One planned task.
-#[derive(Clone, Debug)]
-pub struct TaskSpec {
-    /// Its identity.
-    pub id: Arc<str>,
-    /// Its group key as the task request has it; the empty string if it has none.
-    pub group_key: Value,
-    /// The task request: compact JSON.
-    pub request: Bytes,
+/// What a plan keeps of its tasks beside their names.
+#[derive(Debug, Default)]
+pub struct Tasks {
+    /// All task requests: compact JSON, one after the other, of which each task has its piece.
+    requests: Bytes,
+    /// Where each ends. Together they are shorter than 4 GiB.
+    ends: Vec<u32>,
+    /// Group keys that are more than their usable text, by task. Hardly ever any.
+    other_group_keys: Vec<(u32, Value)>,
+}
+
+impl Tasks {
+    /// How many there are.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.ends.len()
+    }
+
+    /// Whether there are none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.ends.is_empty()
+    }
+
+    /// The tasks at these positions, as far as there are any.
+    #[must_use]
+    pub fn numbers(&self, positions: Range<usize>) -> Range<u32> {
+        // Their number was counted with 32 bits.
+        let number = |position: usize| u32::try_from(position.min(self.len())).unwrap_or(u32::MAX);
+        number(positions.start)..number(positions.end)
+    }
+
+    /// Where a task's request stands.
+    fn place(&self, task: u32) -> Range<usize> {
+        let task = task as usize;
+        let begin = task.checked_sub(1).map_or(0, |before| self.ends[before]);
+        begin as usize..self.ends[task] as usize
+    }
+
+    /// The group key of a task, if it is more than its usable text.
+    fn other_group_key(&self, task: u32) -> Option<&Value> {
+        let keys = &self.other_group_keys;
+        let place = keys.binary_search_by_key(&task, |(task, _)| *task).ok()?;
+        Some(&keys[place].1)
+    }
 }
 
 /// What a plan is given beside what it plans.
@@ -159,44 +197,16 @@ impl Spec {
         plan: &Plan,
         request_bytes: usize,
     ) -> Result<Self, plan::Error> {
-        let identities = plan.identities()?;
-        let requests = plan.task_requests();
-        let keys: Vec<Keys> = requests
-            .iter()
-            .filter_map(Value::as_object)
-            .map(Keys::of)
-            .collect();
-        // One text for all, of which each task has its piece.
-        let mut text = String::new();
-        let mut ends = Vec::with_capacity(requests.len());
-        for request in requests {
-            if !json::write_compact_within(&mut text, request, request_bytes) {
-                return Err(plan::Error {
-                    field: "plan.task_requests".into(),
-                    problem: format!(
-                        "rendered task requests are longer than {request_bytes} bytes"
-                    ),
-                    limit: Some(request_bytes),
-                });
-            }
-            ends.push(text.len());
+        let mut names = IndexBuilder::with_capacity(plan.task_requests().len());
+        let mut tasks = TasksBuilder::with_capacity(plan.task_requests().len(), request_bytes);
+        for request in plan.task_requests() {
+            tasks.add(request, &mut names)?;
         }
-        text.shrink_to_fit();
-        let text = Bytes::from(text);
-        let begins = std::iter::once(0).chain(ends.iter().copied());
-        let places = begins.zip(ends.iter().copied());
-        let task = |((request, id), (begin, end)): ((&Value, &Arc<str>), (usize, usize))| {
-            let group_key = request
-                .get("group_key")
-                .filter(|group_key| group_key.is_present());
-            TaskSpec {
-                id: Arc::clone(id),
-                group_key: group_key.cloned().unwrap_or_else(|| "".into()),
-                request: text.slice(begin..end),
-            }
-        };
-        let tasks = requests.iter().zip(identities.in_order()).zip(places);
-        let tasks = tasks.map(task).collect();
+        let index = names.finish();
+        if !index.tells_all_tasks_apart() {
+            // Says which.
+            plan.identities()?;
+        }
         let head = Value::from(plan.head());
         Ok(Self {
             plan_id: terms.plan_id,
@@ -212,12 +222,12 @@ impl Spec {
             result_head: ResultHead::of_plan(&head),
             item_count: plan.item_count(),
             group_count: plan.group_count(),
-            index: Index::new(identities.in_order(), &keys),
-            tasks,
+            index,
+            tasks: tasks.finish(),
         })
     }
 
-    /// Makes the spec again of what was kept of it, without planning. The tasks are in plan order.
+    /// Makes the spec again of what was kept of it, without planning. The task requests are in plan order.
     ///
     /// # Errors
     /// The config, the head or a task request is not what [`Spec::new`] had made.
@@ -226,15 +236,22 @@ impl Spec {
         config: Bytes,
         head: Bytes,
         (item_count, group_count): (usize, usize),
-        tasks: Vec<TaskSpec>,
+        requests: &[Bytes],
     ) -> Result<Self, plan::Error> {
         let settings = match parsed("config", &config)?.as_object() {
             Some(config) => Settings::read(config)?,
             None => return Err(plan::Error::new("config", "expected an object")),
         };
-        let ids: Vec<_> = tasks.iter().map(|task| Arc::clone(&task.id)).collect();
-        let keys = tasks.iter().map(|task| keys_in(&task.request));
-        let keys = keys.collect::<Result<Vec<_>, _>>()?;
+        let mut names = IndexBuilder::with_capacity(requests.len());
+        let mut tasks = TasksBuilder::with_capacity(requests.len(), usize::MAX);
+        for request in requests {
+            tasks.add(&parsed("task_requests", request)?, &mut names)?;
+        }
+        let index = names.finish();
+        if !index.tells_all_tasks_apart() {
+            let problem = "two tasks have the same identity, or one has none";
+            return Err(plan::Error::new("task_requests", problem));
+        }
         Ok(Self {
             plan_id: terms.plan_id,
             digest: terms.digest,
@@ -249,9 +266,58 @@ impl Spec {
             head,
             item_count,
             group_count,
-            index: Index::new(&ids, &keys),
-            tasks,
+            index,
+            tasks: tasks.finish(),
         })
+    }
+
+    /// The identity of a task.
+    ///
+    /// # Panics
+    /// There is no such task.
+    #[must_use]
+    pub fn task_id(&self, task: u32) -> &str {
+        self.index.identity(task)
+    }
+
+    /// The group key of a task as its request has it; the empty string if that does not count as given.
+    ///
+    /// # Panics
+    /// There is no such task.
+    #[must_use]
+    pub fn group_key(&self, task: u32) -> Value {
+        let other = self.tasks.other_group_key(task).cloned();
+        other.unwrap_or_else(|| self.index.group_key(task).into())
+    }
+
+    /// The usable text of [`Spec::group_key`].
+    ///
+    /// # Panics
+    /// There is no such task.
+    #[must_use]
+    pub fn group_key_text(&self, task: u32) -> Cow<'_, str> {
+        match self.tasks.other_group_key(task) {
+            Some(other) => other.text(),
+            None => self.index.group_key(task).into(),
+        }
+    }
+
+    /// The request of a task: compact JSON.
+    ///
+    /// # Panics
+    /// There is no such task.
+    #[must_use]
+    pub fn request(&self, task: u32) -> Bytes {
+        self.tasks.requests.slice(self.tasks.place(task))
+    }
+
+    /// How many bytes the request of a task has.
+    ///
+    /// # Panics
+    /// There is no such task.
+    #[must_use]
+    pub fn request_bytes(&self, task: u32) -> usize {
+        self.tasks.place(task).len()
     }
 
     /// The same plan without what makes it large: tasks, their index, documents. For an answer that is kept.
@@ -271,29 +337,66 @@ impl Spec {
             result_head: ResultHead::default(),
             item_count: self.item_count,
             group_count: self.group_count,
-            tasks: Vec::new(),
+            tasks: Tasks::default(),
             index: Index::default(),
         }
     }
 }
 
-impl TaskSpec {
-    /// The group key as compact JSON.
-    #[must_use]
-    pub fn group_key_text(&self) -> String {
-        json::compact(&self.group_key)
+/// Takes one task request after the other.
+struct TasksBuilder {
+    text: String,
+    text_bytes_max: usize,
+    ends: Vec<u32>,
+    other_group_keys: Vec<(u32, Value)>,
+}
+
+impl TasksBuilder {
+    fn with_capacity(tasks: usize, text_bytes_max: usize) -> Self {
+        Self {
+            text: String::new(),
+            text_bytes_max: text_bytes_max.min(u32::MAX as usize),
+            ends: Vec::with_capacity(tasks),
+            other_group_keys: Vec::new(),
+        }
     }
 
-    /// Makes a task again of what was kept of it: its id, its group key and its request, the last two as JSON.
-    ///
-    /// # Errors
-    /// The group key is not JSON.
-    pub fn restore(id: Arc<str>, group_key: &str, request: Bytes) -> Result<Self, plan::Error> {
-        Ok(Self {
-            id,
-            group_key: parsed("group_key", group_key.as_bytes())?,
-            request,
-        })
+    /// Prints the next task request, and hands on its names.
+    fn add(&mut self, request: &Value, names: &mut IndexBuilder) -> Result<(), plan::Error> {
+        let most = self.text_bytes_max;
+        let whole = json::write_compact_within(&mut self.text, request, most);
+        let (true, Ok(end), Ok(task)) = (
+            whole,
+            u32::try_from(self.text.len()),
+            u32::try_from(self.ends.len()),
+        ) else {
+            return Err(plan::Error {
+                field: "plan.task_requests".into(),
+                problem: format!("rendered task requests are longer than {most} bytes"),
+                limit: Some(most),
+            });
+        };
+        self.ends.push(end);
+        let keys = request.as_object().map(Keys::borrowed).unwrap_or_default();
+        names.add(&keys);
+        let group_key = request.get("group_key");
+        let group_key = group_key.filter(|group_key| group_key.is_present());
+        if group_key.map_or(Some(""), Value::as_str) != Some(&*keys.group_key) {
+            let group_key = group_key.cloned().unwrap_or_else(|| "".into());
+            self.other_group_keys.push((task, group_key));
+        }
+        Ok(())
+    }
+
+    fn finish(mut self) -> Tasks {
+        self.text.shrink_to_fit();
+        self.ends.shrink_to_fit();
+        self.other_group_keys.shrink_to_fit();
+        Tasks {
+            requests: self.text.into(),
+            ends: self.ends,
+            other_group_keys: self.other_group_keys,
+        }
     }
 }
 
@@ -316,28 +419,4 @@ pub(super) fn kept_limits() -> json::Limits {
 
 fn parsed(field: &str, text: &[u8]) -> Result<Value, plan::Error> {
     json::parse(text, kept_limits()).map_err(|error| plan::Error::new(field, error.to_string()))
-}
-
-/// The keys of a task request, read from its text.
-fn keys_in(request: &[u8]) -> Result<Keys, plan::Error> {
-    let mut keys = Keys::default();
-    let mut wrong = None;
-    let scanned = json::scan::members(request, kept_limits(), |member| {
-        let key = match &*member.key {
-            "task_id" => &mut keys.task_id,
-            "id" => &mut keys.id,
-            "sandbox_session_id" => &mut keys.sandbox_session_id,
-            "group_key" => &mut keys.group_key,
-            _ => return,
-        };
-        match parsed("task_requests", member.value.as_bytes()) {
-            Ok(value) => *key = value.shared_text(),
-            Err(error) => wrong = Some(error),
-        }
-    });
-    let scanned = scanned.map_err(|error| plan::Error::new("task_requests", error.to_string()));
-    match (scanned, wrong) {
-        (Err(error), _) | (_, Some(error)) => Err(error),
-        (Ok(_), None) => Ok(keys),
-    }
 }

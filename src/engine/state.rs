@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use super::Timestamp;
 use super::event::{Entry, Event, Held, Quarantined, Resolved, SignOfLife};
+use super::producer::Producer;
 use super::spec::Spec;
 use crate::reconcile::{Candidates, Sessions};
 
@@ -98,6 +99,8 @@ pub(super) struct Totals {
     pub(super) quarantined: u64,
     pub(super) signs_of_life: u64,
     pub(super) sessions: u64,
+    /// Records of producers.
+    pub(super) numbered: u64,
     /// Bytes of documents in the plan's history.
     pub(super) document_bytes: u64,
 }
@@ -136,6 +139,7 @@ pub struct State {
     pub(super) sessions: HashMap<Arc<str>, Candidates>,
     pub(super) quarantine: Vec<Arc<Quarantined>>,
     pub(super) resolved: HashMap<u64, Arc<Resolved>>,
+    pub(super) producers: HashMap<Arc<str>, Producer>,
     pub(super) totals: Totals,
     pub(super) end: Option<End>,
 }
@@ -150,6 +154,7 @@ impl PartialEq for State {
             sessions,
             quarantine,
             resolved,
+            producers,
             totals,
             end,
         } = self;
@@ -159,6 +164,7 @@ impl PartialEq for State {
             && *sessions == other.sessions
             && *quarantine == other.quarantine
             && *resolved == other.resolved
+            && *producers == other.producers
             && *totals == other.totals
             && *end == other.end
     }
@@ -194,6 +200,7 @@ impl Totals {
                 self.document_bytes += quarantined.document.len() as u64;
             }
             Event::QuarantineResolved { .. } => self.quarantined -= 1,
+            Event::ProducerAdvanced(advance) => self.numbered += advance.outcomes.len() as u64,
             Event::PlanCreated(_) | Event::PlanEnded { .. } => {}
         }
     }
@@ -224,6 +231,7 @@ impl State {
             sessions: HashMap::new(),
             quarantine: Vec::new(),
             resolved: HashMap::new(),
+            producers: HashMap::new(),
             totals: Totals::default(),
             end: None,
             spec,
@@ -280,6 +288,10 @@ impl State {
             Event::QuarantineResolved { id, resolved } => {
                 self.resolved.insert(*id, Arc::clone(resolved));
             }
+            Event::ProducerAdvanced(advance) => {
+                let producer = Arc::clone(&advance.producer);
+                self.producers.entry(producer).or_default().advance(advance);
+            }
             Event::PlanEnded { .. } => self.end = End::of(entry),
             Event::PlanCreated(_) | Event::RecordAccepted(_) | Event::TaskProgressed(_) => {}
         }
@@ -332,6 +344,12 @@ impl State {
     #[must_use]
     pub fn resolved(&self, id: u64) -> Option<&Resolved> {
         self.resolved.get(&id).map(|resolved| &**resolved)
+    }
+
+    /// How many of a producer's records the plan has.
+    #[must_use]
+    pub fn committed(&self, producer: &str) -> u64 {
+        self.producers.get(producer).map_or(0, Producer::committed)
     }
 
     /// Where the plan stands.

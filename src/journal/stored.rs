@@ -7,21 +7,40 @@ mod generated {
     tonic::include_proto!("fanout.journal.v1");
 }
 
+/// For each word of ours the number that is stored, in both directions.
+macro_rules! words {
+    ($store:ident, $read:ident, $type:ident, [$($word:ident),* $(,)?]) => {
+        fn $store(word: $type) -> i32 {
+            match word {
+                $($type::$word => generated::$type::$word as i32,)*
+            }
+        }
+
+        fn $read(number: i32) -> Result<$type, Unreadable> {
+            match generated::$type::try_from(number) {
+                $(Ok(generated::$type::$word) => Ok($type::$word),)*
+                _ => Err(Unreadable::Later(format!("{} {number} is unknown", stringify!($type)))),
+            }
+        }
+    };
+}
+
+mod creation;
+mod producer;
+
 use std::sync::Arc;
-use std::time::Duration;
 
 use bytes::Bytes;
 use prost::Message;
 
 use crate::engine::{
-    Completion, EndReason, Entry, Event, Held, MatchedBy, QuarantineReason, Quarantined,
-    RecordKind, Resolution, Resolved, SealRule, SignOfLife, Spec, Status, TaskSpec, Terms,
-    Timestamp, Verdict,
+    EndReason, Entry, Event, Held, MatchedBy, QuarantineReason, Quarantined, RecordKind,
+    Resolution, Resolved, SealRule, SignOfLife, Status, Timestamp, Verdict,
 };
 use generated::entry::Event as StoredEvent;
 use generated::{
     Frame, Header, PlanCreated, PlanEnded, QuarantineResolved, RecordAccepted, RecordQuarantined,
-    SessionLearnt, Task, TaskProgressed,
+    SessionLearnt, TaskProgressed,
 };
 
 /// What one frame of an append holds.
@@ -86,14 +105,13 @@ pub(super) fn parts(entries: &[Arc<Entry>], part_bytes: usize) -> Vec<Part> {
         bytes += stored.encoded_len();
         next.entries.push(stored);
         if let Event::PlanCreated(spec) = &entry.event {
-            for task in &spec.tasks {
-                let task = store_task(task);
-                let task_bytes = task.encoded_len();
-                if bytes > 0 && bytes + task_bytes > part_bytes {
+            for task in spec.tasks.numbers(0..spec.tasks.len()) {
+                let request = spec.request(task);
+                if bytes > 0 && bytes + request.len() > part_bytes {
                     finish(&mut next, &mut bytes);
                 }
-                bytes += task_bytes;
-                next.tasks.push(task);
+                bytes += request.len();
+                next.task_requests.push(request);
             }
             // Entries come before tasks in a message, so those that follow need one of their own.
             finish(&mut next, &mut bytes);
@@ -129,7 +147,7 @@ struct Creation {
     sequence: u64,
     at: u64,
     plan: PlanCreated,
-    tasks: Vec<TaskSpec>,
+    requests: Vec<Bytes>,
 }
 
 impl Reading {
@@ -155,25 +173,22 @@ impl Reading {
                         sequence: entry.sequence,
                         at: entry.at,
                         plan,
-                        tasks: Vec::new(),
+                        requests: Vec::new(),
                     });
                 }
                 _ => to.push(Arc::new(read(entry)?)),
             }
         }
-        if !frame.tasks.is_empty() {
+        if !frame.task_requests.is_empty() {
             let Some(creation) = &mut self.creation else {
                 return Err(malformed("there are tasks without a plan"));
             };
-            for task in frame.tasks {
-                let task = TaskSpec::restore(task.id.into(), &task.group_key, task.request);
-                creation.tasks.push(task.map_err(malformed)?);
-            }
+            creation.requests.extend(frame.task_requests);
         }
         let whole =
-            |creation: &mut Creation| creation.tasks.len() as u64 >= creation.plan.task_count;
+            |creation: &mut Creation| creation.requests.len() as u64 >= creation.plan.task_count;
         if let Some(creation) = self.creation.take_if(whole) {
-            to.push(Arc::new(create(creation)?));
+            to.push(Arc::new(creation::read(creation)?));
         }
         Ok(())
     }
@@ -189,24 +204,6 @@ fn frame(payload: Bytes) -> Result<Frame, Unreadable> {
     } else {
         Err(Unreadable::Later("there is an unknown field".into()))
     }
-}
-
-/// For each word of ours the number that is stored, in both directions.
-macro_rules! words {
-    ($store:ident, $read:ident, $type:ident, [$($word:ident),* $(,)?]) => {
-        fn $store(word: $type) -> i32 {
-            match word {
-                $($type::$word => generated::$type::$word as i32,)*
-            }
-        }
-
-        fn $read(number: i32) -> Result<$type, Unreadable> {
-            match generated::$type::try_from(number) {
-                $(Ok(generated::$type::$word) => Ok($type::$word),)*
-                _ => Err(Unreadable::Later(format!("{} {number} is unknown", stringify!($type)))),
-            }
-        }
-    };
 }
 
 words!(
@@ -255,7 +252,7 @@ words!(
 
 fn store(entry: &Entry) -> generated::Entry {
     let event = match &entry.event {
-        Event::PlanCreated(spec) => StoredEvent::PlanCreated(store_plan(spec)),
+        Event::PlanCreated(spec) => StoredEvent::PlanCreated(creation::store(spec)),
         Event::RecordAccepted(held) => StoredEvent::RecordAccepted(RecordAccepted {
             task: held.task,
             revision: held.revision,
@@ -297,6 +294,7 @@ fn store(entry: &Entry) -> generated::Entry {
                 note: resolved.note.to_string(),
             })
         }
+        Event::ProducerAdvanced(advance) => StoredEvent::ProducerAdvanced(producer::store(advance)),
         Event::PlanEnded { reason, note } => StoredEvent::PlanEnded(PlanEnded {
             reason: store_end_reason(*reason),
             note: note.to_string(),
@@ -359,6 +357,9 @@ fn read(entry: generated::Entry) -> Result<Entry, Unreadable> {
                 note: stored.note.into(),
             }),
         },
+        StoredEvent::ProducerAdvanced(stored) => {
+            Event::ProducerAdvanced(Arc::new(producer::read(stored)?))
+        }
         StoredEvent::PlanEnded(stored) => Event::PlanEnded {
             reason: read_end_reason(stored.reason)?,
             note: stored.note.into(),
@@ -368,78 +369,5 @@ fn read(entry: generated::Entry) -> Result<Entry, Unreadable> {
         sequence,
         at,
         event,
-    })
-}
-
-fn store_plan(spec: &Spec) -> PlanCreated {
-    let completion = generated::Completion {
-        seal_rule: store_seal_rule(spec.completion.seal_rule),
-        min_successful: spec.completion.min_successful,
-        tolerated_failure_count: spec.completion.tolerated_failure_count,
-        tolerated_failure_percentage: spec.completion.tolerated_failure_percentage,
-    };
-    PlanCreated {
-        plan_id: spec.plan_id.to_string(),
-        digest: spec.digest.clone(),
-        labels: spec.labels.clone(),
-        completion: Some(completion),
-        deadline: spec.deadline.map(|deadline| deadline.0),
-        retention_seconds: spec.retention.as_secs(),
-        retention_nanoseconds: spec.retention.subsec_nanos(),
-        created_at: spec.created_at.0,
-        config: spec.config.clone(),
-        head: spec.head.clone(),
-        item_count: spec.item_count as u64,
-        group_count: spec.group_count as u64,
-        task_count: spec.tasks.len() as u64,
-    }
-}
-
-fn store_task(task: &TaskSpec) -> Task {
-    Task {
-        id: task.id.to_string(),
-        group_key: task.group_key_text(),
-        request: task.request.clone(),
-    }
-}
-
-fn create(creation: Creation) -> Result<Entry, Unreadable> {
-    let Creation {
-        sequence,
-        at,
-        plan,
-        tasks,
-    } = creation;
-    if tasks.len() as u64 != plan.task_count {
-        return Err(malformed("there are more tasks than the plan has"));
-    }
-    let completion = plan
-        .completion
-        .ok_or_else(|| malformed("a plan has no completion policy"))?;
-    // A larger number of nanoseconds would be carried over, which may be too much.
-    if plan.retention_nanoseconds >= 1_000_000_000 {
-        return Err(malformed("a plan's retention has too many nanoseconds"));
-    }
-    let terms = Terms {
-        plan_id: plan.plan_id.into(),
-        digest: plan.digest,
-        labels: plan.labels,
-        completion: Completion {
-            seal_rule: read_seal_rule(completion.seal_rule)?,
-            min_successful: completion.min_successful,
-            tolerated_failure_count: completion.tolerated_failure_count,
-            tolerated_failure_percentage: completion.tolerated_failure_percentage,
-        },
-        deadline: plan.deadline.map(Timestamp),
-        retention: Duration::new(plan.retention_seconds, plan.retention_nanoseconds),
-        created_at: Timestamp(plan.created_at),
-    };
-    let count = |count: u64| usize::try_from(count).map_err(malformed);
-    let counts = (count(plan.item_count)?, count(plan.group_count)?);
-    let spec = Spec::restore(terms, plan.config, plan.head, counts, tasks).map_err(malformed)?;
-    Ok(Entry {
-        sequence,
-        at: Timestamp(at),
-        event: Event::PlanCreated(Arc::new(spec)),
     })
 }

@@ -11,6 +11,8 @@ pub(super) struct Builder {
     /// Shapes of objects by their first key.
     expected: [Option<Arc<Shape>>; Self::PLACES],
     shapes: Shapes,
+    /// The values of what is open.
+    stack: Vec<Value>,
 }
 
 impl Default for Builder {
@@ -19,6 +21,7 @@ impl Default for Builder {
             recent_keys: [const { None }; Self::PLACES],
             expected: [const { None }; Self::PLACES],
             shapes: Shapes::default(),
+            stack: Vec::new(),
         }
     }
 }
@@ -27,15 +30,18 @@ impl Builder {
     const PLACES: usize = 64;
 
     pub(super) fn value(&mut self, reader: &mut Reader<'_>) -> Result<Value, Error> {
-        Ok(match reader.peek() {
+        self.stack_value(reader)?;
+        Ok(self.stack.pop().unwrap_or_default())
+    }
+
+    /// Reads a value to the end of the stack.
+    fn stack_value(&mut self, reader: &mut Reader<'_>) -> Result<(), Error> {
+        let value = match reader.peek() {
             Some(b'{') => self.object(reader)?.into(),
             Some(b'[') => {
-                let mut values = Vec::new();
-                reader.elements(|reader| {
-                    values.push(self.value(reader)?);
-                    Ok(())
-                })?;
-                Value::array(values)
+                let start = self.stack.len();
+                reader.elements(|reader| self.stack_value(reader))?;
+                Value::Array(self.stack.drain(start..).collect())
             }
             Some(b'"') => Value::String(reader.string()?.into()),
             Some(b'-' | b'0'..=b'9') => {
@@ -51,50 +57,57 @@ impl Builder {
                 "false" => Value::Bool(false),
                 _ => Value::Null,
             },
-        })
+        };
+        self.stack.push(value);
+        Ok(())
     }
 
     fn object(&mut self, reader: &mut Reader<'_>) -> Result<Object, Error> {
-        let mut values = Vec::new();
+        let start = self.stack.len();
+        // Planning adds an index to each element of the outermost list.
+        let room = usize::from(reader.depth() <= 1);
         let mut first_key = None;
         let mut expected: Option<Arc<Shape>> = None;
         // What is built as soon as a key is not the expected one.
-        let mut own: Option<Object> = None;
+        let mut own: Option<Shape> = None;
         reader.members(|reader, key| {
-            if values.is_empty() && own.is_none() {
+            if first_key.is_none() {
                 let place = place(&key);
                 first_key = Some(place);
                 expected.clone_from(&self.expected[place]);
-                // Planning adds an index to each element of the outermost list.
-                let more = usize::from(reader.depth() <= 2);
-                let likely = expected.as_ref().map_or(4, |shape| shape.len() + more);
-                values.reserve_exact(likely.min(Self::PLACES));
             }
+            let values = self.stack.len() - start;
             if own.is_none() {
-                let next = expected.as_ref().and_then(|it| it.keys().get(values.len()));
+                let next = expected.as_ref().and_then(|it| it.keys().get(values));
                 if next.is_some_and(|next| **next == *key) {
-                    values.push(self.value(reader)?);
-                    return Ok(());
+                    return self.stack_value(reader);
                 }
-                own = Some(begun(expected.as_deref(), &mut values));
             }
             let key = self.key(&key);
-            let value = self.value(reader)?;
-            if let Some(own) = &mut own {
-                own.set(key, value);
+            let own = own.get_or_insert_with(|| begun(expected.as_deref(), values));
+            let position = own.add(&key);
+            self.stack_value(reader)?;
+            if position < values {
+                // A repeated key takes its last value.
+                self.stack.swap_remove(start + position);
             }
             Ok(())
         })?;
-        let mut object = match (own, expected) {
-            (Some(own), _) => own,
-            (None, Some(expected)) if expected.len() == values.len() => {
-                return Ok(Object::of_shape(expected, values));
-            }
-            (None, expected) => begun(expected.as_deref(), &mut values),
+        let values = &mut self.stack[start..];
+        let is_expected =
+            own.is_none() && expected.as_ref().is_some_and(|it| it.len() == values.len());
+        let shape = match (own, expected) {
+            (None, Some(expected)) if is_expected => expected,
+            (None, expected) => Arc::new(begun(expected.as_deref(), values.len())),
+            (Some(own), _) => Arc::new(own),
         };
-        self.shapes.share(&mut object);
-        if let Some(place) = first_key {
-            self.expected[place] = Some(Arc::clone(object.shape()));
+        let mut object = Object::taking(shape, values, room);
+        self.stack.truncate(start);
+        if !is_expected {
+            self.shapes.share(&mut object);
+            if let Some(place) = first_key {
+                self.expected[place] = Some(Arc::clone(object.shape()));
+            }
         }
         Ok(object)
     }
@@ -115,9 +128,8 @@ fn place(key: &str) -> usize {
     (ends + bytes.len()) % Builder::PLACES
 }
 
-/// The object that begins with the values read so far, and the keys expected for them.
-fn begun(expected: Option<&Shape>, values: &mut Vec<Value>) -> Object {
-    let keys = expected.map_or(&[][..], Shape::keys);
-    let shape: Shape = keys[..values.len()].iter().cloned().collect();
-    Object::of_shape(Arc::new(shape), std::mem::take(values))
+/// The shape that begins with so many of the expected keys.
+fn begun(expected: Option<&Shape>, keys: usize) -> Shape {
+    let expected = expected.map_or(&[][..], Shape::keys);
+    expected[..keys].iter().cloned().collect()
 }

@@ -3,13 +3,18 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use triomphe::ThinArc;
+
 use super::Value;
 
-/// An object: its members in document order. A repeated key keeps its first position and takes its last value.
+/// An object: its members in document order. A repeated key keeps its first position and takes its last value. Cloning
+/// shares the members until one of the clones is changed.
 #[derive(Clone, Debug, Default)]
 pub struct Object {
     shape: Arc<Shape>,
-    values: Vec<Value>,
+    /// A value for each key, and behind them nulls: room for more. One piece of memory, because most objects are small
+    /// and there are many.
+    slots: Option<ThinArc<(), Value>>,
 }
 
 /// The keys of an object in document order, none of them twice. Most objects of a large document have one of a few
@@ -44,7 +49,7 @@ impl Object {
         };
         Self {
             shape: Arc::new(shape),
-            values: Vec::with_capacity(members),
+            slots: Some(nulls(members)),
         }
     }
 
@@ -55,7 +60,33 @@ impl Object {
     #[must_use]
     pub fn of_shape(shape: Arc<Shape>, values: Vec<Value>) -> Self {
         assert_eq!(shape.len(), values.len(), "a value for each key");
-        Self { shape, values }
+        let slots = Some(ThinArc::from_header_and_iter((), values.into_iter()));
+        Self { shape, slots }
+    }
+
+    /// Makes an object of a known shape out of these values, which become null, and room for members to come.
+    pub(super) fn taking(shape: Arc<Shape>, values: &mut [Value], room: usize) -> Self {
+        let mut slots = nulls(values.len() + room);
+        with_own(&mut slots, |slots| {
+            slots[..values.len()].swap_with_slice(values)
+        });
+        let slots = Some(slots);
+        Self { shape, slots }
+    }
+
+    /// Makes an object of a known shape. Its values begin as nulls, and `fill` sets them where they stay, which costs a
+    /// good deal less than handing them on.
+    ///
+    /// # Errors
+    /// That of `fill`.
+    pub fn filled<E>(
+        shape: Arc<Shape>,
+        fill: impl FnOnce(&mut [Value]) -> Result<(), E>,
+    ) -> Result<Self, E> {
+        let mut slots = nulls(shape.len());
+        with_own(&mut slots, fill)?;
+        let slots = Some(slots);
+        Ok(Self { shape, slots })
     }
 
     /// Its keys.
@@ -67,41 +98,45 @@ impl Object {
     /// How many members it has.
     #[must_use]
     pub fn len(&self) -> usize {
-        self.values.len()
+        self.shape.len()
     }
 
     /// Whether it has no members.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.values.is_empty()
+        self.shape.is_empty()
     }
 
     /// The value of a key.
     #[must_use]
     pub fn get(&self, key: &str) -> Option<&Value> {
         let position = self.shape.position(key)?;
-        self.values.get(position)
+        self.slots().get(position)
+    }
+
+    /// The values in order.
+    #[must_use]
+    pub fn values(&self) -> &[Value] {
+        &self.slots()[..self.len()]
     }
 
     /// Sets a key: in place if it is there, else at the end.
     pub fn set(&mut self, key: impl AsRef<str> + Into<Arc<str>>, value: impl Into<Value>) {
-        match self.shape.position(key.as_ref()) {
-            Some(position) => self.values[position] = value.into(),
-            None => {
-                Arc::make_mut(&mut self.shape).push(key.into());
-                self.values.push(value.into());
-            }
-        }
+        let position = self.shape.position(key.as_ref());
+        let position = position.unwrap_or_else(|| {
+            let shape = Arc::make_mut(&mut self.shape);
+            shape.push(key.into());
+            shape.len() - 1
+        });
+        self.put(position, value.into());
     }
 
     /// Sets every member of `other`, in its order.
     pub fn extend(&mut self, other: &Self) {
         if self.is_empty() {
-            self.shape = Arc::clone(&other.shape);
-            self.values.extend_from_slice(&other.values);
+            self.clone_from(other);
             return;
         }
-        self.values.reserve(other.len());
         for (key, value) in other.iter() {
             self.set(Arc::clone(key), value.clone());
         }
@@ -110,8 +145,7 @@ impl Object {
     /// Takes a key out.
     pub fn remove(&mut self, key: &str) {
         if let Some(position) = self.shape.position(key) {
-            Arc::make_mut(&mut self.shape).remove(position);
-            self.values.remove(position);
+            self.remove_all(&[position]);
         }
     }
 
@@ -121,24 +155,64 @@ impl Object {
         for position in positions {
             stays[*position] = false;
         }
-        let keys = self.shape.keys.iter().zip(&stays);
-        let keys = keys.filter(|(_, stays)| **stays);
-        self.shape = Arc::new(keys.map(|(key, _)| Arc::clone(key)).collect());
-        let mut stays = stays.into_iter();
-        self.values.retain(|_| stays.next().unwrap_or(true));
+        let staying = self.iter().zip(stays).filter(|(_, stays)| *stays);
+        let (keys, values): (Vec<_>, Vec<_>) = staying
+            .map(|((key, value), _)| (Arc::clone(key), value.clone()))
+            .unzip();
+        *self = Self::of_shape(Arc::new(keys.into_iter().collect()), values);
     }
 
     /// The members in order.
     pub fn iter(&self) -> impl ExactSizeIterator<Item = (&Arc<str>, &Value)> {
-        self.shape.keys.iter().zip(&self.values)
+        self.shape.keys.iter().zip(self.slots())
     }
+
+    fn slots(&self) -> &[Value] {
+        self.slots.as_ref().map_or(&[], |slots| &slots.slice)
+    }
+
+    /// Puts a value where the key at this position has it; there may have been no room for it yet.
+    fn put(&mut self, position: usize, value: Value) {
+        if self.slots().len() <= position {
+            self.take_slots((position + 1).next_power_of_two());
+        } else if self.slots.as_ref().is_some_and(is_shared) {
+            self.take_slots(self.slots().len());
+        }
+        if let Some(slots) = &mut self.slots {
+            with_own(slots, |slots| slots[position] = value);
+        }
+    }
+
+    /// Moves the values to so many slots of their own.
+    #[cold]
+    fn take_slots(&mut self, count: usize) {
+        let given = self.slots();
+        let slots = (0..count).map(|slot| given.get(slot).cloned().unwrap_or_default());
+        self.slots = Some(ThinArc::from_header_and_iter((), slots));
+    }
+}
+
+fn nulls(count: usize) -> ThinArc<(), Value> {
+    ThinArc::from_header_and_iter((), (0..count).map(|_| Value::Null))
+}
+
+/// Changes slots that are not shared.
+fn with_own<T>(slots: &mut ThinArc<(), Value>, change: impl FnOnce(&mut [Value]) -> T) -> T {
+    slots.with_arc_mut(|slots| match triomphe::Arc::get_mut(slots) {
+        Some(slots) => change(slots.slice_mut()),
+        None => unreachable!("nobody else has them"),
+    })
+}
+
+fn is_shared(slots: &ThinArc<(), Value>) -> bool {
+    ThinArc::strong_count(slots) > 1
 }
 
 /// Objects are equal if they have equal members in the same order.
 impl PartialEq for Object {
     fn eq(&self, other: &Self) -> bool {
         (Arc::ptr_eq(&self.shape, &other.shape) || self.shape.keys == other.shape.keys)
-            && self.values == other.values
+            && self.values() == other.values()
     }
 }
 
@@ -187,12 +261,6 @@ impl Shape {
             index.insert(Arc::clone(&key), self.keys.len());
         }
         self.keys.push(key);
-        self.index_if_large();
-    }
-
-    fn remove(&mut self, position: usize) {
-        self.keys.remove(position);
-        self.index = None;
         self.index_if_large();
     }
 
@@ -274,10 +342,10 @@ impl Setter {
         match &self.known[place] {
             Some((without, with)) if Arc::ptr_eq(without, &object.shape) => {
                 object.shape = Arc::clone(with);
-                object.values.push(value.into());
+                object.put(with.len() - 1, value.into());
             }
             _ => match object.shape.position(&self.key) {
-                Some(position) => object.values[position] = value.into(),
+                Some(position) => object.put(position, value.into()),
                 None => {
                     let without = Arc::clone(&object.shape);
                     object.set(Arc::clone(&self.key), value);

@@ -208,29 +208,31 @@ impl<'t> Reader<'t> {
     }
 
     /// Reads a string; borrowed if it holds no escapes.
+    #[inline]
     pub(super) fn string(&mut self) -> Result<Cow<'t, str>, Error> {
         let start = self.position + 1;
         self.position = start;
-        let mut unescaped: Option<String> = None;
+        if self.plain_run() == Some(b'"') {
+            self.position += 1;
+            return Ok(Cow::Borrowed(&self.text[start..self.position - 1]));
+        }
+        self.rest_of_string(start).map(Cow::Owned)
+    }
+
+    /// Reads on where a string that begins at `start` is no longer plain.
+    fn rest_of_string(&mut self, start: usize) -> Result<String, Error> {
+        let mut text = String::new();
         let mut copied = start;
         loop {
-            match self.plain_run() {
+            let stop = self.plain_run();
+            text.push_str(&self.text[copied..self.position]);
+            match stop {
                 Some(b'"') => {
-                    let rest = &self.text[copied..self.position];
                     self.position += 1;
-                    return Ok(match unescaped {
-                        None => Cow::Borrowed(rest),
-                        Some(mut text) => {
-                            text.push_str(rest);
-                            Cow::Owned(text)
-                        }
-                    });
+                    return Ok(text);
                 }
                 Some(b'\\') => {
-                    let text = unescaped.get_or_insert_default();
-                    text.push_str(&self.text[copied..self.position]);
-                    let c = self.escape()?;
-                    unescaped.get_or_insert_default().push(c);
+                    text.push(self.escape()?);
                     copied = self.position;
                 }
                 Some(_) => return Err(self.error("control character in a string; escape it")),
@@ -381,27 +383,46 @@ impl<'t> Reader<'t> {
     }
 }
 
-/// How many of the first bytes are neither a quote nor a backslash nor a control character: eight at a time, each a lane
-/// of one word. A lane's highest bit is set if its byte is one of them; a borrow can set bits wrongly only above a lane
-/// where one is set rightly, and the lowest is what is looked for.
+/// How many of the first bytes are neither a quote nor a backslash nor a control character: eight at a time, the last of
+/// them perhaps once more.
 pub(super) fn plain_length(bytes: &[u8]) -> usize {
-    const LANES: u64 = 0x0101_0101_0101_0101;
-    const HIGHEST: u64 = LANES << 7;
     let (words, rest) = bytes.as_chunks::<8>();
     for (nth, word) in words.iter().enumerate() {
-        let word = u64::from_le_bytes(*word);
-        let zero_where = |byte: u8| word ^ (LANES * u64::from(byte));
-        let (quote, backslash) = (zero_where(b'"'), zero_where(b'\\'));
-        let stops = (quote.wrapping_sub(LANES) & !quote)
-            | (backslash.wrapping_sub(LANES) & !backslash)
-            | (word.wrapping_sub(LANES * u64::from(b' ')) & !word);
-        let stops = stops & HIGHEST;
+        let stops = stops(u64::from_le_bytes(*word));
         if stops != 0 {
             return nth * 8 + stops.trailing_zeros() as usize / 8;
         }
     }
+    let rest_is_plain = match (
+        bytes.last_chunk::<8>(),
+        rest.first_chunk(),
+        rest.last_chunk(),
+    ) {
+        (Some(last), ..) => stops(u64::from_le_bytes(*last)) == 0,
+        (None, Some(first), Some(last)) => {
+            let (first, last) = (u32::from_le_bytes(*first), u32::from_le_bytes(*last));
+            stops(u64::from(first) | u64::from(last) << 32) == 0
+        }
+        _ => false,
+    };
+    if rest_is_plain {
+        return bytes.len();
+    }
     let is_stop = |byte: &u8| matches!(byte, b'"' | b'\\' | 0..b' ');
     bytes.len() - rest.len() + rest.iter().position(is_stop).unwrap_or(rest.len())
+}
+
+/// Each byte of the word is a lane, whose highest bit is set if the byte is a quote, a backslash or a control character.
+/// A borrow can set bits wrongly only above a lane where one is set rightly, so the lowest is right, and so is none.
+fn stops(word: u64) -> u64 {
+    const LANES: u64 = 0x0101_0101_0101_0101;
+    const HIGHEST: u64 = LANES << 7;
+    let zero_where = |byte: u8| word ^ (LANES * u64::from(byte));
+    let (quote, backslash) = (zero_where(b'"'), zero_where(b'\\'));
+    let stops = (quote.wrapping_sub(LANES) & !quote)
+        | (backslash.wrapping_sub(LANES) & !backslash)
+        | (word.wrapping_sub(LANES * u64::from(b' ')) & !word);
+    stops & HIGHEST
 }
 
 fn error_in(text: &str, offset: usize, problem: String, limit: Option<usize>) -> Error {

@@ -20,7 +20,7 @@ pub enum Value {
     /// A list.
     Array(Arc<[Value]>),
     /// An object.
-    Object(Arc<Object>),
+    Object(Object),
 }
 
 impl Value {
@@ -199,7 +199,7 @@ fn canonical_index(part: &str) -> Option<usize> {
 
 impl From<Object> for Value {
     fn from(object: Object) -> Self {
-        Self::Object(Arc::new(object))
+        Self::Object(object)
     }
 }
 

@@ -2,9 +2,11 @@
 
 use std::convert::Infallible;
 use std::fmt::Write as _;
+use std::rc::Rc;
+use std::sync::Arc;
 
-use super::Value;
 use super::parse::plain_length;
+use super::{Object, Shape, Value};
 
 /// The value without white space.
 #[must_use]
@@ -71,7 +73,7 @@ pub fn pretty_in_pieces<E>(
     mut take: impl FnMut(&str) -> Result<(), E>,
 ) -> Result<(), E> {
     let mut out = piece();
-    write_pretty(&mut out, value, 0, &mut |piece| {
+    Lines::default().write(&mut out, value, 0, &mut |piece| {
         take(piece)?;
         piece.clear();
         Ok(())
@@ -92,7 +94,8 @@ impl PrettyObject {
     /// Writes a member.
     pub fn member(&mut self, key: &str, value: &Value) {
         self.key(key);
-        let Ok(()) = write_pretty(&mut self.text, value, 1, &mut |_| Ok::<_, Infallible>(()));
+        let text = &mut self.text;
+        let Ok(()) = Lines::default().write(text, value, 1, &mut |_| Ok::<_, Infallible>(()));
     }
 
     /// Begins a member that is a list. The text so far belongs before its elements.
@@ -141,9 +144,10 @@ pub fn pretty_elements<E>(
 ) -> Result<(), E> {
     let mut out = piece();
     let mut take = |out: &mut String| take(std::mem::replace(out, piece()));
+    let mut lines = Lines::default();
     for (position, element) in (from..).zip(elements) {
         new_line(&mut out, position, 2);
-        write_pretty(&mut out, &element?, 2, &mut take)?;
+        lines.write(&mut out, &element?, 2, &mut take)?;
     }
     take(&mut out)
 }
@@ -155,51 +159,139 @@ fn piece() -> String {
 /// About how long the pieces of a document are; a longer string in it makes a longer one.
 const PIECE_BYTES: usize = 128 << 10;
 
-fn write_pretty<E>(
-    out: &mut String,
-    value: &Value,
-    depth: usize,
-    take: &mut impl FnMut(&mut String) -> Result<(), E>,
-) -> Result<(), E> {
-    match value {
-        Value::Array(values) if !values.is_empty() => {
-            out.push('[');
-            for (position, value) in values.iter().enumerate() {
-                new_line(out, position, depth + 1);
-                write_pretty(out, value, depth + 1, take)?;
-            }
-            new_line(out, 0, depth);
-            out.push(']');
+/// How the lines begin on which the members of an object stand: comma, line feed, indentation, key, colon.
+type Beginnings = [Box<str>];
+
+/// The beginnings of lines that were printed lately. Large documents repeat them over and over.
+#[derive(Default)]
+struct Lines {
+    places: Vec<Place>,
+}
+
+/// A shape and a depth that were seen lately, and from the second time on what is printed of them.
+#[derive(Default)]
+struct Place {
+    of: Option<(Arc<Shape>, usize)>,
+    lines: Option<Rc<Beginnings>>,
+}
+
+impl Lines {
+    /// Two to this power.
+    const PLACES_LOG2: u32 = 6;
+
+    fn of(&mut self, shape: &Arc<Shape>, depth: usize) -> Option<Rc<Beginnings>> {
+        if self.places.is_empty() {
+            self.places
+                .resize_with(1 << Self::PLACES_LOG2, Place::default);
         }
-        Value::Object(object) if !object.is_empty() => {
-            out.push('{');
+        let mixed = (Arc::as_ptr(shape).addr() ^ depth).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        let place = &mut self.places[mixed >> (usize::BITS - Self::PLACES_LOG2)];
+        match &place.of {
+            Some((known, at)) if Arc::ptr_eq(known, shape) && *at == depth => {
+                let lines = place.lines.get_or_insert_with(|| {
+                    let keys = shape.keys().iter();
+                    keys.map(|key| beginning(key, depth)).collect()
+                });
+                Some(Rc::clone(lines))
+            }
+            _ => {
+                place.of = Some((Arc::clone(shape), depth));
+                place.lines = None;
+                None
+            }
+        }
+    }
+
+    fn write<E>(
+        &mut self,
+        out: &mut String,
+        value: &Value,
+        depth: usize,
+        take: &mut impl FnMut(&mut String) -> Result<(), E>,
+    ) -> Result<(), E> {
+        match value {
+            Value::Array(values) if !values.is_empty() => {
+                out.push('[');
+                for (position, value) in values.iter().enumerate() {
+                    new_line(out, position, depth + 1);
+                    self.write(out, value, depth + 1, take)?;
+                }
+                new_line(out, 0, depth);
+                out.push(']');
+            }
+            Value::Object(object) if !object.is_empty() => {
+                out.push('{');
+                self.write_members(out, object, depth + 1, take)?;
+                new_line(out, 0, depth);
+                out.push('}');
+            }
+            Value::Array(_) => out.push_str("[]"),
+            Value::Object(_) => out.push_str("{}"),
+            scalar => write_scalar(out, scalar),
+        }
+        if out.len() >= PIECE_BYTES {
+            take(out)?;
+        }
+        Ok(())
+    }
+
+    fn write_members<E>(
+        &mut self,
+        out: &mut String,
+        object: &Object,
+        depth: usize,
+        take: &mut impl FnMut(&mut String) -> Result<(), E>,
+    ) -> Result<(), E> {
+        let Some(lines) = self.of(object.shape(), depth) else {
             for (position, (key, value)) in object.iter().enumerate() {
-                new_line(out, position, depth + 1);
+                new_line(out, position, depth);
                 write_pretty_key(out, key);
-                write_pretty(out, value, depth + 1, take)?;
+                self.write(out, value, depth, take)?;
             }
-            new_line(out, 0, depth);
-            out.push('}');
+            return Ok(());
+        };
+        for (position, (line, value)) in lines.iter().zip(object.values()).enumerate() {
+            // Nothing is before the first, so it has no comma.
+            out.push_str(&line[usize::from(position == 0)..]);
+            match value {
+                // The most usual one, without a call.
+                Value::String(text) if out.len() < PIECE_BYTES => write_string(out, text),
+                value => self.write(out, value, depth, take)?,
+            }
         }
-        Value::Array(_) => out.push_str("[]"),
-        Value::Object(_) => out.push_str("{}"),
-        scalar => write_scalar(out, scalar),
+        Ok(())
     }
-    if out.len() >= PIECE_BYTES {
-        take(out)?;
-    }
-    Ok(())
+}
+
+fn beginning(key: &str, depth: usize) -> Box<str> {
+    let mut line = String::new();
+    new_line(&mut line, 1, depth);
+    write_pretty_key(&mut line, key);
+    line.into()
 }
 
 fn new_line(out: &mut String, position: usize, depth: usize) {
-    /// How most lines begin.
-    const INDENTED: &str = ",\n                                ";
-    let indented = INDENTED.len().min(2 + 2 * depth);
-    out.push_str(&INDENTED[usize::from(position == 0)..indented]);
-    for _ in indented..2 + 2 * depth {
-        out.push(' ');
+    if position > 0 {
+        out.push(',');
+    }
+    let known = depth.min(LINE_STARTS.len() - 1);
+    out.push_str(LINE_STARTS[known]);
+    for _ in known..depth {
+        out.push_str("  ");
     }
 }
+
+/// How lines start at the first depths: a line feed and the indentation.
+const LINE_STARTS: [&str; 17] = {
+    const DEEPEST: &str = "\n                                ";
+    let mut starts = [""; 17];
+    let mut depth = 0;
+    while depth < starts.len() {
+        starts[depth] = DEEPEST.split_at(1 + 2 * depth).0;
+        depth += 1;
+    }
+    starts
+};
 
 fn write_scalar(out: &mut String, value: &Value) {
     match value {

@@ -1,7 +1,5 @@
 //! The config's fields, their spellings and defaults.
 
-use std::sync::Arc;
-
 use super::Error;
 use super::template::Template;
 use crate::json::{Object, Value};
@@ -31,7 +29,7 @@ pub struct Config {
     pub(super) schema: Value,
     pub(super) plan_schema: Value,
     pub(super) reconciliation_schema: Value,
-    pub(super) summary: Option<Arc<Object>>,
+    pub(super) summary: Option<Object>,
 }
 
 /// The first of a field's spellings whose value counts as given.
@@ -75,7 +73,7 @@ impl Config {
             plan_schema: or_schema(&["plan_schema", "planSchema"], PLAN_SCHEMA),
             reconciliation_schema: reconciliation_schema(&config),
             summary: match config.get("summary") {
-                Some(Value::Object(summary)) => Some(Arc::clone(summary)),
+                Some(Value::Object(summary)) => Some(summary.clone()),
                 _ => None,
             },
             document: config.into(),

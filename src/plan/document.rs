@@ -21,12 +21,12 @@ pub struct Plan {
 }
 
 impl Plan {
-    pub(super) fn new(outline: &Outline, task_requests: Vec<Value>) -> Self {
+    pub(super) fn new(outline: &Outline, task_requests: Arc<[Value]>) -> Self {
         let groups = outline.group_entries(0..outline.group_count());
         Self {
             head: outline.head(),
             groups: groups.collect(),
-            task_requests: task_requests.into(),
+            task_requests,
             reconciliation: outline.reconciliation(),
             item_count: outline.item_count(),
         }

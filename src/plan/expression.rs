@@ -5,6 +5,7 @@ use std::collections::HashSet;
 use std::sync::Arc;
 
 use super::grouping::Group;
+use super::template::fill;
 use crate::json::{self, Object, Value};
 
 /// The most that a count takes as text.
@@ -94,16 +95,17 @@ impl Expression {
         }
     }
 
-    /// Puts what the expression finds, or null, at the end of a list; answers whether it found something.
-    pub(super) fn evaluate_onto(&self, values: &mut Vec<Value>, scope: &Scope<'_>) -> bool {
+    /// Puts what the expression finds in a place; answers whether it found something.
+    pub(super) fn evaluate_into(&self, place: &mut Value, scope: &Scope<'_>) -> bool {
         if let (Self::Computed(Computed::Key), Some(group)) = (self, &scope.group) {
-            values.push(Value::String(group.group.key.clone()));
+            fill(place, Value::String(group.group.key.clone()));
             return true;
         }
-        let found = self.evaluate(scope);
-        let is_found = found.is_some();
-        values.push(found.unwrap_or_default());
-        is_found
+        let Some(found) = self.evaluate(scope) else {
+            return false;
+        };
+        fill(place, found);
+        true
     }
 
     fn evaluate(&self, scope: &Scope<'_>) -> Option<Value> {

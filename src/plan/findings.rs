@@ -220,16 +220,13 @@ impl<'p> GroupKey<'p> {
         let names = [("packet", packet), ("finding", finding)];
         let key = match &self.template {
             Some(template) => {
-                let rendered = template.render(
-                    &Scope {
-                        group: None,
-                        names: &names,
-                    },
-                    budget,
-                )?;
-                rendered
-                    .map(|value| value.usable_text())
-                    .unwrap_or_default()
+                let scope = Scope {
+                    group: None,
+                    names: &names,
+                };
+                let mut rendered = Value::Null;
+                template.render(&mut rendered, &scope, budget)?;
+                rendered.usable_text()
             }
             None => {
                 let mut key = String::new();
@@ -348,7 +345,7 @@ impl Materialized {
 pub fn materialize_config(input: &FindingsInput, limits: &Limits) -> Result<Materialized, Error> {
     let policy = input.policy()?;
     let items = normalize_items(input, limits)?;
-    let groups = group_by(items.clone(), |item| {
+    let groups = group_by(&mut items.clone(), |item| {
         item.get("group_key")
             .map(Value::usable_text)
             .unwrap_or_default()
@@ -431,7 +428,7 @@ pub fn reconcile_input(
         None => super::plan_findings(input, limits)?.document(),
     };
     let record = |(position, record): (usize, &Value)| {
-        let mut record = Arc::unwrap_or_clone(super::record_object(record.clone(), position));
+        let mut record = super::record_object(record.clone(), position);
         let id = super::canonical_id(&record).map(Value::usable_text);
         let document = Value::from(record.clone());
         record.set("id", id.unwrap_or_default());

@@ -37,27 +37,30 @@ pub(super) fn group(
     {
         return explicit_groups(&entries, limits);
     }
-    let items = given(items, "items").map(Value::into_list);
-    let mut items = items.unwrap_or_default();
+    let Some(Value::Array(mut items)) = given(items, "items") else {
+        return Ok(Vec::new());
+    };
     if items.len() > limits.items {
         return Err(Error::over("items", "items", limits.items));
     }
-    normalize(&mut items, &mut Setter::new("index"));
+    // Where they are, unless somebody else has them, too.
+    let items = Arc::make_mut(&mut items);
+    normalize(items, &mut Setter::new("index"));
     Ok(group_by(items, |item| {
         group_key(item, &config.group_key_path)
     }))
 }
 
-/// Groups items by key, groups in order of first appearance.
+/// Groups items by key, groups in order of first appearance, and leaves nulls in their places.
 ///
 /// First it is found out which group each item is in, so that each group's list is made once and at its size.
-pub(super) fn group_by(mut items: Vec<Value>, key: impl Fn(&Value) -> Text) -> Vec<Group> {
+pub(super) fn group_by(items: &mut [Value], key: impl Fn(&Value) -> Text) -> Vec<Group> {
     let hasher = RandomState::new();
     // Four bytes each, so that the table of a large plan stays in the cache.
     let mut positions: HashTable<u32> = HashTable::with_capacity(items.len());
     let mut groups: Vec<(Text, u32)> = Vec::with_capacity(items.len());
     let mut group_of: Vec<u32> = Vec::with_capacity(items.len());
-    for item in &items {
+    for item in &*items {
         let key = key(item);
         let entry = positions.entry(
             hasher.hash_one(&key),
@@ -106,9 +109,7 @@ pub(super) fn group_by(mut items: Vec<Value>, key: impl Fn(&Value) -> Text) -> V
 pub(super) fn reindex(mut groups: Vec<Group>) -> Vec<Group> {
     let mut index = Setter::new("index");
     for group in &mut groups {
-        let mut items = Value::Array(std::mem::take(&mut group.items)).into_list();
-        normalize(&mut items, &mut index);
-        group.items = items.into();
+        normalize(Arc::make_mut(&mut group.items), &mut index);
     }
     groups
 }
@@ -147,7 +148,7 @@ fn normalize(items: &mut [Value], set_index: &mut Setter) {
             *item = object.into();
         }
         if let Value::Object(object) = item {
-            set_index.set(Arc::make_mut(object), index);
+            set_index.set(object, index);
         }
     }
 }

@@ -1,5 +1,6 @@
 //! What identifies a task request or a record: the four keys, and the canonical one of them.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
 use crate::json::{Object, Value, trim};
@@ -36,6 +37,20 @@ impl Keys {
     }
 }
 
+impl<'d> Keys<Cow<'d, str>> {
+    /// Reads the keys of a document, and copies none that is a string.
+    #[must_use]
+    pub fn borrowed(document: &'d Object) -> Self {
+        let text = |field| document.get(field).map(Value::text).unwrap_or_default();
+        Self {
+            task_id: text("task_id"),
+            id: text("id"),
+            sandbox_session_id: text("sandbox_session_id"),
+            group_key: text("group_key"),
+        }
+    }
+}
+
 impl<T: AsRef<str>> Keys<T> {
     /// The canonical id: the first of `task_id`, `id`, `group_key` that is not empty; empty if all are.
     #[must_use]
@@ -59,15 +74,15 @@ pub fn canonical_id(document: &Object) -> Option<&Value> {
 
 /// A record as an object: a scalar is named by its position and stands as the `value`; a list has no members.
 #[must_use]
-pub fn record_object(record: Value, position: usize) -> Arc<Object> {
+pub fn record_object(record: Value, position: usize) -> Object {
     match record {
         Value::Object(record) => record,
-        Value::Array(_) => Arc::default(),
+        Value::Array(_) => Object::default(),
         scalar => {
             let mut record = Object::with_capacity(2);
             record.set("id", Value::string(&format!("record-{}", position + 1)));
             record.set("value", scalar);
-            Arc::new(record)
+            record
         }
     }
 }

@@ -1,5 +1,6 @@
 //! A plan before its task requests are made: they can be made one by one, in any order, and need not be kept.
 
+use std::convert::Infallible;
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -42,9 +43,11 @@ impl Outline {
 
     /// The plan, with all its task requests.
     pub(super) fn plan(self) -> Result<Plan, Error> {
-        let mut task_requests = Vec::with_capacity(self.groups.len());
-        for request in self.task_requests(0..self.groups.len()) {
-            task_requests.push(request?);
+        // The list is made first, so that a large one need not be copied into place.
+        let mut task_requests: Arc<[Value]> = self.groups.iter().map(|_| Value::Null).collect();
+        let places = Arc::get_mut(&mut task_requests).into_iter().flatten();
+        for (place, request) in places.zip(self.task_requests(0..self.groups.len())) {
+            *place = request?;
         }
         Ok(Plan::new(&self, task_requests))
     }
@@ -92,12 +95,13 @@ impl Outline {
             .clone()
             .zip(&self.groups[range])
             .map(move |(index, group)| {
-                let values = vec![
-                    group.key.clone().into(),
-                    index.into(),
-                    group.items.len().into(),
-                ];
-                Object::of_shape(Arc::clone(&shape), values).into()
+                let Ok(entry) = Object::filled(Arc::clone(&shape), |values| {
+                    values[0] = group.key.clone().into();
+                    values[1] = index.into();
+                    values[2] = group.items.len().into();
+                    Ok::<_, Infallible>(())
+                });
+                entry.into()
             })
     }
 

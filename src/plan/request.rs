@@ -1,5 +1,6 @@
 //! One group into one task request: rendered template, identity, orchestrator, execution descriptor.
 
+use std::convert::Infallible;
 use std::sync::Arc;
 
 use super::Error;
@@ -7,7 +8,7 @@ use super::config::Config;
 use super::expression::{GroupScope, Scope};
 use super::grouping::{Group, first_text};
 use super::template::{MISSING_COST, Template, TextBudget, member_cost};
-use crate::json::{Object, Setter, Shape, Shapes, Text, Value};
+use crate::json::{Object, Shape, Shapes, Text, Value};
 
 /// What it takes to render one task request after the other.
 pub(super) struct Requests<'c> {
@@ -15,109 +16,142 @@ pub(super) struct Requests<'c> {
     body: Body<'c>,
     id_prefix: String,
     budget: TextBudget,
+    orchestrator: Orchestrator,
     /// What printing the config's orchestrator takes at least.
     orchestrator_cost: usize,
-    set_group_index: Setter,
-    set_orchestrator: Setter,
-    set_runtime_execution: Setter,
-    shapes: Shapes,
 }
 
-/// The members that the template gives a task request, behind its `id` and `group_key`.
+/// The orchestrator of all task requests.
+struct Orchestrator {
+    /// The config's, and a `group_index`.
+    members: Object,
+    /// Where that stands.
+    group_index: usize,
+}
+
+impl Orchestrator {
+    fn new(mut members: Object) -> Self {
+        members.set("group_index", Value::Null);
+        let group_index = members.shape().position("group_index");
+        Self {
+            members,
+            group_index: group_index.unwrap_or_default(),
+        }
+    }
+
+    /// With the group's index, and what the template's own orchestrator adds.
+    fn with(&self, own: Option<&Object>, index: usize, shapes: &mut Shapes) -> Value {
+        let members = &self.members;
+        let Ok(mut orchestrator) = Object::filled(Arc::clone(members.shape()), |values| {
+            values.clone_from_slice(members.values());
+            values[self.group_index] = index.into();
+            Ok::<_, Infallible>(())
+        });
+        if let Some(own) = own {
+            orchestrator.extend(own);
+            shapes.share(&mut orchestrator);
+        }
+        orchestrator.into()
+    }
+}
+
+/// What the template makes of a group.
 enum Body<'c> {
-    /// Keys in their order, and for each of them its template and what it costs; `id` and `group_key`, which come
-    /// first, may have none.
-    Members(Arc<Shape>, Vec<Option<(&'c Template, usize)>>),
-    /// Constant members.
-    Constant(&'c Object),
+    Members(Members),
     /// No object, or perhaps one.
     Other(&'c Template),
 }
 
-impl<'c> Body<'c> {
-    fn of(template: &'c Template) -> Self {
-        match template {
-            Template::Object(keys, templates) => {
-                let mut shape: Shape = ["id", "group_key"].map(Arc::from).into_iter().collect();
-                let mut members = vec![None; shape.len()];
-                for (key, template) in keys.keys().iter().zip(templates) {
-                    let place = shape.add(key);
-                    members.resize(shape.len(), None);
-                    members[place] = Some((template, member_cost(key)));
-                }
-                Self::Members(Arc::new(shape), members)
-            }
-            Template::Constant(Value::Object(object)) => Self::Constant(object),
-            other => Self::Other(other),
+/// The members of all task requests that lack none of them.
+struct Members {
+    /// `id`, `group_key`, those of the template, `orchestrator` and `runtime_execution`: a key stands where it comes first.
+    shape: Arc<Shape>,
+    /// For each key the template of its value and what it costs, if the template has it.
+    templates: Vec<Option<(Template, usize)>>,
+    task_id: Option<usize>,
+    orchestrator: usize,
+    /// Where it stands if the config has one.
+    runtime_execution: Option<usize>,
+}
+
+const ID: usize = 0;
+const GROUP_KEY: usize = 1;
+
+impl Members {
+    /// The keys that the template has come with their templates and costs.
+    fn new(config: &Config, template: impl Iterator<Item = (Arc<str>, (Template, usize))>) -> Self {
+        let mut shape: Shape = ["id", "group_key"].map(Arc::from).into_iter().collect();
+        let mut templates = vec![None; shape.len()];
+        for (key, template) in template {
+            let place = shape.add(&key);
+            templates.resize(shape.len(), None);
+            templates[place] = Some(template);
+        }
+        let orchestrator = shape.add(&"orchestrator".into());
+        let runtime_execution = config.runtime_execution.as_ref();
+        let runtime_execution = runtime_execution.map(|_| shape.add(&"runtime_execution".into()));
+        templates.resize(shape.len(), None);
+        Self {
+            task_id: shape.position("task_id"),
+            shape: Arc::new(shape),
+            templates,
+            orchestrator,
+            runtime_execution,
         }
     }
 
-    fn render(
-        &self,
-        scope: &Scope<'_>,
-        budget: &mut TextBudget,
-        index: usize,
-    ) -> Result<Object, Error> {
-        let rendered;
-        let members = match self {
-            Self::Members(shape, members) => {
-                // Room for the orchestrator and the execution descriptor.
-                let mut values = Vec::with_capacity(shape.len() + 2);
-                let mut missing = Vec::new();
-                for (place, member) in members.iter().enumerate() {
-                    let Some((template, cost)) = member else {
-                        values.push(Value::Null);
-                        continue;
-                    };
-                    if template.render_onto(&mut values, scope, budget)? {
-                        budget.spend(*cost)?;
-                    } else {
-                        budget.spend(MISSING_COST)?;
-                        // The first two get a value in any case.
-                        missing.extend(Some(place).filter(|place| *place >= 2));
-                    }
-                }
-                let mut request = Object::of_shape(Arc::clone(shape), values);
-                budget.leave_out(&mut request, &missing);
-                return Ok(request);
+    /// Puts `orchestrator` and `runtime_execution` behind all that the template found, as it did not find its own.
+    fn put_last(&self, request: &mut Object, not_found: &[usize]) {
+        for place in [Some(self.orchestrator), self.runtime_execution] {
+            let Some(place) = place else { continue };
+            let found = self.templates[place].is_some() && !not_found.contains(&place);
+            let key = &self.shape.keys()[place];
+            if !found && let Some(value) = request.get(key).cloned() {
+                request.remove(key);
+                request.set(Arc::clone(key), value);
             }
-            Self::Constant(members) => *members,
-            Self::Other(template) => match template.render(scope, budget)? {
-                Some(Value::Object(object)) => {
-                    rendered = object;
-                    &rendered
-                }
-                other => {
-                    let found = other.as_ref().map_or("nothing", Value::kind);
-                    let problem = format!(
-                        "must render to an object; for group {index} it renders to {found}"
-                    );
-                    return Err(Error::new("config.task_request_template", problem));
-                }
-            },
-        };
-        let mut request = Object::with_capacity(members.len() + 4);
-        request.set("id", Value::Null);
-        request.set("group_key", Value::Null);
-        request.extend(members);
-        Ok(request)
+        }
+    }
+
+    /// Constant members cost nothing: they are shared.
+    fn of_constants(config: &Config, members: &Object) -> Self {
+        let templates = members.iter().map(|(key, value)| {
+            let template = Template::Constant(value.clone());
+            (Arc::clone(key), (template, 0))
+        });
+        Self::new(config, templates)
+    }
+}
+
+impl<'c> Body<'c> {
+    fn of(config: &'c Config) -> Self {
+        match &config.task_request_template {
+            Template::Object(keys, templates) => {
+                let members = keys.keys().iter().zip(templates).map(|(key, template)| {
+                    let cost = member_cost(key);
+                    (Arc::clone(key), (template.clone(), cost))
+                });
+                Self::Members(Members::new(config, members))
+            }
+            Template::Constant(Value::Object(object)) => {
+                Self::Members(Members::of_constants(config, object))
+            }
+            other => Self::Other(other),
+        }
     }
 }
 
 impl<'c> Requests<'c> {
     pub(super) fn new(config: &'c Config, template_text_bytes: usize) -> Self {
-        let orchestrator = config.orchestrator.as_object();
-        let cost = |object: &Object| object.iter().map(|(key, _)| member_cost(key)).sum();
+        let given = config.orchestrator.as_object().cloned().unwrap_or_default();
+        let orchestrator_cost = given.iter().map(|(key, _)| member_cost(key)).sum();
         Self {
             config,
-            body: Body::of(&config.task_request_template),
+            body: Body::of(config),
             id_prefix: in_id(&id_prefix(&config.orchestrator)),
             budget: TextBudget::new("config.task_request_template", template_text_bytes),
-            orchestrator_cost: orchestrator.map_or(0, cost),
-            set_group_index: Setter::new("group_index"),
-            set_orchestrator: Setter::new("orchestrator"),
-            set_runtime_execution: Setter::new("runtime_execution"),
-            shapes: Shapes::default(),
+            orchestrator: Orchestrator::new(given),
+            orchestrator_cost,
         }
     }
 
@@ -126,11 +160,12 @@ impl<'c> Requests<'c> {
         let longest_key = groups.iter().map(|group| group.key.len()).max();
         let longest_key = longest_key.unwrap_or_default();
         let body = match &self.body {
-            Body::Members(_, members) => members.iter().flatten().try_fold(0, |sum, member| {
-                let (template, cost) = member;
-                Some(template.most_cost(longest_key)? + cost + sum)
-            }),
-            Body::Constant(_) => Some(0),
+            Body::Members(members) => {
+                let mut members = members.templates.iter().flatten();
+                members.try_fold(0, |sum, (template, cost)| {
+                    Some(template.most_cost(longest_key)? + cost + sum)
+                })
+            }
             Body::Other(_) => None,
         };
         let runtime_execution = self.config.runtime_execution.as_ref();
@@ -153,53 +188,84 @@ impl<'c> Requests<'c> {
                 ("config", &config.document),
             ],
         };
-        let budget = &mut self.budget;
-        let mut request = self.body.render(&scope, budget, index)?;
-        if request.get("id").is_none_or(Value::is_blank) {
-            let task_id = request.get("task_id").filter(|task_id| !task_id.is_blank());
-            let id = match task_id {
-                Some(task_id) => Value::usable_text(task_id),
-                None => {
-                    let id = format!("{}-{}", self.id_prefix, in_id(&group.key));
-                    budget.spend(id.len())?;
-                    id.into()
-                }
-            };
-            request.set("id", id);
-        }
-        if request.get("group_key").is_none_or(Value::is_blank) {
-            request.set("group_key", group.key.clone());
-        }
-        budget.spend(self.orchestrator_cost)?;
-        let orchestrator = self.orchestrator(request.get("orchestrator"), index);
-        self.set_orchestrator.set(&mut request, orchestrator);
-        if let Some(runtime_execution) = &config.runtime_execution {
-            match runtime_execution.render(&scope, &mut self.budget)? {
-                Some(value) => self.set_runtime_execution.set(&mut request, value),
-                None => request.remove("runtime_execution"),
+        let other;
+        let members = match &self.body {
+            Body::Members(members) => members,
+            Body::Other(template) => {
+                let rendered = rendered(template, &scope, &mut self.budget, index)?;
+                other = Members::of_constants(config, &rendered);
+                &other
             }
+        };
+        let budget = &mut self.budget;
+        let (mut missing, mut not_found) = (Vec::new(), Vec::new());
+        let mut request = Object::filled(Arc::clone(&members.shape), |values| {
+            for (place, member) in members.templates.iter().enumerate() {
+                let Some((template, cost)) = member else {
+                    continue;
+                };
+                if template.render(&mut values[place], &scope, budget)? {
+                    budget.spend(*cost)?;
+                    continue;
+                }
+                budget.spend(MISSING_COST)?;
+                if place == members.orchestrator || Some(place) == members.runtime_execution {
+                    not_found.push(place);
+                } else if place != ID && place != GROUP_KEY {
+                    missing.push(place);
+                }
+            }
+            if values[ID].is_blank() {
+                let task_id = members.task_id.map(|place| &values[place]);
+                values[ID] = match task_id.filter(|task_id| !task_id.is_blank()) {
+                    Some(task_id) => task_id.usable_text().into(),
+                    None => {
+                        let id = format!("{}-{}", self.id_prefix, in_id(&group.key));
+                        budget.spend(id.len())?;
+                        Value::string(&id)
+                    }
+                };
+            }
+            if values[GROUP_KEY].is_blank() {
+                values[GROUP_KEY] = group.key.clone().into();
+            }
+            budget.spend(self.orchestrator_cost)?;
+            let orchestrator = &mut values[members.orchestrator];
+            let own = std::mem::take(orchestrator);
+            let shapes = &mut budget.shapes;
+            *orchestrator = self.orchestrator.with(own.as_object(), index, shapes);
+            let runtime_execution = config.runtime_execution.as_ref();
+            if let (Some(template), Some(place)) = (runtime_execution, members.runtime_execution)
+                && !template.render(&mut values[place], &scope, budget)?
+            {
+                missing.push(place);
+            }
+            Ok::<_, Error>(())
+        })?;
+        budget.leave_out(&mut request, &missing);
+        if !not_found.is_empty() {
+            members.put_last(&mut request, &not_found);
         }
-        self.shapes.share(&mut request);
+        budget.shapes.share(&mut request);
         Ok(request.into())
     }
+}
 
-    /// The config's orchestrator, the group's index, and what the template's own orchestrator adds.
-    fn orchestrator(&mut self, own: Option<&Value>, index: usize) -> Value {
-        let mut orchestrator = match self.config.orchestrator.as_object() {
-            Some(given) => {
-                let mut values = Vec::with_capacity(given.len() + 1);
-                values.extend(given.iter().map(|(_, value)| value.clone()));
-                Object::of_shape(Arc::clone(given.shape()), values)
-            }
-            None => Object::default(),
-        };
-        self.set_group_index.set(&mut orchestrator, index);
-        if let Some(own) = own.and_then(Value::as_object) {
-            orchestrator.extend(own);
-            self.shapes.share(&mut orchestrator);
-        }
-        orchestrator.into()
+/// What a template that is no object itself renders to, if that is one.
+fn rendered(
+    template: &Template,
+    scope: &Scope<'_>,
+    budget: &mut TextBudget,
+    index: usize,
+) -> Result<Object, Error> {
+    let mut rendered = Value::Null;
+    let found = template.render(&mut rendered, scope, budget)?;
+    if let Value::Object(object) = rendered {
+        return Ok(object);
     }
+    let found = if found { rendered.kind() } else { "nothing" };
+    let problem = format!("must render to an object; for group {index} it renders to {found}");
+    Err(Error::new("config.task_request_template", problem))
 }
 
 fn id_prefix(orchestrator: &Value) -> Text {

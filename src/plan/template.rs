@@ -41,8 +41,8 @@ pub(super) struct TextBudget {
     left: usize,
     /// Kept from one text to the next.
     buffer: String,
-    /// Shapes of objects that lack what their template has.
-    shapes: Shapes,
+    /// Shapes of objects that have not what their template has.
+    pub(super) shapes: Shapes,
 }
 
 /// The least that a member takes when printed, beside its key: quotes, colon, value, comma.
@@ -169,28 +169,17 @@ impl Template {
         })
     }
 
-    /// Renders; `None` is a missing value, which leaves its object or becomes null in its list.
+    /// Renders into a place that holds null, and leaves that if the value is missing; answers whether there was one.
+    /// Values are made where they stay: to hand them on is a good part of what they cost.
     pub(super) fn render(
         &self,
-        scope: &Scope<'_>,
-        budget: &mut TextBudget,
-    ) -> Result<Option<Value>, Box<Error>> {
-        let mut values = Vec::with_capacity(1);
-        let found = self.render_onto(&mut values, scope, budget)?;
-        Ok(values.pop().filter(|_| found))
-    }
-
-    /// Renders onto the end of a list, a missing value as null; answers whether there was one. Values are made where
-    /// they stay: to hand them on is a good part of what they cost.
-    pub(super) fn render_onto(
-        &self,
-        values: &mut Vec<Value>,
+        place: &mut Value,
         scope: &Scope<'_>,
         budget: &mut TextBudget,
     ) -> Result<bool, Box<Error>> {
         match self {
-            Self::Constant(value) => values.push(value.clone()),
-            Self::Exact(expression) => return Ok(expression.evaluate_onto(values, scope)),
+            Self::Constant(value) => fill(place, value.clone()),
+            Self::Exact(expression) => return Ok(expression.evaluate_into(place, scope)),
             Self::Text(parts) => {
                 let mut text = std::mem::take(&mut budget.buffer);
                 text.clear();
@@ -206,35 +195,42 @@ impl Template {
                     }
                     budget.spend(text.len() - before)?;
                 }
-                values.push(Value::string(&text));
+                fill(place, Value::string(&text));
                 budget.buffer = text;
             }
             Self::Array(parts) => {
                 budget.spend(parts.len().saturating_mul(ELEMENT_BYTES))?;
-                let mut elements = Vec::with_capacity(parts.len());
-                for part in parts {
-                    part.render_onto(&mut elements, scope, budget)?;
+                let mut elements = vec![Value::Null; parts.len()];
+                for (part, place) in parts.iter().zip(&mut elements) {
+                    part.render(place, scope, budget)?;
                 }
-                values.push(Value::array(elements));
+                fill(place, Value::array(elements));
             }
             Self::Object(shape, templates) => {
-                let mut members = Vec::with_capacity(templates.len());
                 let mut missing = Vec::new();
-                for (position, (key, template)) in shape.keys().iter().zip(templates).enumerate() {
-                    if template.render_onto(&mut members, scope, budget)? {
-                        budget.spend(member_cost(key))?;
-                    } else {
-                        budget.spend(MISSING_COST)?;
-                        missing.push(position);
+                let mut object = Object::filled(Arc::clone(shape), |values| {
+                    let members = shape.keys().iter().zip(templates).zip(values);
+                    for (position, ((key, template), value)) in members.enumerate() {
+                        if template.render(value, scope, budget)? {
+                            budget.spend(member_cost(key))?;
+                        } else {
+                            budget.spend(MISSING_COST)?;
+                            missing.push(position);
+                        }
                     }
-                }
-                let mut object = Object::of_shape(Arc::clone(shape), members);
+                    Ok::<_, Box<Error>>(())
+                })?;
                 budget.leave_out(&mut object, &missing);
-                values.push(object.into());
+                fill(place, object.into());
             }
         }
         Ok(true)
     }
+}
+
+/// Sets a place that holds null. There is nothing to free in it, and so nothing to look for.
+pub(super) fn fill(place: &mut Value, value: Value) {
+    std::mem::forget(std::mem::replace(place, value));
 }
 
 /// Splits off the leftmost expression: `{{`, at least one character other than `}`, `}}`.

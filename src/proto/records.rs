@@ -14,6 +14,17 @@ use super::generated::SubmitRecordRequest;
 #[derive(Debug)]
 pub struct RecordsMessage(Bytes);
 
+/// What a message says beside its records. Empty or `None`: not given.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Header<'m> {
+    /// The plan.
+    pub plan_id: &'m str,
+    /// Who sends the records.
+    pub producer_id: &'m str,
+    /// Offset of the first of them.
+    pub first_offset: Option<u64>,
+}
+
 /// The fields of a record; see `Record` in the contract. Empty or `None`: not given.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct RecordFields<'m> {
@@ -48,11 +59,11 @@ impl RecordsMessage {
         self.0.len()
     }
 
-    /// Reads the message: answers the name of its plan, or the empty text, and appends its records to `records`.
+    /// Reads the message: answers what it says beside its records, and appends these to `records`.
     ///
     /// # Errors
     /// It is not one: what prost says is wrong with it. Records before that place may have been appended.
-    pub fn read<'m>(&'m self, records: &mut Vec<RecordFields<'m>>) -> Result<&'m str, String> {
+    pub fn read<'m>(&'m self, records: &mut Vec<RecordFields<'m>>) -> Result<Header<'m>, String> {
         read(&self.0, records).ok_or_else(|| match SubmitRecordRequest::decode(&self.0[..]) {
             Err(error) => error.to_string(),
             Ok(_) => "is malformed".to_owned(),
@@ -66,18 +77,21 @@ impl Incoming for RecordsMessage {
     }
 }
 
-fn read<'m>(message: &'m [u8], records: &mut Vec<RecordFields<'m>>) -> Option<&'m str> {
-    let mut plan_id = "";
+fn read<'m>(message: &'m [u8], records: &mut Vec<RecordFields<'m>>) -> Option<Header<'m>> {
+    let text = |bytes| std::str::from_utf8(bytes).ok();
+    let mut header = Header::default();
     let mut fields = Fields(message);
     while let Some((number, value)) = fields.next()? {
         match (number, value) {
-            (1, Value::Bytes(text)) => plan_id = std::str::from_utf8(text).ok()?,
+            (1, Value::Bytes(id)) => header.plan_id = text(id)?,
             (2, Value::Bytes(record)) => records.push(read_record(record)?),
-            (1 | 2, _) => return None,
+            (3, Value::Bytes(id)) => header.producer_id = text(id)?,
+            (4, Value::Number(offset)) => header.first_offset = Some(offset),
+            (1..=4, _) => return None,
             _ => {}
         }
     }
-    Some(plan_id)
+    Some(header)
 }
 
 fn read_record(message: &[u8]) -> Option<RecordFields<'_>> {
@@ -174,6 +188,8 @@ pub trait Encode {
 pub trait FieldsOut: Sized {
     /// A number, a bool or an enum.
     fn number(&mut self, field: u8, number: u64);
+    /// A number that is there also if it is 0.
+    fn given_number(&mut self, field: u8, number: u64);
     /// Text or bytes.
     fn bytes(&mut self, field: u8, bytes: &[u8]);
     /// A message inside, also if it is empty.
@@ -190,8 +206,12 @@ const KEY_BYTES: usize = 1;
 impl FieldsOut for Counter {
     fn number(&mut self, _: u8, number: u64) {
         if number != 0 {
-            self.0 += KEY_BYTES + varint_bytes(number);
+            self.given_number(0, number);
         }
+    }
+
+    fn given_number(&mut self, _: u8, number: u64) {
+        self.0 += KEY_BYTES + varint_bytes(number);
     }
 
     fn bytes(&mut self, _: u8, bytes: &[u8]) {
@@ -213,8 +233,12 @@ impl FieldsOut for Counter {
 impl FieldsOut for BytesMut {
     fn number(&mut self, field: u8, number: u64) {
         if number != 0 {
-            put_key(self, field, WireType::Varint, number);
+            self.given_number(field, number);
         }
+    }
+
+    fn given_number(&mut self, field: u8, number: u64) {
+        put_key(self, field, WireType::Varint, number);
     }
 
     fn bytes(&mut self, field: u8, bytes: &[u8]) {
@@ -260,7 +284,7 @@ fn put_key(to: &mut BytesMut, field: u8, wire_type: WireType, mut number: u64) {
 mod tests {
     use proptest::prelude::*;
 
-    use super::{Bytes, RecordFields, RecordsMessage, SubmitRecordRequest};
+    use super::{Bytes, Header, RecordFields, RecordsMessage, SubmitRecordRequest};
     use crate::proto::Record;
     use prost::Message;
 
@@ -283,9 +307,14 @@ mod tests {
         let message = RecordsMessage(Bytes::from(bytes));
         let mut records = Vec::new();
         match (message.read(&mut records), expected) {
-            (Ok(plan_id), Ok(expected)) => {
+            (Ok(header), Ok(expected)) => {
                 let fields: Vec<_> = expected.records.iter().map(fields).collect();
-                assert_eq!((plan_id, records), (&*expected.plan_id, fields));
+                let expected = Header {
+                    plan_id: &expected.plan_id,
+                    producer_id: &expected.producer_id,
+                    first_offset: expected.first_offset,
+                };
+                assert_eq!((header, records), (expected, fields));
             }
             (Err(found), Err(expected)) => assert_eq!(found, expected.to_string()),
             (found, expected) => panic!("{found:?}, expected {expected:?}"),
@@ -295,7 +324,8 @@ mod tests {
     proptest! {
         #[test]
         fn a_message_says_what_the_generated_one_says(
-            plan_id in ".{0,9}",
+            ids in prop::array::uniform2(".{0,9}"),
+            first_offset in any::<Option<u64>>(),
             records in prop::collection::vec(
                 (prop::collection::vec(".{0,9}", 5), any::<Option<bool>>(), any::<Vec<u8>>(), any::<i32>()),
                 0..4,
@@ -313,7 +343,9 @@ mod tests {
                 kind,
             };
             let records = records.into_iter().map(record).collect();
-            let mut bytes = SubmitRecordRequest { plan_id, records }.encode_to_vec();
+            let [plan_id, producer_id] = ids;
+            let request = SubmitRecordRequest { plan_id, records, producer_id, first_offset };
+            let mut bytes = request.encode_to_vec();
             if let Some((at, byte)) = changed.filter(|_| !bytes.is_empty()) {
                 let at = at.index(bytes.len());
                 bytes[at] = byte;

@@ -6,11 +6,10 @@
 //! `sandbox_session_id`, `group_key` that names one task.
 
 use std::collections::HashMap;
-use std::sync::Arc;
 
 use super::Settings;
-use super::names::Names;
-use crate::json::{Object, Value, trim};
+use super::index::Index;
+use crate::json::{Object, Value};
 use crate::plan::{Identities, Keys, canonical_id};
 
 /// The field by which a record was matched.
@@ -104,148 +103,6 @@ pub enum Named {
     Ambiguous(Vec<u32>),
 }
 
-/// The names of a plan's tasks.
-#[derive(Clone, Debug, Default)]
-pub struct Index {
-    /// Canonical ids that are a task's `task_id` or `id`.
-    identities: Names,
-    /// Canonical ids that are a task's group key, because it has no other.
-    keys_as_identities: Names,
-    /// Other texts of `id`, `task_id` and `sandbox_session_id`.
-    aliases: Names,
-    group_keys: Names,
-}
-
-impl Index {
-    /// Indexes tasks, given their identities and keys in plan order.
-    #[must_use]
-    pub fn new(identities: &[Arc<str>], tasks: &[Keys]) -> Self {
-        let has_own = |keys: &&Keys| !(keys.task_id.is_empty() && keys.id.is_empty());
-        let own = tasks.iter().filter(has_own).count();
-        let mut index = Self {
-            identities: Names::with_capacity(own),
-            keys_as_identities: Names::with_capacity(tasks.len() - own),
-            ..Self::default()
-        };
-        for ((task, keys), identity) in (0..).zip(tasks).zip(identities) {
-            let from_group_key = keys.task_id.is_empty() && keys.id.is_empty();
-            if from_group_key {
-                index.keys_as_identities.add(identity, task);
-            } else {
-                index.identities.add(identity, task);
-            }
-            for alias in [&keys.task_id, &keys.id, &keys.sandbox_session_id] {
-                if !alias.is_empty() && (alias != identity || from_group_key) {
-                    index.aliases.add(alias, task);
-                }
-            }
-            if !keys.group_key.is_empty() {
-                index.group_keys.add(&keys.group_key, task);
-            }
-        }
-        index
-    }
-
-    /// Finds the task of one record. `identified` is what [`Index::identify`] says of it.
-    #[must_use]
-    pub fn resolve<T: AsRef<str>>(
-        &self,
-        identified: Option<(u32, MatchedBy)>,
-        keys: &Keys<T>,
-        sessions: &impl Sessions,
-    ) -> Named {
-        let mut matched = identified;
-        let mut several: &[u32] = &[];
-        if matched.is_none() {
-            for by in MatchedBy::ORDER {
-                match self.named_by(by, keys, sessions) {
-                    [] => {}
-                    [task] => {
-                        matched = Some((*task, by));
-                        break;
-                    }
-                    tasks if several.is_empty() => several = tasks,
-                    _ => {}
-                }
-            }
-        }
-        match matched {
-            Some((task, by)) => {
-                let others = MatchedBy::ORDER.into_iter().filter(|other| *other != by);
-                let others = others.filter_map(|other| {
-                    // A key that names several tasks is no evidence against any of them.
-                    match self.named_by(other, keys, sessions) {
-                        [named] if *named != task => Some(*named),
-                        _ => None,
-                    }
-                });
-                Named::Matched {
-                    task,
-                    by,
-                    others: others.collect(),
-                }
-            }
-            None if several.is_empty() => Named::Unmatched,
-            None => Named::Ambiguous(several.to_vec()),
-        }
-    }
-
-    /// The task of this identity.
-    #[must_use]
-    pub fn task(&self, identity: &str) -> Option<u32> {
-        let tasks = match self.identities.tasks(identity) {
-            [] => self.keys_as_identities.tasks(identity),
-            tasks => tasks,
-        };
-        tasks.first().copied()
-    }
-
-    /// The task whose identity is the record's canonical id, and the field that has it.
-    #[must_use]
-    pub fn identify<T: AsRef<str>>(&self, keys: &Keys<T>) -> Option<(u32, MatchedBy)> {
-        let by = [
-            (&keys.task_id, MatchedBy::TaskId),
-            (&keys.id, MatchedBy::Id),
-            (&keys.group_key, MatchedBy::GroupKey),
-        ];
-        let (key, by) = by
-            .into_iter()
-            .find(|(key, _)| !trim(key.as_ref()).is_empty())?;
-        Some((self.task(trim(key.as_ref()))?, by))
-    }
-
-    /// The tasks that one key of a record names.
-    fn named_by<'s, T: AsRef<str>>(
-        &'s self,
-        by: MatchedBy,
-        keys: &Keys<T>,
-        sessions: &'s impl Sessions,
-    ) -> &'s [u32] {
-        let key = match by {
-            MatchedBy::TaskId => &keys.task_id,
-            MatchedBy::Id => &keys.id,
-            MatchedBy::SandboxSessionId => &keys.sandbox_session_id,
-            MatchedBy::GroupKey => &keys.group_key,
-            MatchedBy::Operator => return &[],
-        };
-        let key = trim(key.as_ref());
-        if key.is_empty() {
-            return &[];
-        }
-        if by == MatchedBy::GroupKey {
-            return self.group_keys.tasks(key);
-        }
-        let mut tasks = self.identities.tasks(key);
-        if tasks.is_empty() {
-            tasks = self.aliases.tasks(key);
-        }
-        if tasks.is_empty() && by == MatchedBy::SandboxSessionId {
-            tasks = sessions.tasks_of(key).map_or(&[], Candidates::as_slice);
-        }
-        tasks
-    }
-}
-
 /// Matches a whole document's records: for each task, in plan order, the position of its record.
 ///
 /// First, every record whose canonical id is a task's identity; of several the last one, or the first if the settings
@@ -272,7 +129,7 @@ impl<'d> DocumentMatching<'d> {
         task_requests: &'d [Value],
         settings: &Settings,
     ) -> Self {
-        let names = || Index::new(identities.in_order(), &keys_of(task_requests));
+        let names = || Index::of(task_requests);
         Self {
             identities,
             task_requests,

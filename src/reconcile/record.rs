@@ -205,7 +205,7 @@ pub fn read_into<'r>(
 #[must_use]
 pub fn with_status(mut record: Arc<Object>, status: Status) -> Value {
     Arc::make_mut(&mut record).set("status", status.value());
-    Value::Object(record)
+    Arc::unwrap_or_clone(record).into()
 }
 
 /// The reconciled document by way of the tree.

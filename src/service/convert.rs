@@ -1,7 +1,6 @@
 //! Requests into commands, and what the coordinator answers into messages. Optional fields and enum numbers stop here.
 
 use std::collections::{BTreeMap, HashMap};
-use std::sync::Arc;
 use std::time::Duration;
 
 use tonic::Status;
@@ -138,7 +137,7 @@ pub(super) fn json_limits(limits: &Limits) -> json::Limits {
 pub(super) fn config(field: &str, bytes: &[u8], limits: &Limits) -> Result<Object, Status> {
     match document(field, bytes, limits)? {
         None => Ok(Object::default()),
-        Some(Value::Object(config)) => Ok(Arc::unwrap_or_clone(config)),
+        Some(Value::Object(config)) => Ok(config),
         Some(other) => Err(expected(field, "an object", &other)),
     }
 }
@@ -463,16 +462,16 @@ pub(super) fn task_requests(
     page_size: usize,
     limits: &Limits,
 ) -> (Vec<proto::TaskRequest>, String) {
-    let tasks = view.spec.tasks.get(start..).unwrap_or_default();
-    let tasks = tasks.iter().take(page_size);
-    let fitting = fitting(tasks.clone().map(|task| task.request.len()), limits);
+    let spec = &view.spec;
+    let tasks = spec.tasks.numbers(start..start.saturating_add(page_size));
+    let fitting = fitting(tasks.clone().map(|task| spec.request_bytes(task)), limits);
     let page = tasks.take(fitting).map(|task| proto::TaskRequest {
-        task_id: task.id.to_string(),
-        group_key: task.group_key.text().into_owned(),
-        document: task.request.clone(),
+        task_id: spec.task_id(task).to_owned(),
+        group_key: spec.group_key_text(task).into_owned(),
+        document: spec.request(task),
     });
     let next = start + fitting;
-    let token = task_page_token((next < view.spec.tasks.len()).then_some(next));
+    let token = task_page_token((next < spec.tasks.len()).then_some(next));
     (page.collect(), token)
 }
 

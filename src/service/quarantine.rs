@@ -111,7 +111,7 @@ fn check(quarantine_id: u64, reason: &str) -> Result<(), Status> {
 }
 
 fn record(view: &PlanView, entry: &QuarantineEntry) -> proto::QuarantinedRecord {
-    let task_id = |task: &u32| view.spec.tasks[*task as usize].id.to_string();
+    let task_id = |task: &u32| view.spec.task_id(*task).to_owned();
     let quarantined = &entry.record;
     let (resolution, resolved_task) =
         match entry.resolved.as_ref().map(|resolved| resolved.resolution) {

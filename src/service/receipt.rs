@@ -3,10 +3,11 @@
 use prost::Message as _;
 use prost::bytes::BytesMut;
 use smallvec::SmallVec;
-use tonic::Code;
+use tonic::{Code, Status};
 
-use super::convert;
 use super::framing::{self, Framed};
+use super::{convert, status};
+use crate::config::Limits;
 use crate::coordinator::Standing;
 use crate::engine::{Disposition, Receipt, Spec, Violation, Warning};
 use crate::proto;
@@ -15,30 +16,55 @@ use crate::proto::records::{Encode, FieldsOut};
 /// What a receipt takes beside its record's document: its numbers, and ids of usual length.
 pub(super) const BYTES_BESIDE_DOCUMENT: usize = 256;
 
+/// What became of a change's records.
+pub(super) struct Outcome {
+    /// A receipt for each.
+    pub(super) receipts: Vec<Receipt>,
+    /// Where the plan stands then.
+    pub(super) standing: Standing,
+    /// How many of their producer's records the plan has then.
+    pub(super) committed: Option<u64>,
+}
+
 /// Writes the answers to messages of which the first has its records up to the first of `ends`, the next up to the next.
 /// `room` is where they are written; nothing is left in it.
+///
+/// # Errors
+/// Records that are sent again are answered with what they were then, and a message would be larger than it may be.
 pub(super) fn answers(
     room: &mut BytesMut,
-    receipts: &[Receipt],
+    outcome: &Outcome,
     ends: &[usize],
-    standing: &Standing,
     spec: &Spec,
-) -> Framed {
+    limits: &Limits,
+) -> Result<Framed, Status> {
     // All say how the plan stands now.
-    let counts = convert::counts(&standing.counts).encode_to_vec();
-    room.reserve(receipts.iter().map(bytes).sum());
+    let counts = convert::counts(&outcome.standing.counts).encode_to_vec();
+    room.reserve(outcome.receipts.iter().map(bytes).sum());
     let mut begin = 0;
     for end in ends {
+        let receipts = &outcome.receipts[begin..*end];
+        begin = *end;
+        let most = limits.message_bytes_max;
+        if receipts.iter().any(|receipt| receipt.is_remembered)
+            && receipts.iter().map(bytes).sum::<usize>() > most
+        {
+            room.clear();
+            let problem =
+                format!("their receipts would not fit {most} bytes; send fewer at a time");
+            let reason = "MESSAGE_TOO_LARGE";
+            return Err(status::over_limit("records", &problem, reason, most));
+        }
         let answer = Answer {
-            receipts: &receipts[begin..*end],
+            receipts,
             counts: &counts,
-            standing,
+            standing: &outcome.standing,
+            committed: outcome.committed,
             spec,
         };
-        begin = *end;
         framing::put_by(room, |room| answer.write(room));
     }
-    Framed::of(room.split().freeze())
+    Ok(Framed::of(room.split().freeze()))
 }
 
 /// About how many bytes a receipt takes.
@@ -66,6 +92,7 @@ struct Answer<'a> {
     /// Encoded.
     counts: &'a [u8],
     standing: &'a Standing,
+    committed: Option<u64>,
     spec: &'a Spec,
 }
 
@@ -83,6 +110,9 @@ impl Encode for Answer<'_> {
         out.encoded(2, self.counts);
         out.number(3, number(convert::plan_status(self.standing.status)));
         out.number(4, self.standing.sequence);
+        if let Some(committed) = self.committed {
+            out.given_number(5, committed);
+        }
     }
 }
 
@@ -101,7 +131,7 @@ impl Encode for Written<'_> {
             receipt.disposition,
             Disposition::Accepted | Disposition::SupersededPrevious
         );
-        let task_id = |task: u32| self.spec.tasks[task as usize].id.as_bytes();
+        let task_id = |task: u32| self.spec.task_id(task).as_bytes();
         out.number(1, number(disposition));
         out.number(2, number(code));
         out.bytes(3, receipt.task.map_or(&[], task_id));

@@ -100,6 +100,12 @@ pub(super) fn of(error: &Error) -> Status {
             details.add_quota_failure_violation(*setting, format!("{limit} {what}"));
             with(Code::ResourceExhausted, &message, details)
         }
+        Error::OffsetAhead { committed, .. } => {
+            let metadata = [("committed_offset", committed.to_string())];
+            let mut details = info("OFFSET_AHEAD", metadata);
+            details.add_bad_request_violation("first_offset", clean(&message));
+            with(Code::OutOfRange, &message, details)
+        }
         Error::CursorAhead { sequence, .. } => {
             let mut details = info("CURSOR_AHEAD", [("sequence", sequence.to_string())]);
             details.add_bad_request_violation("after", clean(&message));
@@ -110,6 +116,11 @@ pub(super) fn of(error: &Error) -> Status {
             let mut details = info("CONTENTION", []);
             details.set_retry_info(Some(RETRY_AFTER));
             with(Code::Aborted, &message, details)
+        }
+        Error::Recovering => {
+            let mut details = info("RECOVERING", []);
+            details.set_retry_info(Some(RETRY_AFTER));
+            with(Code::Unavailable, &message, details)
         }
         Error::Journal(JournalError::NotFound | JournalError::Exists) => {
             with(Code::Internal, &message, info("JOURNAL_FAILED", []))

@@ -21,9 +21,13 @@ use tonic::{Code, Status};
 use tracing::Instrument;
 
 use super::framing::{Framed, FramedStream};
-use super::{Fanout, convert, receipt, record, status};
+use super::receipt::Outcome;
+use super::record_source::Source;
+use super::{Fanout, receipt, record, status};
 use crate::config::Limits;
-use crate::proto::records::{RecordFields, RecordsMessage, WrittenMessage};
+use crate::coordinator::Error;
+use crate::engine::Submission;
+use crate::proto::records::{RecordsMessage, WrittenMessage};
 use crate::registry::LivePlan;
 
 /// So many messages are answered together at most, and no more are taken after so many bytes.
@@ -74,7 +78,7 @@ pub(super) fn serve(
     closing: CancellationToken,
 ) -> FramedStream {
     Box::pin(async_stream::stream! {
-        let mut plan: Option<Arc<LivePlan>> = None;
+        let mut source = Source::default();
         let mut room = Room::default();
         let mut messages = Vec::new();
         let mut receipts = 0;
@@ -83,11 +87,16 @@ pub(super) fn serve(
             messages.clear();
             let after = poll_fn(|context| take(&mut messages, &mut requests, closing.as_mut(), context));
             let after = after.await;
-            let (answers, failed) = answer(&fanout, &mut plan, &messages, &mut room).await;
-            room.tidy();
-            if let Some((answers, answered)) = answers {
-                receipts += answered;
-                yield Ok(answers);
+            let (mut rest, mut failed) = (&messages[..], None);
+            while !rest.is_empty() && failed.is_none() {
+                let answered = answer(&fanout, &mut source, rest, &mut room).await;
+                room.tidy();
+                rest = rest.get(answered.messages..).unwrap_or_default();
+                failed = answered.failed;
+                if let Some((answers, answered)) = answered.answers {
+                    receipts += answered;
+                    yield Ok(answers);
+                }
             }
             let end = match (failed, after) {
                 (Some(failed), _) => failed,
@@ -134,46 +143,86 @@ pub(super) async fn once(
     message: &RecordsMessage,
 ) -> Result<WrittenMessage, Status> {
     let messages = std::slice::from_ref(message);
-    let (answers, failed) = answer(fanout, &mut None, messages, &mut Room::default()).await;
-    let answer = answers.and_then(|(answers, _)| answers.messages().next());
-    answer.ok_or_else(|| failed.unwrap_or_else(status::panicked))
+    let mut source = Source::default();
+    let answered = answer(fanout, &mut source, messages, &mut Room::default()).await;
+    let answer = answered
+        .answers
+        .and_then(|(answers, _)| answers.messages().next());
+    answer.ok_or_else(|| answered.failed.unwrap_or_else(status::panicked))
 }
 
-/// Applies the records of messages. One that is wrong ends them, and is why there is no answer to it; those before it are
-/// applied, and their answers come with the number of their receipts.
+/// What became of messages.
+#[derive(Default)]
+struct Answered {
+    /// How many of them this is about.
+    messages: usize,
+    /// The answers, and how many receipts are in them.
+    answers: Option<(Framed, usize)>,
+    /// Why the one after them ends the stream.
+    failed: Option<Status>,
+}
+
+/// Applies the records of messages, as many as can be one change: those of a producer must follow each other. One that is
+/// wrong ends them; those before it are applied, and answered.
 async fn answer(
     fanout: &Fanout,
-    plan: &mut Option<Arc<LivePlan>>,
+    source: &mut Source,
     messages: &[RecordsMessage],
     room: &mut Room,
-) -> (Option<(Framed, usize)>, Option<Status>) {
+) -> Answered {
     let change = tracing::trace_span!("change", messages = messages.len());
     let reading = tracing::trace_span!(parent: &change, "read").entered();
     let limits = &fanout.config.limits;
-    let mut failed = None;
+    let mut answered = Answered::default();
     let (mut records, mut submissions, mut ends) = (Vec::new(), Vec::new(), Vec::new());
     let mut documents = Vec::new();
+    // The plan of the change, the offset of its first record, and of the one after the last so far.
+    let mut run: Option<(Arc<LivePlan>, Option<u64>, Option<u64>)> = None;
     for message in messages {
         records.clear();
         let begin = (submissions.len(), room.documents.len());
-        let sound = read_message(fanout, plan, message, &mut records).and_then(|plan| {
-            for record in &records {
-                let document = room.documents.len();
-                let read = record::read(record, plan.spec(), limits, &mut room.documents);
-                submissions.push(read);
-                documents.push(document..room.documents.len());
+        let sound = source
+            .read(fanout, message, &mut records)
+            .and_then(|request| {
+                for record in &records {
+                    let document = room.documents.len();
+                    let read =
+                        record::read(record, request.plan.spec(), limits, &mut room.documents);
+                    submissions.push(read);
+                    documents.push(document..room.documents.len());
+                }
+                check_answer(room.documents.len() - begin.1, records.len(), limits)?;
+                Ok(request)
+            });
+        let end = |first: Option<u64>| first.map(|first| first + records.len() as u64);
+        match (sound, &mut run) {
+            (Ok(request), None) => {
+                let first = request.first_offset;
+                run = Some((request.plan, first, end(first)));
             }
-            check_answer(room.documents.len() - begin.1, records.len(), limits)
-        });
-        if let Err(wrong) = sound {
-            submissions.truncate(begin.0);
-            failed = Some(wrong);
+            (Ok(request), Some((_, _, next))) if request.first_offset == *next => {
+                *next = end(*next);
+            }
+            // To be read again, by itself.
+            (Ok(_), Some(_)) => {
+                submissions.truncate(begin.0);
+                break;
+            }
+            (Err(wrong), _) => {
+                submissions.truncate(begin.0);
+                answered.failed = Some(wrong);
+                break;
+            }
+        }
+        answered.messages += 1;
+        ends.push(submissions.len());
+        // A question about a producer is a change by itself.
+        if submissions.is_empty() {
             break;
         }
-        ends.push(submissions.len());
     }
-    let Some(plan) = plan.as_ref().filter(|_| !submissions.is_empty()) else {
-        return (None, failed);
+    let Some((plan, first_offset, _)) = run else {
+        return answered;
     };
     for (submission, place) in submissions.iter_mut().zip(documents) {
         if let Ok(record) = &mut submission.record {
@@ -181,61 +230,44 @@ async fn answer(
         }
     }
     drop(reading);
-    let submitted = fanout.coordinator.submit(plan, &submissions);
-    match submitted.instrument(change.clone()).await {
-        Ok((receipts, standing)) => {
+    let submitting = submit(fanout, &plan, source.producer(), first_offset, &submissions);
+    match submitting.instrument(change.clone()).await {
+        Ok(outcome) => {
             let _writing = tracing::trace_span!(parent: &change, "write").entered();
-            let answers =
-                receipt::answers(&mut room.answers, &receipts, &ends, &standing, plan.spec());
-            (Some((answers, receipts.len())), failed)
+            let answers = &mut room.answers;
+            match receipt::answers(answers, &outcome, &ends, plan.spec(), limits) {
+                Ok(answers) => answered.answers = Some((answers, outcome.receipts.len())),
+                Err(too_large) => answered.failed = Some(too_large),
+            }
         }
-        Err(error) => (None, Some(status::of(&error))),
+        Err(error) => answered.failed = Some(status::of(&error)),
     }
+    answered
 }
 
-/// Appends a message's records, and answers the plan that they are for.
-fn read_message<'m, 'p>(
+async fn submit(
     fanout: &Fanout,
-    plan: &'p mut Option<Arc<LivePlan>>,
-    message: &'m RecordsMessage,
-    records: &mut Vec<RecordFields<'m>>,
-) -> Result<&'p Arc<LivePlan>, Status> {
-    let limits = &fanout.config.limits;
-    let begin = records.len();
-    let malformed = |problem: String| status::invalid("message", &problem, "MALFORMED_MESSAGE");
-    let plan_id = message.read(records).map_err(malformed)?;
-    let found = match plan.take() {
-        Some(plan) => plan,
-        None => {
-            let plan_id = convert::required_plan_id(plan_id, limits)?;
-            let found = fanout.coordinator.plan(plan_id);
-            found.map_err(|error| status::of(&error))?
-        }
+    plan: &Arc<LivePlan>,
+    producer: Option<&str>,
+    first_offset: Option<u64>,
+    submissions: &[Submission<'_>],
+) -> Result<Outcome, Error> {
+    let coordinator = &fanout.coordinator;
+    let Some(producer) = producer else {
+        let (receipts, standing) = coordinator.submit(plan, submissions).await?;
+        return Ok(Outcome {
+            receipts,
+            standing,
+            committed: None,
+        });
     };
-    let plan = plan.insert(found);
-    let own = plan.plan_id();
-    if !plan_id.is_empty() && *plan_id != **own {
-        let problem = format!("is {plan_id:?}, but this stream is for {own:?}");
-        return Err(status::invalid("plan_id", &problem, "PLAN_ID_CHANGED"));
-    }
-    let most = limits.records_per_message_max;
-    match records.len() - begin {
-        0 => Err(status::invalid(
-            "records",
-            "expected at least one record",
-            "FIELD_REQUIRED",
-        )),
-        count if count > most => {
-            let problem = format!("{count} records, at most {most} are allowed");
-            Err(status::over_limit(
-                "records",
-                &problem,
-                "TOO_MANY_RECORDS",
-                most,
-            ))
-        }
-        _ => Ok(plan),
-    }
+    let submitted = coordinator.submit_numbered(plan, producer, first_offset, submissions);
+    let (receipts, standing, committed) = submitted.await?;
+    Ok(Outcome {
+        receipts,
+        standing,
+        committed: Some(committed),
+    })
 }
 
 /// Said before they are applied: records whose receipts cannot be sent must not be.

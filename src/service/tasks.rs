@@ -98,7 +98,7 @@ fn find(fanout: &Fanout, plan_id: &str, task_id: &str) -> Result<(PlanView, Task
 }
 
 fn task(view: &PlanView, standing: &TaskStanding, wanted: View) -> proto::Task {
-    let planned = &view.spec.tasks[standing.task as usize];
+    let spec = &view.spec;
     let held = standing.held.as_deref();
     let sign = standing.sign_of_life.as_deref();
     let full = wanted == View::Full;
@@ -109,8 +109,8 @@ fn task(view: &PlanView, standing: &TaskStanding, wanted: View) -> proto::Task {
     };
     let accepted_at = held.map(|held| held.at).or(sign.map(|sign| sign.at));
     proto::Task {
-        task_id: planned.id.to_string(),
-        group_key: planned.group_key.text().into_owned(),
+        task_id: spec.task_id(standing.task).to_owned(),
+        group_key: spec.group_key_text(standing.task).into_owned(),
         state: state(standing.state).into(),
         status: convert::task_status(held.map(|held| held.verdict.status)).into(),
         successful: held.is_some_and(|held| held.verdict.successful),
@@ -126,7 +126,7 @@ fn task(view: &PlanView, standing: &TaskStanding, wanted: View) -> proto::Task {
             .map(|sign| sign.session.to_string())
             .unwrap_or_default(),
         request: if full {
-            planned.request.clone()
+            spec.request(standing.task)
         } else {
             prost::bytes::Bytes::new()
         },

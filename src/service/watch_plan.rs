@@ -154,7 +154,7 @@ fn frame_of(entry: &Entry, spec: &Spec, payload: bool) -> Option<Frame> {
         Event::RecordAccepted(held) => Some(Frame::Result(result_of(held, spec, payload))),
         Event::TaskProgressed(sign) => Some(Frame::Progress(proto::Progress {
             sequence: entry.sequence,
-            task_id: spec.tasks[sign.task as usize].id.to_string(),
+            task_id: spec.task_id(sign.task).to_owned(),
             kind: convert::record_kind(sign.kind).into(),
             sandbox_session_id: sign.session.to_string(),
             body: if payload {
@@ -166,6 +166,7 @@ fn frame_of(entry: &Entry, spec: &Spec, payload: bool) -> Option<Frame> {
         })),
         Event::PlanCreated(_)
         | Event::SessionLearnt { .. }
+        | Event::ProducerAdvanced(_)
         | Event::RecordQuarantined(_)
         | Event::QuarantineResolved { .. }
         | Event::PlanEnded { .. } => None,
@@ -173,11 +174,10 @@ fn frame_of(entry: &Entry, spec: &Spec, payload: bool) -> Option<Frame> {
 }
 
 fn result_of(held: &Held, spec: &Spec, payload: bool) -> proto::Result {
-    let task = &spec.tasks[held.task as usize];
     proto::Result {
         sequence: held.sequence,
-        task_id: task.id.to_string(),
-        group_key: task.group_key.text().into_owned(),
+        task_id: spec.task_id(held.task).to_owned(),
+        group_key: spec.group_key_text(held.task).into_owned(),
         status: convert::task_status(Some(held.verdict.status)).into(),
         successful: held.verdict.successful,
         revision: held.revision,

@@ -444,7 +444,7 @@ fn submit_takes_standard_input_line_by_line_as_it_comes() {
     program.say("[{\"group_key\":\"b\",\"status\":\"broke\"}]\n");
     assert_eq!(
         program.stdout.line(),
-        r#"{"record":1,"disposition":"accepted","code":0,"task_id":"task-b","matched_by":"group_key","revision":1,"sequence":3,"status":"failed"}"#
+        r#"{"record":1,"disposition":"accepted","code":0,"task_id":"task-b","matched_by":"group_key","revision":1,"sequence":4,"status":"failed"}"#
     );
     let said = program.finish();
     let counts = "2 of 2 tasks recorded: 1 successful, 1 failed, 0 missing";
@@ -585,6 +585,7 @@ fn watch_follows_a_plan_until_its_end() {
         let request = SubmitRecordsRequest {
             plan_id: "p".into(),
             records: vec![started],
+            ..Default::default()
         };
         client.submit_records(request).await.unwrap();
     });

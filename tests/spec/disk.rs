@@ -4,6 +4,7 @@ mod care;
 mod damage;
 mod directory;
 mod faults;
+mod histories;
 mod power;
 mod simulated;
 mod stored;
@@ -85,7 +86,7 @@ fn assert_are_the_first(found: &[Arc<Entry>]) {
         match (&found.event, &entry(sequence).event) {
             (Event::PlanCreated(found), Event::PlanCreated(expected)) => {
                 assert_eq!(found.head, expected.head);
-                assert_eq!(found.tasks[1].request, expected.tasks[1].request);
+                assert_eq!(found.request(1), expected.request(1));
             }
             (Event::PlanEnded { note: found, .. }, Event::PlanEnded { note, .. }) => {
                 assert_eq!(found, note);

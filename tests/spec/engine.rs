@@ -112,6 +112,7 @@ fn name(event: &Event) -> &'static str {
         Event::SessionLearnt { .. } => "learnt",
         Event::RecordQuarantined(_) => "quarantined",
         Event::QuarantineResolved { .. } => "resolved",
+        Event::ProducerAdvanced(_) => "advanced",
         Event::PlanEnded { .. } => "ended",
     }
 }

@@ -100,6 +100,7 @@ impl TestServer {
         let request = SubmitRecordsRequest {
             plan_id: plan_id.into(),
             records,
+            ..Default::default()
         };
         self.client
             .submit_records(request)
@@ -157,6 +158,7 @@ impl RecordStream {
         let request = SubmitRecordRequest {
             plan_id: plan_id.into(),
             records,
+            ..Default::default()
         };
         self.requests.as_ref().unwrap().send(request).await.unwrap();
     }

@@ -138,6 +138,25 @@ fn pretty_documents_have_two_spaces_and_a_final_newline() {
 }
 
 #[test]
+fn objects_of_a_hundred_forms_at_many_depths_print_as_if_each_were_the_first() {
+    let mut text = String::from("0");
+    for depth in 0..30 {
+        let forms = (0..100).map(|form| format!(r#"{{"k{form}":{depth},"\"":{{"k{form}":[]}}}}"#));
+        let forms: Vec<_> = forms.collect();
+        // Once more, in another order.
+        let again: Vec<_> = forms.iter().rev().map(String::as_str).collect();
+        let (forms, again) = (forms.join(","), again.join(","));
+        text = format!(r#"{{"forms":[{forms},{again}],"deeper":{text}}}"#);
+    }
+    let other: serde_json::Value = serde_json::from_str(&text).unwrap();
+    let printed = json::pretty(&parse(&text).unwrap());
+    assert_eq!(
+        printed,
+        serde_json::to_string_pretty(&other).unwrap() + "\n"
+    );
+}
+
+#[test]
 fn only_what_must_be_is_escaped() {
     let text = Value::string("\"\\\u{8}\u{c}\n\r\t\u{1f}\u{7f}\u{2028}/é");
     assert_eq!(

@@ -78,6 +78,7 @@ async fn submit(server: &mut TestServer, plan_id: &str) -> Result<(), Status> {
     let request = SubmitRecordsRequest {
         plan_id: plan_id.into(),
         records: vec![record(r#"{"id":"task-a","status":"completed"}"#)],
+        ..Default::default()
     };
     server.submit_records(request).await.map(drop)
 }

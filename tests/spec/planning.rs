@@ -34,6 +34,45 @@ fn refused(config: &str, limits: &plan::Limits) -> String {
     error.to_string()
 }
 
+/// The only task request of a plan of one item, with this template, as it prints.
+fn request(template: &str, runtime_execution: &str) -> String {
+    let config = format!(
+        r#"{{"items":[{{"kind":"k"}}],"orchestrator":{{"run_id":"r"}},
+            "task_request_template":{template},"runtime_execution":{runtime_execution}}}"#
+    );
+    let plan = planned(&object(&config), None, &plan::Limits::default()).unwrap();
+    json::compact(&plan.lookup("task_requests.0").unwrap())
+}
+
+#[test]
+fn what_a_template_finds_keeps_its_place_and_what_it_does_not_find_comes_last() {
+    let found = r#"{"runtime_execution":1,"orchestrator":{"by":"me"},"task_id":"t"}"#;
+    assert_eq!(
+        request(found, r#""{{group.key}}""#),
+        r#"{"id":"t","group_key":"k","runtime_execution":"k","orchestrator":{"run_id":"r","group_index":0,"by":"me"},"task_id":"t"}"#
+    );
+    let not_found = r#"{"runtime_execution":"{{no}}","orchestrator":"{{no}}","x":"{{no}}","y":2}"#;
+    assert_eq!(
+        request(not_found, r#""run""#),
+        r#"{"id":"r-k","group_key":"k","y":2,"orchestrator":{"run_id":"r","group_index":0},"runtime_execution":"run"}"#
+    );
+    let one_found = r#"{"orchestrator":"{{no}}","runtime_execution":1,"y":2}"#;
+    assert_eq!(
+        request(one_found, r#""run""#),
+        r#"{"id":"r-k","group_key":"k","runtime_execution":"run","y":2,"orchestrator":{"run_id":"r","group_index":0}}"#
+    );
+    let only_orchestrator = r#"{"orchestrator":"{{no}}","y":2}"#;
+    assert_eq!(
+        request(only_orchestrator, r#""run""#),
+        r#"{"id":"r-k","group_key":"k","y":2,"orchestrator":{"run_id":"r","group_index":0},"runtime_execution":"run"}"#
+    );
+    let not_in_the_end = r#"{"runtime_execution":1,"y":2}"#;
+    assert_eq!(
+        request(not_in_the_end, r#""{{no}}""#),
+        r#"{"id":"r-k","group_key":"k","y":2,"orchestrator":{"run_id":"r","group_index":0}}"#
+    );
+}
+
 #[test]
 fn one_past_each_limit_of_planning_is_refused_with_the_field() {
     let two = plan::Limits {

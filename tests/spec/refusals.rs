@@ -495,6 +495,7 @@ async fn a_call_about_no_plan_or_an_unknown_one_is_refused_by_every_method() {
         let submit = SubmitRecordsRequest {
             plan_id: plan_id.clone(),
             records: vec![record("{}")],
+            ..Default::default()
         };
         check(
             "SubmitRecords",
@@ -653,6 +654,7 @@ async fn wrong_fields_of_calls_about_a_plan_are_named() {
     let submit = |records| SubmitRecordsRequest {
         plan_id: "p".into(),
         records,
+        ..Default::default()
     };
     let status = server.submit_records(submit(vec![])).await.unwrap_err();
     check(

@@ -127,6 +127,7 @@ async fn every_open_stream_is_told_that_the_server_drains_and_then_it_ends() {
     let request = SubmitRecordRequest {
         plan_id: "p".into(),
         records: vec![record(r#"{"id":"task-a","status":"completed"}"#)],
+        ..Default::default()
     };
     requests.send(request).await.unwrap();
     let answer = next(&mut receipts).await.unwrap().unwrap();
@@ -185,6 +186,7 @@ async fn a_watching_program_says_why_it_was_cut_and_a_call_after_the_end_is_unav
     let request = SubmitRecordsRequest {
         plan_id: "p".into(),
         records: vec![record("{}")],
+        ..Default::default()
     };
     let status = timeout(PATIENCE, client.submit_records(request))
         .await
@@ -279,6 +281,7 @@ async fn lagging_watch(server: &Served) -> Streaming<WatchPlanResponse> {
         let request = SubmitRecordsRequest {
             plan_id: "q".into(),
             records: vec![record(&body)],
+            ..Default::default()
         };
         client.submit_records(request).await.unwrap();
     }

@@ -539,6 +539,7 @@ async fn a_submitter_that_does_not_read_its_receipts_stalls_nobody_else() {
             let request = fanout::proto::SubmitRecordRequest {
                 plan_id: "p".into(),
                 records: vec![record],
+                ..Default::default()
             };
             if requests.send(request).await.is_err() {
                 return;

@@ -138,6 +138,7 @@ async fn a_page_watches_a_plan_live_until_its_end() {
     let submit = SubmitRecordsRequest {
         plan_id: "p".into(),
         records: vec![record(r#"{"id":"task-a","status":"completed"}"#)],
+        ..Default::default()
     };
     let receipts: Vec<Receipt> = server
         .submit_records(submit)

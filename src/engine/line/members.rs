@@ -61,19 +61,32 @@ impl<'o> Line<'o> {
         object.end();
     }
 
-    /// A list of objects, one for each of `all`.
-    pub(super) fn objects<T>(&mut self, key: &str, all: &[T], write: impl Fn(&mut Line<'_>, &T)) {
+    /// A list, of which `write` writes each [element](Line::element).
+    pub(super) fn list(&mut self, key: &str, write: impl FnOnce(&mut Line<'_>)) {
         self.key(key);
         self.out.push('[');
-        for (position, one) in all.iter().enumerate() {
-            if position > 0 {
-                self.out.push(',');
-            }
-            let mut object = Line::begin(self.out);
-            write(&mut object, one);
-            object.end();
-        }
+        let mut list = Line {
+            out: self.out,
+            is_first: true,
+        };
+        write(&mut list);
         self.out.push(']');
+    }
+
+    /// The next element of a list: any JSON.
+    pub(super) fn element(&mut self, value: &str) {
+        if !std::mem::take(&mut self.is_first) {
+            self.out.push(',');
+        }
+        self.out.push_str(value);
+    }
+
+    /// The next element of a list: an object that `write` writes.
+    pub(super) fn element_object(&mut self, write: impl FnOnce(&mut Line<'_>)) {
+        self.element("");
+        let mut object = Line::begin(self.out);
+        write(&mut object);
+        object.end();
     }
 
     /// An object as it is; one of several lines, or with space around it, as a string.

@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use super::members::{Line, Members};
 use super::{LineError, Result, read_seal_rule, write_seal_rule, wrong};
-use crate::engine::{Completion, Spec, TaskSpec, Terms, Timestamp};
-use crate::json::{self, Value};
+use crate::engine::{Completion, Spec, Terms, Timestamp};
+use crate::json;
 
 /// Writes all that a plan is.
 pub(super) fn write(line: &mut Line<'_>, spec: &Spec) {
@@ -32,10 +32,10 @@ pub(super) fn write(line: &mut Line<'_>, spec: &Spec) {
     line.document("head", &spec.head);
     line.number("item_count", spec.item_count as u64);
     line.number("group_count", spec.group_count as u64);
-    line.objects("tasks", &spec.tasks, |line, task| {
-        line.text("id", &task.id);
-        line.raw("group_key", &task.group_key_text());
-        line.document("request", &task.request);
+    line.list("task_requests", |line| {
+        for task in spec.tasks.numbers(0..spec.tasks.len()) {
+            line.element(&String::from_utf8_lossy(&spec.request(task)));
+        }
     });
 }
 
@@ -69,9 +69,11 @@ pub(super) fn read(members: &mut Members<'_>) -> Result<Spec> {
         members.number("group_count")?,
     );
     let (config, head) = (members.document("config")?, members.document("head")?);
-    let tasks = members.value("tasks")?.into_list().into_iter().map(task);
-    let tasks = tasks.collect::<Result<Vec<_>>>()?;
-    let spec = Spec::restore(terms, config, head, counts, tasks);
+    let requests = members.value("task_requests")?.into_list();
+    // They were compact, and a compact text says the same again.
+    let requests = requests.iter().map(|request| json::compact(request).into());
+    let requests = requests.collect::<Vec<_>>();
+    let spec = Spec::restore(terms, config, head, counts, &requests);
     spec.map_err(|error| LineError(error.to_string()))
 }
 
@@ -81,17 +83,4 @@ fn percentage(members: &mut Members<'_>) -> Result<Option<f64>> {
     number
         .transpose()
         .map_err(|_| wrong(key, "expected a number in quotes"))
-}
-
-fn task(task: Value) -> Result<TaskSpec> {
-    let member = |key: &str| task.get(key).ok_or_else(|| wrong("tasks", "lack a member"));
-    let id = member("id")?.as_str();
-    Ok(TaskSpec {
-        id: id
-            .ok_or_else(|| wrong("tasks", "an id is not a string"))?
-            .into(),
-        group_key: member("group_key")?.clone(),
-        // It was compact, and a compact text says the same again.
-        request: json::compact(member("request")?).into(),
-    })
 }

@@ -9,10 +9,12 @@ use fanout::journal::{Disk, Journal};
 use fanout::plan::{self, Input};
 use proptest::prelude::*;
 
+use super::histories::{history, terms};
 use super::simulated::Drive;
-use super::stored::{as_printed, created, history, shown, terms, the_spec};
+use super::stored::{created, shown, the_spec};
 use super::{entries, entry, kept, open};
 use crate::arbitrary::{self, cases};
+use crate::harness::parse;
 
 const DATA: &str = "data";
 
@@ -70,7 +72,7 @@ proptest! {
 
     #[test]
     fn every_plan_goes_through_a_line(terms in terms(), config in arbitrary::object_text()) {
-        let config = as_printed(&config);
+        let config = parse(&config);
         let config = config.as_object().unwrap();
         let input = Input { config: config.clone(), items: None, groups: None };
         let Ok(plan) = plan::plan(input, &plan::Limits::default()) else {

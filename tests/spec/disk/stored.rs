@@ -1,178 +1,21 @@
 //! What is stored is what was appended: every event, every word, and plans of many tasks.
 
 use std::sync::Arc;
-use std::time::Duration;
 
-use bytes::Bytes;
-use fanout::engine::{
-    Completion, EndReason, Entry, Event, Held, MatchedBy, QuarantineReason, Quarantined,
-    RecordKind, Resolution, Resolved, SealRule, SignOfLife, Spec, State, Status, Terms, Timestamp,
-    Verdict,
-};
+use fanout::engine::{Entry, Event, Spec, State, Terms, Violation};
 use fanout::journal::disk::{Durability, OpenError, Options};
 use fanout::journal::{Disk, Journal};
-use fanout::json::{self, Value};
+use fanout::json;
 use fanout::plan::{self, Input, Keys};
+use fanout::reconcile::{self, Page};
 use proptest::prelude::*;
 use proptest::sample::select;
 
+use super::histories::{history, terms};
 use super::simulated::Drive;
 use super::{entries, entry, kept, open, replay, spec};
 use crate::arbitrary::{self, cases};
-use crate::harness::parse;
-
-fn document() -> impl Strategy<Value = Bytes> {
-    arbitrary::object_text().prop_map(Bytes::from)
-}
-
-fn words() -> impl Strategy<Value = Arc<str>> {
-    ".{0,9}".prop_map(Arc::from)
-}
-
-fn verdict() -> impl Strategy<Value = Verdict> {
-    let status = select(&[Status::Completed, Status::Failed, Status::MissingRecord][..]);
-    (status, any::<bool>()).prop_map(|(status, successful)| Verdict { status, successful })
-}
-
-fn kind() -> impl Strategy<Value = RecordKind> {
-    select(
-        &[
-            RecordKind::Result,
-            RecordKind::Started,
-            RecordKind::Progress,
-        ][..],
-    )
-}
-
-fn event(sequence: u64, at: Timestamp) -> impl Strategy<Value = Event> {
-    let matched_by = select(
-        &[
-            MatchedBy::TaskId,
-            MatchedBy::Id,
-            MatchedBy::SandboxSessionId,
-            MatchedBy::GroupKey,
-            MatchedBy::Operator,
-        ][..],
-    );
-    let quarantine_reason = select(
-        &[
-            QuarantineReason::Unmatched,
-            QuarantineReason::Ambiguous,
-            QuarantineReason::Late,
-            QuarantineReason::KeysDisagree,
-            QuarantineReason::NotFirst,
-        ][..],
-    );
-    let end_reason = select(
-        &[
-            EndReason::AllRecorded,
-            EndReason::Sealed,
-            EndReason::Deadline,
-            EndReason::Cancelled,
-            EndReason::ToleranceExceeded,
-            EndReason::MinimumReached,
-        ][..],
-    );
-    let accepted = (any::<(u32, u32, bool)>(), verdict(), matched_by, document());
-    let accepted = accepted.prop_map(
-        move |((task, revision, has_outcome), verdict, by, document)| {
-            Event::RecordAccepted(Arc::new(Held {
-                task,
-                revision,
-                sequence,
-                at,
-                verdict,
-                has_outcome,
-                matched_by: by,
-                document,
-            }))
-        },
-    );
-    let progressed = (any::<u32>(), kind(), words(), document());
-    let progressed = progressed.prop_map(move |(task, kind, session, document)| {
-        Event::TaskProgressed(Arc::new(SignOfLife {
-            task,
-            sequence,
-            at,
-            kind,
-            session: (*session).into(),
-            document,
-        }))
-    });
-    let learnt = (words(), any::<u32>());
-    let learnt = learnt.prop_map(|(session, task)| Event::SessionLearnt { session, task });
-    let numbers = any::<(u64, Vec<u32>, bool)>();
-    let quarantined = (numbers, quarantine_reason, kind(), verdict(), document());
-    let quarantined = quarantined.prop_map(
-        move |((id, candidates, has_outcome), reason, kind, verdict, document)| {
-            Event::RecordQuarantined(Arc::new(Quarantined {
-                id,
-                sequence,
-                at,
-                reason,
-                candidates,
-                kind,
-                verdict,
-                has_outcome,
-                document,
-            }))
-        },
-    );
-    let resolved = (any::<(u64, Option<u32>)>(), words());
-    let resolved = resolved.prop_map(|((id, rematched), note)| {
-        let resolution = rematched.map_or(Resolution::Discarded, Resolution::Rematched);
-        let resolved = Arc::new(Resolved { resolution, note });
-        Event::QuarantineResolved { id, resolved }
-    });
-    let ended = (end_reason, words());
-    let ended = ended.prop_map(|(reason, note)| Event::PlanEnded { reason, note });
-    prop_oneof![accepted, progressed, learnt, quarantined, resolved, ended]
-}
-
-pub(super) fn history() -> impl Strategy<Value = Vec<Arc<Entry>>> {
-    let times = prop::collection::vec(any::<u64>().prop_map(Timestamp), 1..30);
-    times.prop_flat_map(|times| {
-        let entries = (2..).zip(times).map(|(sequence, at)| {
-            event(sequence, at).prop_map(move |event| {
-                Arc::new(Entry {
-                    sequence,
-                    at,
-                    event,
-                })
-            })
-        });
-        entries.collect::<Vec<_>>()
-    })
-}
-
-pub(super) fn terms() -> impl Strategy<Value = Terms> {
-    let rules = any::<(bool, Option<u64>, Option<u64>, Option<f64>)>();
-    let labels = prop::collection::btree_map(".{0,5}", ".{0,5}", 0..4);
-    let times = any::<(Option<u64>, Duration, u64)>();
-    (words(), ".{0,5}", labels, rules, times).prop_map(
-        |(plan_id, digest, labels, rules, (deadline, retention, created_at))| {
-            let completion = Completion {
-                seal_rule: if rules.0 {
-                    SealRule::Explicit
-                } else {
-                    SealRule::WhenAllRecorded
-                },
-                min_successful: rules.1,
-                tolerated_failure_count: rules.2,
-                tolerated_failure_percentage: rules.3.filter(|share| !share.is_nan()),
-            };
-            Terms {
-                plan_id,
-                digest,
-                labels,
-                completion,
-                deadline: deadline.map(Timestamp),
-                retention,
-                created_at: Timestamp(created_at),
-            }
-        },
-    )
-}
+use crate::harness::{parse, project};
 
 /// Appends these entries, some at a time, and reads them from a journal that was opened again.
 fn there_and_back(entries: &[Arc<Entry>], at_a_time: usize, part_bytes: usize) -> Vec<Arc<Entry>> {
@@ -207,23 +50,29 @@ pub(super) fn created(spec: Spec) -> Arc<Entry> {
     })
 }
 
-/// A document whose numbers are spelt as they are printed, which is how they are kept: 1.0 is the integer 1.
-pub(super) fn as_printed(text: &str) -> Value {
-    parse(&json::compact(&parse(text)))
-}
-
-/// All of a plan but the tables made of its tasks.
+/// All that a plan is, and what its settings and names come to.
 pub(super) fn shown(spec: &Spec) -> String {
-    let head = format!(
+    let settings = &spec.settings;
+    let page = Page::default();
+    let counts = page.reconciliation(spec.group_count);
+    let result = reconcile::document(settings, &spec.result_head, page, &counts, "");
+    let tasks = spec.tasks.numbers(0..spec.tasks.len()).map(|task| {
+        let group_key = json::compact(&spec.group_key(task));
+        (spec.task_id(task), group_key, spec.request(task))
+    });
+    format!(
         "{:?}",
         (
             (&spec.plan_id, &spec.digest, &spec.labels, &spec.completion),
             (spec.deadline, spec.retention, spec.created_at),
-            (&spec.settings, &spec.config, &spec.head, &spec.result_head),
+            (&spec.config, &spec.head, json::compact(&result.into())),
+            (settings.strict_matching, settings.keeps_first),
+            settings.counts_missing_as_successful(),
+            settings.missing_records_may_have_outcomes(),
             (spec.item_count, spec.group_count),
+            tasks.collect::<Vec<_>>(),
         )
-    );
-    format!("{head} {:?}", spec.tasks)
+    )
 }
 
 pub(super) fn the_spec(entry: &Entry) -> &Spec {
@@ -249,7 +98,7 @@ proptest! {
 
     #[test]
     fn every_plan_comes_back_as_it_was(terms in terms(), config in arbitrary::object_text()) {
-        let config = as_printed(&config);
+        let config = parse(&config);
         let config = config.as_object().unwrap();
         let input = Input { config: config.clone(), items: None, groups: None };
         let Ok(plan) = plan::plan(input, &plan::Limits::default()) else {
@@ -445,5 +294,21 @@ fn a_plan_that_was_read_back_knows_the_names_of_its_tasks() {
     ] {
         let found = tasks(key, text);
         assert!(found.contains(expected), "{key} {text}: {found}");
+    }
+}
+
+/// What is appended has to be readable: a violation of a word that is not known could not be read back.
+#[test]
+fn every_word_of_a_violation_is_known() {
+    for file in ["src/service/record.rs", "src/engine/receipt.rs"] {
+        let text = std::fs::read_to_string(project(file)).unwrap();
+        let words = text.split('"').skip(1).step_by(2);
+        let is_one = |word: &&str| {
+            word.bytes().all(|byte| matches!(byte, b'a'..=b'z' | b'_'))
+                || word.bytes().all(|byte| matches!(byte, b'A'..=b'Z' | b'_'))
+        };
+        for word in words.filter(is_one) {
+            assert_eq!(Violation::word(word), Some(word), "in {file}");
+        }
     }
 }

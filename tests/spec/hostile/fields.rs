@@ -80,6 +80,7 @@ fn text_fields() -> Vec<TextField> {
             SubmitRecordRequest {
                 plan_id,
                 records: vec![record("{}")],
+                ..Default::default()
             }
             .encode_to_vec()
         }),
@@ -93,6 +94,7 @@ fn text_fields() -> Vec<TextField> {
                 SubmitRecordsRequest {
                     plan_id,
                     records: vec![record("{}")],
+                    ..Default::default()
                 }
                 .encode_to_vec()
             },
@@ -398,6 +400,7 @@ async fn became(target: &mut Target, given: Record) -> String {
     let request = SubmitRecordsRequest {
         plan_id: "records".into(),
         records: vec![given],
+        ..Default::default()
     };
     let response: SubmitRecordsResponse = target
         .client

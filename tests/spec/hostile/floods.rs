@@ -523,6 +523,7 @@ async fn large_answers_that_nobody_takes_are_let_go_with_their_connection() {
     let submit = fanout::proto::SubmitRecordsRequest {
         plan_id: "large".into(),
         records: vec![large],
+        ..Default::default()
     };
     target.client.submit_records(submit).await.unwrap();
     let no_window = frame(SETTINGS, 0, 0, &[0, 4, 0, 0, 0, 0]);

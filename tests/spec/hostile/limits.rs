@@ -57,6 +57,7 @@ async fn a_request_whose_answer_would_be_too_long_is_refused_before_anything_is_
                 ))
             })
             .collect(),
+        ..Default::default()
     };
     let refused = target.client.submit_records(submit(5)).await.unwrap_err();
     assert_eq!(
@@ -156,6 +157,7 @@ async fn documents_of_a_plan_are_taken_up_to_its_quota_and_refused_past_it() {
             padded("task-b", 50),
             padded("task-a", 44),
         ],
+        ..Default::default()
     };
     let receipts = target
         .client
@@ -261,6 +263,7 @@ async fn times_records_and_labels_are_taken_at_their_limit_and_refused_past_it()
         let request = SubmitRecordsRequest {
             plan_id: PLAN.into(),
             records: vec![record(""); count],
+            ..Default::default()
         };
         call("SubmitRecords", &request)
     };

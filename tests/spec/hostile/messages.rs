@@ -345,6 +345,7 @@ async fn whatever_bytes_come_the_answer_is_a_message_or_an_error_with_its_reason
         SubmitRecordsRequest {
             plan_id: "chance".into(),
             records: vec![record(r#"{"id":"nobody"}"#)],
+            ..Default::default()
         }
         .encode_to_vec(),
     ];

@@ -21,6 +21,7 @@ fn records(plan_id: &str) -> Vec<u8> {
     let request = SubmitRecordRequest {
         plan_id: plan_id.into(),
         records: vec![record(r#"{"id":"nobody"}"#)],
+        ..Default::default()
     };
     framed(&request.encode_to_vec())
 }
@@ -29,6 +30,7 @@ fn no_records(plan_id: &str) -> Vec<u8> {
     let request = SubmitRecordRequest {
         plan_id: plan_id.into(),
         records: Vec::new(),
+        ..Default::default()
     };
     framed(&request.encode_to_vec())
 }

@@ -366,6 +366,7 @@ async fn documents_as_deep_as_any_server_allows_do_not_end_it() {
     let request = fanout::proto::SubmitRecordsRequest {
         plan_id: "deep".into(),
         records: vec![deep.clone(), deep, other],
+        ..Default::default()
     };
     let receipts = target
         .client

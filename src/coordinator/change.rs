@@ -1,0 +1,241 @@
+//! One change of a plan: decide, append to the journal, apply, answer.
+//!
+//! A journal may take a while to acknowledge what it has given a place. The next change of the plan is decided meanwhile,
+//! over the state as it will be, and follows it in the journal; so changes that come together are acknowledged together.
+//! What was not acknowledged is seen by nobody: it is not applied to the state that readers and watchers have, and no
+//! answer that shows it leaves. If the journal does not take it after all, it is as if it had never been decided.
+
+use std::sync::Arc;
+
+use tokio::task::JoinHandle;
+use tracing::Instrument;
+
+use super::{Coordinator, Error, Standing, poisoned, view};
+use crate::engine::{self, Command, Decision, Entry, ProducerRefusal, Receipt};
+use crate::journal::{self, Answer};
+use crate::registry::{Deciding, LivePlan, Poisoned, TurnHeld};
+
+impl Coordinator {
+    /// Decides, appends, applies. A refusal is an error, after what happened all the same (a deadline) was applied.
+    pub(super) async fn change(
+        &self,
+        plan: &Arc<LivePlan>,
+        command: &Command<'_>,
+    ) -> Result<Changed, Error> {
+        let turn = plan.turn().instrument(tracing::trace_span!("turn")).await;
+        let Decided {
+            mut answer,
+            refused,
+            had_ended,
+            acknowledged,
+        } = self.decide_and_append(plan, command, turn)?;
+        match acknowledged {
+            Acknowledged::Yes => {}
+            Acknowledged::WithOthers { losses } => {
+                // What is answered shows what others have appended.
+                if !plan.wait_for(answer.standing.sequence, losses).await {
+                    view(plan)?;
+                    let lost = "what was appended before was not taken".to_owned();
+                    return Err(Error::Journal(journal::Error::Failed(lost)));
+                }
+            }
+            Acknowledged::Later(finished) => {
+                finished.await.unwrap_or_else(|_| Err(poisoned(plan)))?;
+            }
+        }
+        let ended = answer.standing.end.as_ref().filter(|_| !had_ended);
+        if let Some(end) = ended {
+            tracing::info!(
+                plan.id = &**plan.plan_id(),
+                plan.status = answer.standing.status.name(),
+                plan.end_reason = ?end.reason,
+                "plan ended"
+            );
+        }
+        recall(plan, &mut answer.receipts)?;
+        refused.map_or(Ok(answer), Err)
+    }
+
+    /// What is done of a change while its turn is held.
+    fn decide_and_append(
+        &self,
+        plan: &Arc<LivePlan>,
+        command: &Command<'_>,
+        turn: TurnHeld,
+    ) -> Result<Decided, Error> {
+        let mut deciding = turn.deciding();
+        let deciding = &mut *deciding;
+        let Deciding { documents, ahead } = deciding;
+        let (decision, before, had_ended) = {
+            let _deciding = tracing::trace_span!("decide").entered();
+            let live = plan.read().map_err(|Poisoned| poisoned(plan))?;
+            let state = ahead.as_ref().unwrap_or(&live.state);
+            let (now, limits) = (self.clock.now(), &self.limits.engine);
+            let decision = engine::decide_keeping(state, command, now, limits, documents);
+            if decision.entries.is_empty() {
+                return Ok(Decided {
+                    refused: refused(command, &decision),
+                    answer: Changed {
+                        receipts: decision.receipts,
+                        standing: Standing::of(state),
+                        committed: decision.committed,
+                    },
+                    had_ended: true,
+                    acknowledged: match ahead {
+                        None => Acknowledged::Yes,
+                        Some(_) => Acknowledged::WithOthers {
+                            losses: plan.losses(),
+                        },
+                    },
+                });
+            }
+            (decision, state.sequence(), state.end().is_some())
+        };
+        let refused = refused(command, &decision);
+        let entries: Vec<Arc<Entry>> = decision.entries.into_iter().map(Arc::new).collect();
+        let last = before + entries.len() as u64;
+        let changing = plan.changing();
+        let appending = tracing::trace_span!("append");
+        let appended = appending.in_scope(|| plan.journal().append(before, &entries));
+        let applying = tracing::trace_span!("apply");
+        let (standing, acknowledged) = match appended {
+            Answer::Ready(Err(error)) => return Err(error.into()),
+            Answer::Ready(Ok(())) if ahead.is_none() => {
+                drop(appending);
+                let applied = applying.in_scope(|| plan.apply(entries, Standing::of));
+                let standing = applied.map_err(|Poisoned| poisoned(plan))?;
+                (standing, Acknowledged::Yes)
+            }
+            Answer::Ready(Ok(())) => {
+                drop(appending);
+                let standing = plan.appended(entries, deciding, Standing::of);
+                let standing = standing.map_err(|Poisoned| poisoned(plan))?;
+                let applied = applying.in_scope(|| plan.acknowledged(last));
+                applied.map_err(|Poisoned| poisoned(plan))?;
+                (standing, Acknowledged::Yes)
+            }
+            Answer::Pending(appended) => {
+                let first = Arc::clone(&entries[0]);
+                let standing = plan.appended(entries, deciding, Standing::of);
+                let standing = standing.map_err(|Poisoned| poisoned(plan))?;
+                let finisher = Arc::clone(plan);
+                let finished = tokio::spawn(async move {
+                    let _changing = changing;
+                    let appended = appended.instrument(appending).await;
+                    let finishing = finish(&finisher, &first, last, appended);
+                    finishing.instrument(applying).await
+                });
+                (standing, Acknowledged::Later(finished))
+            }
+        };
+        if let Some(end) = standing.end.as_ref().filter(|_| !had_ended) {
+            self.timers
+                .add(end.at.plus(plan.spec().retention), plan.plan_id());
+        }
+        Ok(Decided {
+            answer: Changed {
+                receipts: decision.receipts,
+                standing,
+                committed: decision.committed,
+            },
+            refused,
+            had_ended,
+            acknowledged,
+        })
+    }
+}
+
+/// What a change answers.
+pub(super) struct Changed {
+    pub(super) receipts: Vec<Receipt>,
+    /// Where the plan stands then.
+    pub(super) standing: Standing,
+    /// How many records of the command's producer the plan has then.
+    pub(super) committed: Option<u64>,
+}
+
+/// A change that was decided and appended.
+struct Decided {
+    /// To be given when all is acknowledged.
+    answer: Changed,
+    refused: Option<Error>,
+    had_ended: bool,
+    acknowledged: Acknowledged,
+}
+
+/// Whether the journal has acknowledged all that an answer shows.
+enum Acknowledged {
+    Yes,
+    /// When it has acknowledged what others have appended, if it loses none of it.
+    WithOthers {
+        losses: u64,
+    },
+    /// When this has ended.
+    Later(JoinHandle<Result<(), Error>>),
+}
+
+/// Applies what the journal has acknowledged, or takes back what it has not taken.
+async fn finish(
+    plan: &Arc<LivePlan>,
+    first: &Arc<Entry>,
+    last: u64,
+    appended: Result<(), journal::Error>,
+) -> Result<(), Error> {
+    let done = match &appended {
+        Ok(()) => plan.acknowledged(last),
+        Err(_) => {
+            let turn = plan.turn().await;
+            plan.lost(first, &mut turn.deciding())
+        }
+    };
+    done.map_err(|Poisoned| poisoned(plan))?;
+    Ok(appended?)
+}
+
+/// Completes receipts of records that were taken before, from the plan's history.
+fn recall(plan: &LivePlan, receipts: &mut [Receipt]) -> Result<(), Error> {
+    if !receipts.iter().any(|receipt| receipt.is_remembered) {
+        return Ok(());
+    }
+    let live = plan.read().map_err(|Poisoned| poisoned(plan))?;
+    let event = |sequence: u64| {
+        let position = usize::try_from(sequence.checked_sub(1)?).ok()?;
+        live.history.get(position).map(|entry| &entry.event)
+    };
+    let remembered = receipts.iter_mut().filter(|receipt| receipt.is_remembered);
+    remembered.for_each(|receipt| receipt.recall(event));
+    Ok(())
+}
+
+/// Why what is wanted is not done, if it is not.
+fn refused(command: &Command<'_>, decision: &Decision) -> Option<Error> {
+    let quota = |what, setting, limit| Error::QuotaExceeded {
+        what,
+        setting,
+        limit,
+    };
+    match (decision.refusal, decision.producer_refusal, command) {
+        (Some(refusal), _, Command::Rematch { id, .. } | Command::Discard { id, .. }) => {
+            Some(Error::QuarantineRefused { id: *id, refusal })
+        }
+        (
+            _,
+            Some(ProducerRefusal::OffsetAhead { committed }),
+            Command::SubmitNumbered { first_offset, .. },
+        ) => Some(Error::OffsetAhead {
+            first_offset: first_offset.unwrap_or_default(),
+            committed,
+        }),
+        (_, Some(ProducerRefusal::TooManyProducers { limit }), _) => Some(quota(
+            "producers in the plan",
+            "producers_per_plan_max",
+            limit,
+        )),
+        (_, Some(ProducerRefusal::TooManyNumbered { limit }), _) => Some(quota(
+            "records with offsets in the plan",
+            "numbered_records_max",
+            limit,
+        )),
+        _ => None,
+    }
+}

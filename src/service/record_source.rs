@@ -1,0 +1,130 @@
+//! What the messages of a stream of records say besides the records: whose they are, and for which plan. Said once, it holds
+//! for all that follow.
+
+use std::sync::Arc;
+
+use tonic::Status;
+
+use super::{Fanout, convert, status};
+use crate::proto::records::{RecordFields, RecordsMessage};
+use crate::registry::LivePlan;
+
+/// Where a stream's records come from, and where they go. Known from its first message on.
+#[derive(Default)]
+pub(super) struct Source {
+    plan: Option<Arc<LivePlan>>,
+    /// The producer; empty if it has none.
+    producer: Box<str>,
+    /// Offset of the next record, if the producer has said one.
+    next_offset: Option<u64>,
+}
+
+/// What a message asks for.
+pub(super) struct Request {
+    /// The plan that its records are for.
+    pub(super) plan: Arc<LivePlan>,
+    /// Offset of its first record, if it has a producer.
+    pub(super) first_offset: Option<u64>,
+}
+
+impl Source {
+    /// The producer, if there is one.
+    pub(super) fn producer(&self) -> Option<&str> {
+        (!self.producer.is_empty()).then_some(&*self.producer)
+    }
+
+    /// Reads a message, and appends its records.
+    pub(super) fn read<'m>(
+        &mut self,
+        fanout: &Fanout,
+        message: &'m RecordsMessage,
+        records: &mut Vec<RecordFields<'m>>,
+    ) -> Result<Request, Status> {
+        let limits = &fanout.config.limits;
+        let begin = records.len();
+        let header = message
+            .read(records)
+            .map_err(|problem| status::invalid("message", &problem, "MALFORMED_MESSAGE"))?;
+        let count = records.len() - begin;
+        let plan = match &self.plan {
+            None => {
+                let plan_id = convert::required_plan_id(header.plan_id, limits)?;
+                let plan = fanout.coordinator.plan(plan_id);
+                let plan = plan.map_err(|error| status::of(&error))?;
+                let most = limits.key_bytes_max;
+                if header.producer_id.len() > most {
+                    let length = header.producer_id.len();
+                    let problem = format!("is {length} bytes long, at most {most} are allowed");
+                    return Err(status::over_limit(
+                        "producer_id",
+                        &problem,
+                        "KEY_TOO_LONG",
+                        most,
+                    ));
+                }
+                self.producer = header.producer_id.into();
+                self.plan.insert(plan)
+            }
+            Some(plan) => plan,
+        };
+        for (field, said, holds, reason) in [
+            (
+                "plan_id",
+                header.plan_id,
+                &**plan.plan_id(),
+                "PLAN_ID_CHANGED",
+            ),
+            (
+                "producer_id",
+                header.producer_id,
+                &*self.producer,
+                "PRODUCER_ID_CHANGED",
+            ),
+        ] {
+            if !said.is_empty() && said != holds {
+                let problem = format!("is {said:?}, but this stream is for {holds:?}");
+                return Err(status::invalid(field, &problem, reason));
+            }
+        }
+        let most = limits.records_per_message_max;
+        if count > most {
+            let problem = format!("{count} records, at most {most} are allowed");
+            return Err(status::over_limit(
+                "records",
+                &problem,
+                "TOO_MANY_RECORDS",
+                most,
+            ));
+        }
+        let plan = Arc::clone(plan);
+        let first_offset = self.first_offset(header.first_offset, count)?;
+        Ok(Request { plan, first_offset })
+    }
+
+    /// Offset of a message's first record. Without records it is none, which asks how many have come.
+    fn first_offset(&mut self, said: Option<u64>, count: usize) -> Result<Option<u64>, Status> {
+        let required = |field, problem| Err(status::invalid(field, problem, "FIELD_REQUIRED"));
+        if self.producer.is_empty() {
+            return match (said, count) {
+                (Some(_), _) => required("producer_id", "first_offset is an offset of a producer"),
+                (None, 0) => required("records", "expected at least one record"),
+                (None, _) => Ok(None),
+            };
+        }
+        if count == 0 {
+            return Ok(None);
+        }
+        let Some(first) = said.or(self.next_offset) else {
+            return required(
+                "first_offset",
+                "the first records of a producer on a stream need it",
+            );
+        };
+        let Some(next) = first.checked_add(count as u64) else {
+            let problem = "there is no offset after the last record's";
+            return Err(status::invalid("first_offset", problem, "INVALID_OFFSET"));
+        };
+        self.next_offset = Some(next);
+        Ok(Some(first))
+    }
+}
