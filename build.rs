@@ -1,4 +1,4 @@
-//! Compiles the public contract in `proto`, and gRPC's own in `third_party`, with a pure-Rust compiler, so that a build needs no `protoc`.
+//! Compiles the public contract and the journal's format in `proto`, and gRPC's own in `third_party`, with a pure-Rust compiler, so that a build needs no `protoc`.
 
 use std::{env, error::Error, fs, path::PathBuf};
 
@@ -40,6 +40,9 @@ fn main() -> Result<(), Box<dyn Error>> {
     own.build_client(false)
         .out_dir(server)
         .compile_fds(fanout)?;
+    // Nobody asks a server by reflection how its disk is written.
+    let journal = protox::compile(["fanout/journal/v1/journal.proto"], ["proto"])?;
+    configure().btree_map(".").compile_fds(journal)?;
     Ok(())
 }
 

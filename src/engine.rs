@@ -9,6 +9,7 @@ mod decide;
 mod documents;
 mod draft;
 mod event;
+mod line;
 mod producer;
 mod receipt;
 mod spec;
@@ -21,11 +22,15 @@ pub use documents::Documents;
 pub use event::{
     Entry, Event, Held, QuarantineReason, Quarantined, Resolution, Resolved, SignOfLife,
 };
+pub use line::LineError;
 pub use producer::{Advance, Remembered, Warnings};
 pub use receipt::{Disposition, ProducerRefusal, Receipt, Refusal, Violation, Warning};
 pub use spec::{Completion, SealRule, Spec, Tasks, Terms};
 pub use state::{Counts, End, EndReason, PlanStatus, State};
 pub use task::{MissingCause, QuarantineByTask, TaskStanding, TaskState};
+
+/// Words that events say.
+pub use crate::reconcile::{MatchedBy, Status, Verdict};
 
 /// Milliseconds since 1970-01-01T00:00:00Z.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]

@@ -12,8 +12,11 @@
 //! - **No room is no damage**: [`Error::Full`] has changed nothing, and the same append may succeed later.
 //! - **Deleted is gone**: after [`Journal::delete`] a plan is not listed and cannot be opened.
 
+pub mod disk;
 mod memory;
+mod stored;
 
+pub use disk::Disk;
 pub use memory::Memory;
 
 use std::future::Future;
@@ -23,7 +26,7 @@ use std::sync::Arc;
 use crate::engine::Entry;
 
 /// Why a journal did not do what was asked.
-#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+#[derive(Clone, Debug, thiserror::Error, PartialEq, Eq)]
 pub enum Error {
     /// Somebody else appended first. Read on, decide again.
     #[error("the plan's history is at sequence {at}")]

@@ -54,6 +54,32 @@ pub struct Violation {
     pub quota: bool,
 }
 
+impl Violation {
+    /// Every field and every reason that a violation may name: one that was kept is read back as one of these.
+    pub const WORDS: [&'static str; 14] = [
+        "body",
+        "group_key",
+        "id",
+        "kind",
+        "sandbox_session_id",
+        "status",
+        "task_id",
+        "BODY_TOO_LARGE",
+        "INVALID_JSON",
+        "INVALID_TEXT",
+        "JSON_LIMIT_EXCEEDED",
+        "KEY_TOO_LONG",
+        "PLAN_QUOTA_EXCEEDED",
+        "UNKNOWN_ENUM_VALUE",
+    ];
+
+    /// The word of a violation that reads so.
+    #[must_use]
+    pub fn word(text: &str) -> Option<&'static str> {
+        Self::WORDS.into_iter().find(|word| *word == text)
+    }
+}
+
 /// What became of one record.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Receipt {

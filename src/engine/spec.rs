@@ -103,6 +103,8 @@ pub struct Spec {
     pub created_at: Timestamp,
     /// How records are judged and the result is written.
     pub settings: Settings,
+    /// The config that says so, without what was planned from it: compact JSON.
+    pub config: Bytes,
     /// The plan document without groups, task requests and reconciliation: JSON.
     pub head: Bytes,
     /// What the result document repeats of it.
@@ -215,10 +217,55 @@ impl Spec {
             retention: terms.retention,
             created_at: terms.created_at,
             settings: Settings::read(config)?,
+            config: json::compact(&without_input(config).into()).into(),
             head: json::compact(&head).into(),
             result_head: ResultHead::of_plan(&head),
             item_count: plan.item_count(),
             group_count: plan.group_count(),
+            index,
+            tasks: tasks.finish(),
+        })
+    }
+
+    /// Makes the spec again of what was kept of it, without planning. The task requests are in plan order.
+    ///
+    /// # Errors
+    /// The config, the head or a task request is not what [`Spec::new`] had made.
+    pub fn restore(
+        terms: Terms,
+        config: Bytes,
+        head: Bytes,
+        (item_count, group_count): (usize, usize),
+        requests: &[Bytes],
+    ) -> Result<Self, plan::Error> {
+        let settings = match parsed("config", &config)?.as_object() {
+            Some(config) => Settings::read(config)?,
+            None => return Err(plan::Error::new("config", "expected an object")),
+        };
+        let mut names = IndexBuilder::with_capacity(requests.len());
+        let mut tasks = TasksBuilder::with_capacity(requests.len(), usize::MAX);
+        for request in requests {
+            tasks.add(&parsed("task_requests", request)?, &mut names)?;
+        }
+        let index = names.finish();
+        if !index.tells_all_tasks_apart() {
+            let problem = "two tasks have the same identity, or one has none";
+            return Err(plan::Error::new("task_requests", problem));
+        }
+        Ok(Self {
+            plan_id: terms.plan_id,
+            digest: terms.digest,
+            labels: terms.labels,
+            completion: terms.completion,
+            deadline: terms.deadline,
+            retention: terms.retention,
+            created_at: terms.created_at,
+            settings,
+            config,
+            result_head: ResultHead::of_plan(&parsed("head", &head)?),
+            head,
+            item_count,
+            group_count,
             index,
             tasks: tasks.finish(),
         })
@@ -285,6 +332,7 @@ impl Spec {
             retention: self.retention,
             created_at: self.created_at,
             settings: self.settings.clone(),
+            config: Bytes::new(),
             head: Bytes::new(),
             result_head: ResultHead::default(),
             item_count: self.item_count,
@@ -350,4 +398,25 @@ impl TasksBuilder {
             other_group_keys: self.other_group_keys,
         }
     }
+}
+
+/// The config without what groups are made of, which is large and not asked for again.
+fn without_input(config: &Object) -> Object {
+    let mut config = config.clone();
+    for input in ["items", "groups", "packets", "finding_packets"] {
+        config.remove(input);
+    }
+    config
+}
+
+/// A task request has a config's template around a caller's items, each of which may be as deep as a document.
+pub(super) fn kept_limits() -> json::Limits {
+    json::Limits {
+        depth: 2 * json::Limits::default().depth,
+        number_bytes: usize::MAX,
+    }
+}
+
+fn parsed(field: &str, text: &[u8]) -> Result<Value, plan::Error> {
+    json::parse(text, kept_limits()).map_err(|error| plan::Error::new(field, error.to_string()))
 }

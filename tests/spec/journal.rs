@@ -1,9 +1,11 @@
 //! What every journal keeps. Each test runs on each journal, by its name.
 
+use std::ops::Deref;
 use std::sync::Arc;
 
 use fanout::engine::{EndReason, Entry, Event, Spec, Terms, Timestamp};
-use fanout::journal::{Error, History, Journal, Memory};
+use fanout::journal::disk::{Durability, Options};
+use fanout::journal::{Disk, Error, History, Journal, Memory};
 use fanout::json::Object;
 use fanout::plan::{self, Input};
 
@@ -128,6 +130,57 @@ async fn plans_are_listed_by_name_and_do_not_mix(journal: &dyn Journal) {
     assert_eq!(replay(&*history, 0, 100).await, expected(1..=2));
 }
 
+async fn appends_follow_each_other_before_they_are_done_and_are_done_in_their_order(
+    journal: &dyn Journal,
+) {
+    let history = journal.create("plan").wait().await.unwrap();
+    let answers: Vec<_> = (0..50)
+        .map(|after| history.append(after, &entries(after + 1..=after + 1)))
+        .collect();
+    let behind = history.append(49, &entries(50..=50)).wait().await;
+    assert_eq!(behind, Err(Error::Conflict { at: 50 }));
+    let mut answers = answers.into_iter().rev();
+    // The last one is done, so all are.
+    answers.next().unwrap().wait().await.unwrap();
+    assert_eq!(replay(&*history, 0, 100).await, expected(1..=50));
+    for answer in answers {
+        answer.wait().await.unwrap();
+    }
+}
+
+async fn an_append_that_nobody_waits_for_is_done_all_the_same(journal: &dyn Journal) {
+    let history = journal.create("plan").wait().await.unwrap();
+    drop(history.append(0, &entries(1..=2)));
+    history.append(2, &entries(3..=3)).wait().await.unwrap();
+    assert_eq!(replay(&*history, 0, 100).await, expected(1..=3));
+}
+
+/// A disk in a directory that goes away with it.
+struct OnDisk {
+    disk: Disk,
+    _directory: tempfile::TempDir,
+}
+
+impl Deref for OnDisk {
+    type Target = Disk;
+
+    fn deref(&self) -> &Disk {
+        &self.disk
+    }
+}
+
+fn on_disk(durability: Durability) -> OnDisk {
+    let directory = tempfile::tempdir().unwrap();
+    let options = Options {
+        durability,
+        ..Options::new(directory.path().join("journal"))
+    };
+    OnDisk {
+        disk: Disk::open(&options).unwrap(),
+        _directory: directory,
+    }
+}
+
 /// Makes a test of each clause for one journal.
 macro_rules! contract {
     ($journal:ident, $new:expr, [$($clause:ident),* $(,)?]) => {
@@ -142,15 +195,26 @@ macro_rules! contract {
     };
 }
 
-contract!(
-    memory,
-    super::Memory::default(),
-    [
-        what_was_appended_is_replayed_in_order,
-        an_append_at_another_sequence_changes_nothing_and_says_where_the_history_is,
-        of_many_appends_at_one_place_exactly_one_succeeds,
-        an_opened_history_is_the_same_as_the_created_one,
-        a_name_is_taken_once_and_free_again_after_deletion,
-        plans_are_listed_by_name_and_do_not_mix,
-    ]
-);
+/// The whole contract, for one journal.
+macro_rules! whole_contract {
+    ($journal:ident, $new:expr) => {
+        contract!(
+            $journal,
+            $new,
+            [
+                what_was_appended_is_replayed_in_order,
+                an_append_at_another_sequence_changes_nothing_and_says_where_the_history_is,
+                of_many_appends_at_one_place_exactly_one_succeeds,
+                an_opened_history_is_the_same_as_the_created_one,
+                a_name_is_taken_once_and_free_again_after_deletion,
+                plans_are_listed_by_name_and_do_not_mix,
+                appends_follow_each_other_before_they_are_done_and_are_done_in_their_order,
+                an_append_that_nobody_waits_for_is_done_all_the_same,
+            ]
+        );
+    };
+}
+
+whole_contract!(memory, super::Memory::default());
+whole_contract!(disk_fsync, *super::on_disk(super::Durability::Fsync));
+whole_contract!(disk_os, *super::on_disk(super::Durability::Os));

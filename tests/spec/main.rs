@@ -9,6 +9,7 @@ mod cli_large;
 mod cli_refusals;
 mod cli_server;
 mod deadlines;
+mod disk;
 mod edge;
 mod engine;
 mod harness;

@@ -1,0 +1,403 @@
+//! One plan's file: appends come in here, wait for a writer together, and are done in their order.
+
+use std::io;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use tokio::sync::oneshot;
+
+use super::Durability;
+use super::files::{FileHandle, is_full, write_all_at};
+use super::frame::{self, Frames, HEAD_BYTES, Hash, PAYLOAD_BYTES_MAX, Step};
+use super::opening::{Examined, Places};
+use super::shared::Shared;
+use crate::engine::Entry;
+use crate::journal::stored::{self, Part, Reading};
+use crate::journal::{Answer, Error, History};
+
+/// What waits to be written of one plan is refused from here on, unless it is a single append.
+const WAITING_BYTES_MAX: usize = 64 << 20;
+/// Room is taken for at least so much more than is needed now, and at most.
+const RESERVE_BYTES_MIN: u64 = 16 << 10;
+const RESERVE_BYTES_MAX: u64 = 4 << 20;
+/// What a file is a multiple of: the least that file systems give.
+const RESERVE_UNIT: u64 = 4 << 10;
+/// With [`Durability::Os`], the disk is asked to have what was written each time it is so much.
+const SYNC_BYTES: u64 = 4 << 20;
+
+type Done = oneshot::Sender<Result<(), Error>>;
+
+/// A plan's file.
+pub(super) struct PlanFile {
+    /// Where it is.
+    pub(super) path: PathBuf,
+    shared: Arc<Shared>,
+    state: Mutex<State>,
+}
+
+struct State {
+    /// Of the last append that has its place.
+    sequence: u64,
+    /// Of the last append that is done.
+    done: u64,
+    /// Bytes of the file up to there.
+    end: u64,
+    /// And how many of them are sure to be on the disk.
+    synced: u64,
+    /// Where the next append's frames belong.
+    placed: u64,
+    /// Hash of the last frame before `end`.
+    previous: Hash,
+    places: Places,
+    /// Frames to be written.
+    waiting: Vec<u8>,
+    /// Whom to tell, each with the sequence at the end of its append.
+    waiting_done: Vec<(u64, Done)>,
+    /// Whether a writer has this plan, or will.
+    queued: bool,
+    /// Bytes of the file, with room that was taken ahead.
+    reserved: u64,
+    /// Whether the file system can take room ahead.
+    reserves: bool,
+    /// Open while the plan is busy.
+    file: Option<Arc<dyn FileHandle>>,
+    /// Why nothing goes any more.
+    failed: Option<Error>,
+}
+
+impl PlanFile {
+    /// The file as it was found.
+    pub(super) fn new(path: PathBuf, shared: Arc<Shared>, found: Examined) -> Self {
+        Self {
+            path,
+            shared,
+            state: Mutex::new(State {
+                sequence: found.sequence,
+                done: found.sequence,
+                end: found.end,
+                synced: found.end,
+                placed: found.end,
+                previous: found.previous,
+                places: found.places,
+                waiting: Vec::new(),
+                waiting_done: Vec::new(),
+                queued: false,
+                reserved: found.length,
+                reserves: true,
+                file: None,
+                failed: None,
+            }),
+        }
+    }
+
+    /// No step under this lock leaves the state half-way.
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Takes nothing any more.
+    pub(super) fn close(&self, why: Error) {
+        let mut state = self.lock();
+        state.failed.get_or_insert(why);
+        state.file = None;
+    }
+
+    /// Lets go of the open file, if nobody is using the plan now.
+    pub(super) fn let_go(&self) {
+        if let Ok(mut state) = self.state.try_lock() {
+            state.file = None;
+        }
+    }
+
+    fn opened(self: &Arc<Self>, state: &mut State) -> io::Result<Arc<dyn FileHandle>> {
+        if let Some(file) = &state.file {
+            return Ok(Arc::clone(file));
+        }
+        let file = self.shared.files.open(&self.path)?;
+        state.file = Some(Arc::clone(&file));
+        self.shared.has_opened(self);
+        Ok(file)
+    }
+
+    fn append(self: &Arc<Self>, after: u64, entries: &[Arc<Entry>]) -> Answer<()> {
+        let mut state = self.lock();
+        if let Some(failed) = &state.failed {
+            return Answer::Ready(Err(failed.clone()));
+        }
+        if state.sequence != after {
+            let at = state.sequence;
+            return Answer::Ready(Err(Error::Conflict { at }));
+        }
+        if entries.is_empty() {
+            return Answer::Ready(Ok(()));
+        }
+        let parts = stored::parts(entries, self.shared.part_bytes);
+        match self.shared.durability {
+            Durability::Fsync => self.append_waiting(&mut state, entries.len(), &parts),
+            Durability::Os => Answer::Ready(self.append_now(&mut state, entries.len(), &parts)),
+        }
+    }
+
+    fn append_waiting(
+        self: &Arc<Self>,
+        state: &mut State,
+        entries: usize,
+        parts: &[Part],
+    ) -> Answer<()> {
+        if state.waiting.len() > WAITING_BYTES_MAX {
+            let problem = format!("more than {WAITING_BYTES_MAX} bytes wait to be written");
+            return Answer::Ready(Err(Error::Full(problem)));
+        }
+        if let Err(error) = self.make_room(state, parts) {
+            return Answer::Ready(Err(error));
+        }
+        if !state.queued {
+            state.queued = self.shared.queue.add(Arc::clone(self));
+            if !state.queued {
+                return Answer::Ready(Err(closed()));
+            }
+        }
+        let (done, answer) = oneshot::channel();
+        state.place(parts, entries);
+        state.waiting_done.push((state.sequence, done));
+        Answer::Pending(Box::pin(async move {
+            answer.await.unwrap_or_else(|_| Err(closed()))
+        }))
+    }
+
+    fn append_now(
+        self: &Arc<Self>,
+        state: &mut State,
+        entries: usize,
+        parts: &[Part],
+    ) -> Result<(), Error> {
+        self.make_room(state, parts)?;
+        let sequence = state.sequence;
+        state.place(parts, entries);
+        let mut frames = std::mem::take(&mut state.waiting);
+        let mut previous = state.previous;
+        frame::seal(&mut frames, state.synced, &mut previous);
+        let file = self.opened(state);
+        let written = file.and_then(|file| write_all_at(&*file, &frames, state.end));
+        match written {
+            Ok(()) => {
+                state.end += frames.len() as u64;
+                state.done = state.sequence;
+                state.previous = previous;
+            }
+            // What was written of it ends in the middle of a frame, or of an append: it counts for nothing.
+            Err(error) if is_full(&error) => {
+                (state.sequence, state.placed) = (sequence, state.end);
+                state.places.cut(state.end);
+                return Err(Error::Full(error.to_string()));
+            }
+            Err(error) => return Err(self.fail(state, "write", &error)),
+        }
+        frames.clear();
+        state.waiting = frames;
+        if state.end - state.synced >= SYNC_BYTES && !state.queued {
+            state.queued = self.shared.queue.add(Arc::clone(self));
+        }
+        Ok(())
+    }
+
+    /// Takes room for these parts.
+    fn make_room(self: &Arc<Self>, state: &mut State, parts: &[Part]) -> Result<(), Error> {
+        if let Some(part) = parts
+            .iter()
+            .find(|part| part.payload.len() > PAYLOAD_BYTES_MAX)
+        {
+            return Err(Error::Full(format!(
+                "a record of {} bytes is more than the {PAYLOAD_BYTES_MAX} that a frame can hold",
+                part.payload.len()
+            )));
+        }
+        let bytes = parts.iter().map(|part| HEAD_BYTES + part.payload.len());
+        let needed = state.placed + bytes.sum::<usize>() as u64;
+        if needed <= state.reserved || !state.reserves {
+            return Ok(());
+        }
+        let file = match self.opened(state) {
+            Ok(file) => file,
+            Err(error) => return Err(self.fail(state, "open", &error)),
+        };
+        let ahead = needed.clamp(RESERVE_BYTES_MIN, RESERVE_BYTES_MAX);
+        let mut reserve = |upto: u64| {
+            let upto = upto.next_multiple_of(RESERVE_UNIT);
+            let reserved = file.reserve(state.reserved, upto - state.reserved);
+            reserved.map(|()| state.reserved = upto)
+        };
+        let reserved = match reserve(needed + ahead) {
+            Err(error) if is_full(&error) => reserve(needed),
+            other => other,
+        };
+        match reserved {
+            Ok(()) => Ok(()),
+            Err(error) if is_full(&error) => Err(Error::Full(error.to_string())),
+            Err(error) if error.kind() == io::ErrorKind::Unsupported => {
+                state.reserves = false;
+                Ok(())
+            }
+            Err(error) => Err(self.fail(state, "make room", &error)),
+        }
+    }
+
+    /// Writes all that waits, and answers whether there is more by now. Called by one writer at a time.
+    pub(super) fn write_waiting(self: &Arc<Self>) -> bool {
+        let mut state = self.lock();
+        let mut frames = std::mem::take(&mut state.waiting);
+        let waiting_done = std::mem::take(&mut state.waiting_done);
+        if let Some(failed) = state.failed.clone() {
+            state.queued = false;
+            drop(state);
+            tell(waiting_done, &Err(failed));
+            return false;
+        }
+        let mut previous = state.previous;
+        let (end, synced) = (state.end, state.synced);
+        let file = self.opened(&mut state);
+        drop(state);
+
+        frame::seal(&mut frames, synced, &mut previous);
+        let written = file.and_then(|file| {
+            write_all_at(&*file, &frames, end).map_err(|error| named("write", &error))?;
+            file.sync().map_err(|error| named("sync", &error))
+        });
+
+        let mut state = self.lock();
+        if let Err(error) = written {
+            let error = self.fail(&mut state, "keep what was appended", &error);
+            state.queued = false;
+            drop(state);
+            tell(waiting_done, &Err(error));
+            return false;
+        }
+        if let Some((sequence, _)) = waiting_done.last() {
+            state.end = end + frames.len() as u64;
+            state.done = *sequence;
+            state.previous = previous;
+        }
+        // Without appends of its own, this was for what was written before it began.
+        state.synced = end + frames.len() as u64;
+        state.queued = !state.waiting_done.is_empty();
+        let more = state.queued;
+        if state.waiting.is_empty() {
+            frames.clear();
+            state.waiting = frames;
+        }
+        drop(state);
+        tell(waiting_done, &Ok(()));
+        more
+    }
+
+    /// Has the plan fail, for good.
+    fn fail(&self, state: &mut State, what: &str, error: &io::Error) -> Error {
+        let problem = format!("cannot {what} in {}: {error}", self.path.display());
+        let failed = Error::Failed(problem.clone());
+        state.failed.get_or_insert_with(|| failed.clone());
+        state.file = None;
+        state.waiting = Vec::new();
+        let waiting_done = std::mem::take(&mut state.waiting_done);
+        tell(waiting_done, &Err(failed.clone()));
+        tracing::error!(path = %self.path.display(), %error, "a plan's history has failed: cannot {what}");
+        self.shared.has_failed(problem);
+        failed
+    }
+
+    fn replay(self: &Arc<Self>, after: u64, limit: usize) -> Result<Vec<Arc<Entry>>, Error> {
+        let mut state = self.lock();
+        if let Some(Error::NotFound) = state.failed {
+            return Err(Error::NotFound);
+        }
+        let (done, end) = (state.done, state.end);
+        let begin = state.places.find(after);
+        let (Some(begin), true) = (begin, after < done && limit > 0) else {
+            return Ok(Vec::new());
+        };
+        let failed = |error: io::Error| {
+            let path = self.path.display();
+            Error::Failed(format!("cannot read {path}: {error}"))
+        };
+        let file = self.opened(&mut state).map_err(failed)?;
+        drop(state);
+
+        let mut frames = Frames::new(&*file, begin, end, None);
+        let mut reading = Reading::default();
+        let mut entries = Vec::new();
+        while frames.offset() < end && entries.len() < limit {
+            let offset = frames.offset();
+            let damaged = |problem: &dyn std::fmt::Display| {
+                Error::Damaged(format!("{problem} (offset {offset})"))
+            };
+            let Step::Frame(head, payload) = frames.next().map_err(failed)? else {
+                return Err(damaged(&"a frame is not as it was written"));
+            };
+            let is_before = head.after + u64::from(head.entries) <= after;
+            if is_before && !reading.is_under_way() {
+                continue;
+            }
+            let read = reading.read(payload, &mut entries);
+            read.map_err(|error| match error {
+                stored::Unreadable::Later(_) => Error::Failed(error.to_string()),
+                stored::Unreadable::Malformed(problem) => damaged(&problem),
+            })?;
+            if head.after < after {
+                entries.retain(|entry: &Arc<Entry>| entry.sequence > after);
+            }
+        }
+        entries.truncate(limit);
+        Ok(entries)
+    }
+}
+
+impl State {
+    /// Puts an append behind what waits.
+    fn place(&mut self, parts: &[Part], entries: usize) {
+        let mut after = self.sequence;
+        for (position, part) in parts.iter().enumerate() {
+            if part.entries > 0 {
+                self.places.add(after, self.placed);
+            }
+            let (before, continues) = (self.waiting.len(), position + 1 < parts.len());
+            frame::write(
+                &mut self.waiting,
+                &part.payload,
+                part.entries,
+                after,
+                continues,
+            );
+            self.placed += (self.waiting.len() - before) as u64;
+            after += u64::from(part.entries);
+        }
+        self.sequence += entries as u64;
+    }
+}
+
+/// Answers appends. Nobody may be waiting any more.
+fn tell(waiting: Vec<(u64, Done)>, answer: &Result<(), Error>) {
+    for (_, done) in waiting {
+        drop(done.send(answer.clone()));
+    }
+}
+
+fn closed() -> Error {
+    Error::Failed("the journal was closed".into())
+}
+
+fn named(what: &str, error: &io::Error) -> io::Error {
+    io::Error::new(error.kind(), format!("{what}: {error}"))
+}
+
+/// A plan's history, for whoever has it.
+pub(super) struct DiskHistory(pub(super) Arc<PlanFile>);
+
+impl History for DiskHistory {
+    fn append(&self, after: u64, entries: &[Arc<Entry>]) -> Answer<()> {
+        self.0.append(after, entries)
+    }
+
+    fn replay(&self, after: u64, limit: usize) -> Answer<Vec<Arc<Entry>>> {
+        let plan = Arc::clone(&self.0);
+        super::on_a_thread_of_its_own(move || plan.replay(after, limit))
+    }
+}

@@ -1,0 +1,71 @@
+//! What all plans of a journal share: the file system, the writers' queue, open files, and whether all is well.
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+
+use tokio::sync::watch;
+
+use super::Durability;
+use super::files::Files;
+use super::plan_file::PlanFile;
+use super::writers::Queue;
+
+/// Files of plans that are kept open; the others are opened when they are needed.
+const OPEN_FILES_MAX: usize = 128;
+
+/// What all plans of a journal share.
+pub(super) struct Shared {
+    pub(super) files: Arc<dyn Files>,
+    pub(super) durability: Durability,
+    /// A plan is written in frames of at most so many bytes.
+    pub(super) part_bytes: usize,
+    pub(super) queue: Arc<Queue>,
+    /// Plans with an open file, the one that was opened first at the front.
+    opened: Mutex<VecDeque<Weak<PlanFile>>>,
+    health: watch::Sender<Option<String>>,
+    /// Keeps other processes out.
+    _lock: Box<dyn Send + Sync>,
+}
+
+impl Shared {
+    pub(super) fn new(
+        files: Arc<dyn Files>,
+        durability: Durability,
+        part_bytes: usize,
+        lock: Box<dyn Send + Sync>,
+    ) -> Self {
+        Self {
+            files,
+            durability,
+            part_bytes,
+            queue: Arc::default(),
+            opened: Mutex::default(),
+            health: watch::Sender::new(None),
+            _lock: lock,
+        }
+    }
+
+    /// A plan has opened its file; one that did so long ago may have to let go of its own.
+    pub(super) fn has_opened(&self, plan: &Arc<PlanFile>) {
+        let mut opened = self.opened.lock().unwrap_or_else(PoisonError::into_inner);
+        opened.push_back(Arc::downgrade(plan));
+        let oldest = (opened.len() > OPEN_FILES_MAX).then(|| opened.pop_front());
+        drop(opened);
+        if let Some(plan) = oldest.flatten().and_then(|plan| plan.upgrade()) {
+            plan.let_go();
+        }
+    }
+
+    /// Something could not be written.
+    pub(super) fn has_failed(&self, problem: String) {
+        self.health.send_if_modified(|health| {
+            let is_first = health.is_none();
+            health.get_or_insert(problem);
+            is_first
+        });
+    }
+
+    pub(super) fn health(&self) -> watch::Receiver<Option<String>> {
+        self.health.subscribe()
+    }
+}

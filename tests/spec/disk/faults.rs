@@ -1,0 +1,162 @@
+//! Disks that are full or broken.
+
+use fanout::journal::{Error, Journal};
+
+use super::simulated::Drive;
+use super::{entries, kept, open, replay, try_open};
+use fanout::journal::disk::Durability;
+
+#[tokio::test]
+async fn a_full_disk_refuses_changes_nothing_and_recovers() {
+    for durability in [Durability::Fsync, Durability::Os] {
+        let drive = Drive::new(1);
+        let disk = try_open(&drive, durability).unwrap();
+        let history = disk.create("plan").wait().await.unwrap();
+        drive.faults(|faults| faults.capacity = Some(20_000));
+        let mut at = 0;
+        let refused = loop {
+            match history.append(at, &entries(at + 1..=at + 3)).wait().await {
+                Ok(()) => at += 3,
+                Err(refused) => break refused,
+            }
+        };
+        assert!(matches!(refused, Error::Full(_)), "{refused}");
+        assert!(at > 0);
+        assert_eq!(replay(&*history).await.len() as u64, at);
+        assert_eq!(
+            disk.create("other")
+                .wait()
+                .await
+                .err()
+                .map(|error| matches!(error, Error::Full(_))),
+            None,
+            "a first frame of a few bytes still fits"
+        );
+        assert_eq!(
+            *disk.health().borrow(),
+            None,
+            "a full disk is not a broken one"
+        );
+        drive.faults(|faults| faults.capacity = None);
+        history
+            .append(at, &entries(at + 1..=at + 3))
+            .wait()
+            .await
+            .unwrap();
+        drop((history, disk));
+        assert_eq!(kept(&open(&drive), "plan").await, at + 3);
+    }
+}
+
+#[tokio::test]
+async fn a_plan_that_cannot_be_created_for_want_of_room_can_be_later() {
+    let drive = Drive::new(2);
+    let disk = open(&drive);
+    drive.faults(|faults| faults.capacity = Some(50));
+    let refused = disk.create("plan").wait().await.err();
+    assert!(matches!(refused, Some(Error::Full(_))), "{refused:?}");
+    drive.faults(|faults| faults.capacity = None);
+    let history = disk.create("plan").wait().await.unwrap();
+    history.append(0, &entries(1..=2)).wait().await.unwrap();
+    assert_eq!(kept(&disk, "plan").await, 2);
+}
+
+#[tokio::test]
+async fn a_disk_that_fails_one_plan_is_never_asked_again_and_others_go_on() {
+    let drive = Drive::new(3);
+    let disk = open(&drive);
+    let broken = disk.create("broken").wait().await.unwrap();
+    let sound = disk.create("sound").wait().await.unwrap();
+    broken.append(0, &entries(1..=2)).wait().await.unwrap();
+    drive.faults(|faults| faults.sync_fails = Some("broken".into()));
+    let failed = [
+        broken.append(2, &entries(3..=3)),
+        broken.append(3, &entries(4..=4)),
+    ];
+    for answer in failed {
+        let error = answer.wait().await.unwrap_err();
+        assert!(matches!(error, Error::Failed(_)), "{error}");
+    }
+    let health = disk.health().borrow().clone().unwrap();
+    assert!(
+        health.contains("broken") && health.contains("sync"),
+        "{health}"
+    );
+    // Now a sync would succeed, and say nothing of what the one before has lost.
+    drive.faults(|faults| faults.sync_fails = None);
+    let syncs = drive.syncs();
+    for after in [2, 3, 4] {
+        let refused = broken
+            .append(after, &entries(after + 1..=after + 1))
+            .wait()
+            .await;
+        assert!(matches!(refused, Err(Error::Failed(_))), "{refused:?}");
+    }
+    assert_eq!(drive.syncs(), syncs);
+    assert_eq!(
+        replay(&*broken).await.len(),
+        2,
+        "what was acknowledged can be read"
+    );
+    sound.append(0, &entries(1..=1)).wait().await.unwrap();
+    assert_eq!(kept(&disk, "sound").await, 1);
+
+    drop((broken, sound, disk));
+    drive.lose_power();
+    let disk = open(&drive);
+    assert!([2, 3, 4].contains(&kept(&disk, "broken").await));
+    let again = disk.open("broken").wait().await.unwrap();
+    let at = kept(&disk, "broken").await;
+    again
+        .append(at, &entries(at + 1..=at + 1))
+        .wait()
+        .await
+        .unwrap();
+}
+
+#[tokio::test]
+async fn a_write_that_fails_is_a_failure_too() {
+    for durability in [Durability::Fsync, Durability::Os] {
+        let drive = Drive::new(4);
+        let disk = try_open(&drive, durability).unwrap();
+        let history = disk.create("plan").wait().await.unwrap();
+        history.append(0, &entries(1..=1)).wait().await.unwrap();
+        drive.faults(|faults| faults.write_fails = Some("plan".into()));
+        let failed = history.append(1, &entries(2..=2)).wait().await;
+        assert!(matches!(failed, Err(Error::Failed(_))), "{failed:?}");
+        assert!(disk.health().borrow().is_some());
+    }
+}
+
+#[tokio::test]
+async fn appends_that_come_together_wait_for_the_disk_together() {
+    let drive = Drive::new(5);
+    let disk = open(&drive);
+    let history = disk.create("plan").wait().await.unwrap();
+    history.append(0, &entries(1..=1)).wait().await.unwrap();
+    let before = drive.syncs();
+    let all = entries(2..=1_001);
+    let answers = (1..)
+        .zip(&all)
+        .map(|(after, entry)| history.append(after, std::slice::from_ref(entry)));
+    for answer in answers.collect::<Vec<_>>() {
+        answer.wait().await.unwrap();
+    }
+    let syncs = drive.syncs() - before;
+    assert!(syncs < 500, "{syncs} for 1000 appends");
+    assert_eq!(kept(&disk, "plan").await, 1_001);
+}
+
+#[tokio::test]
+async fn a_journal_that_is_dropped_finishes_what_was_appended() {
+    let drive = Drive::new(6);
+    let disk = open(&drive);
+    let history = disk.create("plan").wait().await.unwrap();
+    let answer = history.append(0, &entries(1..=9));
+    drop(disk);
+    answer.wait().await.unwrap();
+    let closed = history.append(9, &entries(10..=10)).wait().await;
+    assert_eq!(closed, Err(Error::Failed("the journal was closed".into())));
+    drop(history);
+    assert_eq!(kept(&open(&drive), "plan").await, 9);
+}
