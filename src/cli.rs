@@ -7,6 +7,7 @@ mod documents;
 mod executor;
 mod fetched_result;
 mod files;
+mod journal;
 mod plan_document;
 mod plan_parts;
 mod plans;
@@ -119,6 +120,8 @@ enum Command {
     Delete(plans::Delete),
     /// Ask a server whether it is ready; for a container's health check.
     Health(serve::Health),
+    /// Check, export and import the plans of a data directory.
+    Journal(journal::Journal),
     /// Print a completion script for a shell.
     Completions {
         /// The shell.
@@ -187,6 +190,7 @@ async fn dispatch(arguments: Arguments) -> Outcome {
         Some(Command::Cancel(command)) => plans::cancel(command).await,
         Some(Command::Delete(command)) => plans::delete(command).await,
         Some(Command::Health(command)) => serve::health(command).await,
+        Some(Command::Journal(command)) => journal::journal(command).await,
         Some(Command::Completions { shell }) => {
             clap_complete::generate(
                 shell,

@@ -23,6 +23,8 @@ use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
 
+use tokio::sync::watch;
+
 use crate::engine::Entry;
 
 /// Why a journal did not do what was asked.
@@ -85,6 +87,12 @@ pub trait Journal: Send + Sync {
 
     /// Forgets a plan. Forgetting one that is not there is no error.
     fn delete(&self, plan_id: &str) -> Answer<()>;
+
+    /// What the journal has failed of, once it has: then it should not be sent work. Nothing for a journal that cannot
+    /// fail.
+    fn failure(&self) -> Option<watch::Receiver<Option<String>>> {
+        None
+    }
 }
 
 /// The history of one plan.

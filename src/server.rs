@@ -2,7 +2,7 @@
 
 mod edge;
 
-use std::future::{Future, poll_fn};
+use std::future::{Future, pending, poll_fn};
 use std::pin::pin;
 use std::sync::Arc;
 use std::task::Poll;
@@ -69,6 +69,7 @@ pub async fn run_with(
     shutdown: impl Future<Output = ()>,
 ) -> Result<Ended, Error> {
     let config = Arc::new(config);
+    let failure = journal.failure();
     let coordinator = Coordinator::before_recovery(journal, Clock::system(), limits(&config));
     let coordinator = Arc::new(coordinator);
     let fanout = Fanout::new(Arc::clone(&coordinator), Arc::clone(&config));
@@ -84,6 +85,17 @@ pub async fn run_with(
         Poll::Pending => false,
     };
     let (ready, readiness) = watch::channel(recovered);
+    let failed = async move {
+        let Some(mut failure) = failure else {
+            return pending().await;
+        };
+        let why = failure.wait_for(Option::is_some).await;
+        let why = why.ok().and_then(|why| why.clone());
+        match why {
+            Some(why) => why,
+            None => pending().await,
+        }
+    };
     let health = HealthServer::new(HealthOf::new(readiness));
     let reflection = || {
         tonic_reflection::server::Builder::configure()
@@ -100,6 +112,8 @@ pub async fn run_with(
     let timers = async { coordinator.run_timers().await };
     let mut timers = pin!(timers);
     let mut shutdown = pin!(shutdown);
+    let mut failed = pin!(failed);
+    let mut sound = true;
 
     loop {
         tokio::select! {
@@ -108,7 +122,12 @@ pub async fn run_with(
             done = &mut recovering, if !recovered => {
                 done?;
                 recovered = true;
-                ready.send_replace(true);
+                ready.send_replace(sound);
+            }
+            why = &mut failed, if sound => {
+                tracing::error!(why, "the journal has failed; no longer ready");
+                sound = false;
+                ready.send_replace(false);
             }
             () = &mut shutdown => break,
         }

@@ -336,6 +336,10 @@ impl Journal for Disk {
         Answer::Ready(Ok(self.plans.lock().open.keys().cloned().collect()))
     }
 
+    fn failure(&self) -> Option<watch::Receiver<Option<String>>> {
+        Some(self.health())
+    }
+
     fn delete(&self, plan_id: &str) -> Answer<()> {
         let mut named = self.plans.lock();
         let Some((plan_id, plan)) = named.open.remove_entry(plan_id) else {
