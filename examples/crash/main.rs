@@ -4,7 +4,7 @@
 //!
 //! The `fanout` beside this example serves one plan from a directory. Sixteen producers, each with tasks of its own, send
 //! it records with offsets, in messages of 1 to 64, several unanswered at a time; eight watchers follow it. Meanwhile it is
-//! killed with SIGKILL at random moments, some of them while it still starts, and started again. Whoever loses the
+//! killed with SIGKILL, each time after a random number of records, sometimes while it still starts, and started again. Whoever loses the
 //! connection comes back: a producer asks how many of its records the plan has, which must not be fewer than were
 //! acknowledged, sends the last acknowledged message again, which must get the same receipts, and goes on; a watcher goes on
 //! after its cursor. What each record must come to (accepted, or in place of an earlier one, or a duplicate; and which
@@ -14,7 +14,7 @@
 //!
 //! The last line is `acknowledged A, lost L, doubled D, equal yes|no`: records with a receipt, those of them that the plan
 //! did not have later, records that were applied twice, and whether all else was as it must be. Exit code 1 unless it ends
-//! with `lost 0, doubled 0, equal yes`. The same seed sends the same records and draws the same moments.
+//! with `lost 0, doubled 0, equal yes`. The same seed sends the same records and draws the same numbers.
 
 mod expected;
 mod producer;
@@ -43,8 +43,10 @@ const PRODUCERS: u64 = 16;
 const WATCHERS: usize = 8;
 /// Records for each task, on average.
 const RECORDS_PER_TASK: u64 = 20;
-/// How long the server lives before it is killed, in milliseconds.
-const LIFE_MS: (u64, u64) = (5, 500);
+/// How often it is looked whether the server has lived for long enough.
+const LOOK_EVERY: Duration = Duration::from_millis(1);
+/// How long the server lives at most.
+const LIFE_MAX: Duration = Duration::from_secs(2);
 /// One kill in so many comes while the server still starts.
 const EARLY_KILL_IN: u64 = 10;
 /// A server that has not said that it is ready by then has failed.
@@ -147,22 +149,29 @@ async fn crash(arguments: &Arguments) -> Outcome<bool> {
     let mut draw = Draw::of(arguments.seed, u64::MAX);
     let mut seen = BTreeMap::new();
     let (mut kills, mut working) = (0, true);
+    // Killed in the midst of the work: when so many records more are acknowledged, so that all of it is gone through.
+    let on_average = arguments.records / (arguments.kills + 1);
+    let mut until = draw.below(2 * on_average);
+    let mut born = Instant::now();
     while working || kills < arguments.kills {
-        let life = Duration::from_millis(LIFE_MS.0 + draw.below(LIFE_MS.1 - LIFE_MS.0));
-        let died = tokio::time::sleep(life);
         tokio::select! {
             ended = producers.join_next(), if working => match ended {
                 Some(receipts) => seen.extend(receipts??),
                 None => working = false,
             },
-            () = died, if kills < arguments.kills => {
+            () = tokio::time::sleep(LOOK_EVERY), if kills < arguments.kills => {
+                let acknowledged = Tally::of(&tally.acknowledged);
+                if acknowledged < until && born.elapsed() < LIFE_MAX {
+                    continue;
+                }
                 server.kill_and_start()?;
                 kills += 1;
                 if draw.below(EARLY_KILL_IN) > 0 {
                     server.ready().await?;
                 }
+                born = Instant::now();
+                until = Tally::of(&tally.acknowledged) + draw.below(2 * on_average);
                 if kills % 10 == 0 {
-                    let acknowledged = Tally::of(&tally.acknowledged);
                     let seconds = begin.elapsed().as_secs();
                     eprintln!("{kills} kills, {acknowledged} records acknowledged, {seconds} s");
                 }

@@ -27,7 +27,7 @@ pub fn beside() -> Outcome<PathBuf> {
 }
 
 impl Program {
-    /// Starts it, and reads its address from the first line that it says on standard error.
+    /// Starts it, and reads its address from what it says on standard error.
     pub fn start(command: &mut Command) -> Outcome<Self> {
         let process = command
             .stdin(Stdio::null())
@@ -42,15 +42,15 @@ impl Program {
         let (said, first) = mpsc::channel();
         std::thread::spawn(move || {
             let mut lines = BufReader::new(stderr).lines().map_while(Result::ok);
-            let _ = said.send(lines.next());
+            let address = lines.find_map(|line| {
+                let (_, address) = line.split_once("address=")?;
+                Some(address.split(' ').next().unwrap_or_default().to_owned())
+            });
+            let _ = said.send(address);
             lines.for_each(drop);
         });
-        let line = first.recv_timeout(STARTED_WITHIN)?;
-        let line = line.ok_or("a server said nothing")?;
-        let address = line.split_once("address=");
-        let address = address.ok_or("a server has no address")?.1;
-        let address = address.split(' ').next().unwrap_or_default();
-        program.address = address.to_owned();
+        let address = first.recv_timeout(STARTED_WITHIN)?;
+        program.address = address.ok_or("a server did not say its address")?;
         Ok(program)
     }
 
