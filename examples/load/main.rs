@@ -3,11 +3,13 @@
 //!
 //!     cargo build --release && cargo run --release --example load -- compare [--quick] [--raw]
 //!     cargo build --release && cargo run --release --example load -- profile STREAMS BATCH
+//!     cargo build --release && cargo run --release --example load -- journals [--quick]
 //!
 //! The **bare echo** is a service as it is generated from the contract: it decodes each message, answers with the same, and
 //! does no work. The **keeping echo** copies each record's id and body into an arena of huge pages besides, and keeps them
 //! until the round is over; it matches nothing and has no state. With `--raw`, a harder limit, both pass bytes on as they
-//! are, and what is kept is the message. `profile` lists the functions that take the coordinator's time (with `perf`).
+//! are, and what is kept is the message. `profile` lists the functions that take the coordinator's time (with `perf`), `journals` says what it costs to
+//! keep plans on disk.
 //! The coordinator is the `fanout` program beside this example with its default settings, but for batches of 1,024
 //! records, which it is told to allow; it matches, applies, keeps and receipts every record. Each is a process of its
 //! own, this one the client: it encodes all messages before a round begins, sends bytes, and looks at every answer for no
@@ -41,6 +43,7 @@
 //! kept in it. Anything unexpected, or that takes longer than a minute, is an error: exit code 1.
 
 mod echo;
+mod journals;
 mod latency;
 mod plans;
 mod profile;
@@ -118,11 +121,16 @@ fn main() -> ExitCode {
         ["compare", "--raw"] => compare(FULL, &[]),
         ["compare", "--quick", "--raw"] => compare(QUICK, &[]),
         ["profile", streams, batch] => profiled(streams, batch),
+        ["journals"] => with_journals(FULL),
+        ["journals", "--quick"] => with_journals(QUICK),
         // What it starts as processes of their own.
         ["bare", ref how @ ..] => echo::serve(false, how == ["decoding"]),
         ["keeping", ref how @ ..] => echo::serve(true, how == ["decoding"]),
         ["serve", ..] => return fanout::cli::main(std::env::args_os()),
-        _ => Err("expected: compare [--quick] [--raw], or profile STREAMS BATCH".into()),
+        _ => Err(
+            "expected: compare [--quick] [--raw], profile STREAMS BATCH, or journals [--quick]"
+                .into(),
+        ),
     };
     match ended {
         Ok(()) => ExitCode::SUCCESS,
@@ -136,6 +144,11 @@ fn main() -> ExitCode {
 #[tokio::main]
 async fn profiled(streams: &str, batch: &str) -> Outcome<()> {
     profile::profile(streams.parse()?, batch.parse()?).await
+}
+
+#[tokio::main]
+async fn with_journals(size: Size) -> Outcome<()> {
+    journals::compare(size).await
 }
 
 #[tokio::main]

@@ -52,6 +52,11 @@ impl Server {
 
     /// The coordinator: the program beside this example, else this program as one.
     pub async fn fanout() -> Outcome<Self> {
+        Self::fanout_with(&[]).await
+    }
+
+    /// The same with more arguments.
+    pub async fn fanout_with(arguments: &[&str]) -> Outcome<Self> {
         let program = Some(program::beside()?).filter(|program| program.is_file());
         if program.is_none() {
             println!(
@@ -59,13 +64,17 @@ impl Server {
             );
         }
         let program = program.map_or_else(std::env::current_exe, Ok)?;
-        Self::start(Command::new(program).args([
-            "serve",
-            "--listen",
-            "127.0.0.1:0",
-            "--records-per-message-max",
-            "1024",
-        ]))
+        Self::start(
+            Command::new(program)
+                .args([
+                    "serve",
+                    "--listen",
+                    "127.0.0.1:0",
+                    "--records-per-message-max",
+                    "1024",
+                ])
+                .args(arguments),
+        )
         .await
     }
 

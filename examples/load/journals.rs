@@ -1,0 +1,99 @@
+//! What it costs to keep plans on disk: the same records to a server in memory and to servers that keep them, and, beside
+//! those, the raw limit: appending the same bytes to a file, with an fdatasync after as many records as there are streams.
+
+use std::fs::File;
+use std::io::Write;
+use std::path::Path;
+use std::time::Instant;
+
+use crate::server::Server;
+use crate::submit::{self, PLAN, SUBMIT, Shape};
+use crate::wire::receipts;
+use crate::{Outcome, RECORD_BYTES, Size, cell, median, ratio};
+
+const STREAMS: usize = 64;
+/// What a record takes in a journal beside its document, about.
+const BESIDE_DOCUMENT: usize = 60;
+
+/// Compares, and prints a line for each number of records in a message.
+pub async fn compare(size: Size) -> Outcome<()> {
+    let directory = tempfile::tempdir()?;
+    let on_disk = async |durability: &str| {
+        let data = directory.path().join(durability);
+        Server::fanout_with(&[
+            "--data-dir",
+            &data.display().to_string(),
+            "--durability",
+            durability,
+        ])
+        .await
+    };
+    let servers = [
+        Server::fanout().await?,
+        on_disk("os").await?,
+        on_disk("fsync").await?,
+    ];
+    println!(
+        "Records/s and CPU-s per million (user/system), {} rounds, {STREAMS} streams",
+        size.rounds
+    );
+    for batch in [1, 16, 128] {
+        let shape = Shape {
+            streams: STREAMS,
+            batch,
+            record_bytes: RECORD_BYTES,
+            records: size.records,
+        };
+        let messages = submit::one_for_each(PLAN, 0, shape);
+        let mut rounds = Vec::new();
+        for round in 0..=size.rounds {
+            let mut rates = Vec::new();
+            for server in &servers {
+                submit::plan_tasks(server, PLAN, shape.records).await?;
+                server.settle().await?;
+                rates.push(submit::send(server, SUBMIT, receipts, &messages, usize::MAX).await?);
+                submit::delete(server, PLAN).await?;
+                server.settle().await?;
+            }
+            let raw = raw(directory.path(), shape)?;
+            if round > 0 {
+                rounds.push((rates, raw));
+            }
+        }
+        println!("{batch} records a message:");
+        for (nth, name) in ["memory", "os", "fsync"].iter().enumerate() {
+            let rates: Vec<_> = rounds.iter().map(|(rates, _)| rates[nth]).collect();
+            let over = ratio(&rounds, |(rates, _)| {
+                rates[nth].per_second / rates[0].per_second
+            });
+            println!("{name:>24}  {}  {over:.2} of memory", cell(&rates));
+        }
+        for (nth, name) in ["append", "append and fdatasync"].iter().enumerate() {
+            let per_second = median(rounds.iter().map(|(_, raw)| raw[nth]));
+            let over = ratio(&rounds, |(rates, raw)| rates[1 + nth].per_second / raw[nth]);
+            println!("{name:>24}  {per_second:>9.0}  we reach {over:.2} of it");
+        }
+    }
+    Ok(())
+}
+
+/// Records per second of appending alone, and with an fdatasync for every group.
+fn raw(directory: &Path, shape: Shape) -> Outcome<[f64; 2]> {
+    let group = vec![b'x'; shape.streams * shape.batch * (RECORD_BYTES + BESIDE_DOCUMENT)];
+    let groups = shape.records / (shape.streams * shape.batch);
+    let mut rates = [0.0; 2];
+    for (rate, sync) in rates.iter_mut().zip([false, true]) {
+        let path = directory.join("raw");
+        let mut file = File::create(&path)?;
+        let begin = Instant::now();
+        for _ in 0..groups {
+            file.write_all(&group)?;
+            if sync {
+                file.sync_data()?;
+            }
+        }
+        *rate = (groups * shape.streams * shape.batch) as f64 / begin.elapsed().as_secs_f64();
+        std::fs::remove_file(&path)?;
+    }
+    Ok(rates)
+}
