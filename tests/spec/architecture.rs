@@ -13,6 +13,7 @@ const MAY_IMPORT: [(&str, &[&str]); 14] = [
         "cli",
         &[
             "server",
+            "journal",
             "config",
             "telemetry",
             "plan",

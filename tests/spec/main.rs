@@ -5,6 +5,7 @@
 mod arbitrary;
 mod architecture;
 mod cli_documents;
+mod cli_journal;
 mod cli_large;
 mod cli_refusals;
 mod cli_server;
