@@ -229,7 +229,12 @@ fn open_plan(
         path: path.clone(),
         source,
     };
-    let fault = match directory.examine(name) {
+    let found = directory.examine(name);
+    if matches!(found, Err(Fault::NeverWritten)) && !directory.is_bare(name).map_err(io)? {
+        tracing::warn!(path = %path.display(), "there is no plan here, but something else: left alone");
+        return Ok(None);
+    }
+    let fault = match found {
         Ok((file, mut found)) if found.sequence > 0 => {
             if found.has_tail {
                 file.truncate(found.end).map_err(io)?;

@@ -102,11 +102,10 @@ impl PlanFile {
         state.file = None;
     }
 
-    /// Lets go of the open file, if nobody is using the plan now.
-    pub(super) fn let_go(&self) {
-        if let Ok(mut state) = self.state.try_lock() {
-            state.file = None;
-        }
+    /// Lets go of the open file, unless somebody is using the plan now.
+    pub(super) fn let_go(&self) -> bool {
+        let state = self.state.try_lock();
+        state.map(|mut state| state.file = None).is_ok()
     }
 
     fn opened(self: &Arc<Self>, state: &mut State) -> io::Result<Arc<dyn FileHandle>> {
