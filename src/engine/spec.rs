@@ -245,7 +245,7 @@ impl Spec {
         let mut names = IndexBuilder::with_capacity(requests.len());
         let mut tasks = TasksBuilder::with_capacity(requests.len(), usize::MAX);
         for request in requests {
-            tasks.add(&parsed("task_requests", request)?, &mut names)?;
+            tasks.add_kept(request, &mut names)?;
         }
         let index = names.finish();
         if !index.tells_all_tasks_apart() {
@@ -343,6 +343,9 @@ impl Spec {
     }
 }
 
+/// The members of a task request that name its task.
+const NAMING: [&str; 4] = ["task_id", "id", "sandbox_session_id", "group_key"];
+
 /// Takes one task request after the other.
 struct TasksBuilder {
     text: String,
@@ -379,13 +382,49 @@ impl TasksBuilder {
         self.ends.push(end);
         let keys = request.as_object().map(Keys::borrowed).unwrap_or_default();
         names.add(&keys);
+        self.add_group_key(task, request, &keys.group_key);
+        Ok(())
+    }
+
+    /// [`TasksBuilder::add`] of a request that was printed before: only what names it is taken out of its text.
+    fn add_kept(&mut self, request: &[u8], names: &mut IndexBuilder) -> Result<(), plan::Error> {
+        let error = |error: json::Error| plan::Error::new("task_requests", error.to_string());
+        let mut naming = Vec::new();
+        json::scan::members(request, kept_limits(), |member| {
+            if NAMING.contains(&&*member.key) {
+                naming.push(member);
+            }
+        })
+        .map_err(error)?;
+        let mut request_names = Object::with_capacity(naming.len());
+        for member in naming {
+            let value = parsed("task_requests", member.value.as_bytes())?;
+            request_names.set(&*member.key, value);
+        }
+        self.text.push_str(&String::from_utf8_lossy(request));
+        let (Ok(end), Ok(task)) = (
+            u32::try_from(self.text.len()),
+            u32::try_from(self.ends.len()),
+        ) else {
+            let most = u32::MAX as usize;
+            return Err(plan::Error::over("task_requests", "bytes", most));
+        };
+        self.ends.push(end);
+        let keys = Keys::borrowed(&request_names);
+        names.add(&keys);
+        let group_key = keys.group_key.into_owned();
+        self.add_group_key(task, &request_names.into(), &group_key);
+        Ok(())
+    }
+
+    /// Keeps the group key of a request if it is more than its usable text.
+    fn add_group_key(&mut self, task: u32, request: &Value, text: &str) {
         let group_key = request.get("group_key");
         let group_key = group_key.filter(|group_key| group_key.is_present());
-        if group_key.map_or(Some(""), Value::as_str) != Some(&*keys.group_key) {
+        if group_key.map_or(Some(""), Value::as_str) != Some(text) {
             let group_key = group_key.cloned().unwrap_or_else(|| "".into());
             self.other_group_keys.push((task, group_key));
         }
-        Ok(())
     }
 
     fn finish(mut self) -> Tasks {

@@ -229,7 +229,12 @@ fn open_plan(
         path: path.clone(),
         source,
     };
-    let fault = match directory.examine(name) {
+    let found = directory.examine(name);
+    if matches!(found, Err(Fault::NeverWritten)) && !directory.is_bare(name).map_err(io)? {
+        tracing::warn!(path = %path.display(), "there is no plan here, but something else: left alone");
+        return Ok(None);
+    }
+    let fault = match found {
         Ok((file, mut found)) if found.sequence > 0 => {
             if found.has_tail {
                 file.truncate(found.end).map_err(io)?;
@@ -297,12 +302,14 @@ fn on_a_thread_of_its_own<T: Send + 'static>(
     }))
 }
 
-fn refused(error: &io::Error) -> Error {
+/// What a plan's directory could not be made or removed for.
+fn refused(shared: &Shared, plan_id: &str, error: &io::Error) -> Error {
     if files::is_full(error) {
-        Error::Full(error.to_string())
-    } else {
-        Error::Failed(error.to_string())
+        return Error::Full(error.to_string());
     }
+    let problem = format!("plan {plan_id:?}: {error}");
+    shared.has_failed(problem.clone());
+    Error::Failed(problem)
 }
 
 impl Journal for Disk {
@@ -319,7 +326,7 @@ impl Journal for Disk {
             let created = directory.create(&plan_id);
             let mut named = plans.lock();
             named.busy.remove(&plan_id);
-            let (path, first) = created.map_err(|error| refused(&error))?;
+            let (path, first) = created.map_err(|error| refused(&shared, &plan_id, &error))?;
             let plan = Arc::new(PlanFile::new(path, shared, first));
             named.open.insert(plan_id, Arc::clone(&plan));
             Ok(Arc::new(DiskHistory(plan)) as Arc<dyn History>)
@@ -348,11 +355,12 @@ impl Journal for Disk {
         named.busy.insert(Arc::clone(&plan_id));
         drop(named);
         plan.close(Error::NotFound);
-        let (directory, plans) = (Arc::clone(&self.directory), Arc::clone(&self.plans));
+        let (directory, shared) = (Arc::clone(&self.directory), Arc::clone(&self.shared));
+        let plans = Arc::clone(&self.plans);
         on_a_thread_of_its_own(move || {
             let deleted = directory.delete(&directory::name_of(&plan_id));
             plans.lock().busy.remove(&plan_id);
-            deleted.map_err(|error| refused(&error))
+            deleted.map_err(|error| refused(&shared, &plan_id, &error))
         })
     }
 }

@@ -4,6 +4,7 @@ mod care;
 mod damage;
 mod directory;
 mod faults;
+mod fixture;
 mod histories;
 mod power;
 mod simulated;

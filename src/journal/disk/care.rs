@@ -170,10 +170,12 @@ pub fn export(
     let mut frames = Frames::new(&*file, 0, found.end, None);
     let mut reading = Reading::default();
     let mut entries = Vec::new();
+    let mut exported = 0;
     while let Step::Frame(_, payload) = frames.next()? {
         let read = reading.read(payload, &mut entries);
         read.map_err(|error| wrong(error.to_string()))?;
         for entry in entries.drain(..) {
+            exported += 1;
             entry.write_line(&mut line);
             line.push('\n');
         }
@@ -181,7 +183,11 @@ pub fn export(
         line.clear();
     }
     to.flush()?;
-    Ok(found.sequence)
+    if exported != found.sequence {
+        let of = found.sequence;
+        return Err(wrong(format!("only {exported} of {of} entries are there")));
+    }
+    Ok(exported)
 }
 
 /// Makes a plan of lines that [`export`] has written, in a journal that is not in use, and that is made if it is not there;

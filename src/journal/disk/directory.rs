@@ -247,6 +247,12 @@ impl Directory {
         Ok(())
     }
 
+    /// Whether there is nothing but a plan's file in its directory.
+    pub(super) fn is_bare(&self, name: &str) -> io::Result<bool> {
+        let names = self.files.list(&self.plans().join(name))?;
+        Ok(names.iter().all(|name| name == "journal"))
+    }
+
     /// Looks at a plan's file.
     pub(super) fn examine(&self, name: &str) -> Result<(Arc<dyn FileHandle>, Examined), Fault> {
         let file = match self.files.open(&self.file_of(name)) {

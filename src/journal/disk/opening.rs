@@ -2,6 +2,8 @@
 
 use std::io;
 
+use nix::errno::Errno;
+
 use super::files::FileHandle;
 use super::frame::{self, Frames, Hash, Step};
 use crate::journal::stored::{self, Unreadable};
@@ -67,8 +69,14 @@ pub(super) enum Fault {
 }
 
 impl From<io::Error> for Fault {
+    /// What the disk cannot read is damage of one plan; anything else may well be true of all plans.
     fn from(error: io::Error) -> Self {
-        Self::Io(error)
+        if error.raw_os_error() == Some(Errno::EIO as i32) {
+            let problem = format!("the file cannot be read: {error}");
+            Self::Damaged { offset: 0, problem }
+        } else {
+            Self::Io(error)
+        }
     }
 }
 

@@ -102,11 +102,10 @@ impl PlanFile {
         state.file = None;
     }
 
-    /// Lets go of the open file, if nobody is using the plan now.
-    pub(super) fn let_go(&self) {
-        if let Ok(mut state) = self.state.try_lock() {
-            state.file = None;
-        }
+    /// Lets go of the open file, unless somebody is using the plan now.
+    pub(super) fn let_go(&self) -> bool {
+        let state = self.state.try_lock();
+        state.map(|mut state| state.file = None).is_ok()
     }
 
     fn opened(self: &Arc<Self>, state: &mut State) -> io::Result<Arc<dyn FileHandle>> {
@@ -133,8 +132,8 @@ impl PlanFile {
         }
         let parts = stored::parts(entries, self.shared.part_bytes);
         match self.shared.durability {
-            Durability::Fsync => self.append_waiting(&mut state, entries.len(), &parts),
-            Durability::Os => Answer::Ready(self.append_now(&mut state, entries.len(), &parts)),
+            Durability::Fsync => self.append_waiting(&mut state, entries.len(), parts),
+            Durability::Os => Answer::Ready(self.append_now(&mut state, entries.len(), parts)),
         }
     }
 
@@ -142,13 +141,13 @@ impl PlanFile {
         self: &Arc<Self>,
         state: &mut State,
         entries: usize,
-        parts: &[Part],
+        parts: Vec<Part>,
     ) -> Answer<()> {
         if state.waiting.len() > WAITING_BYTES_MAX {
             let problem = format!("more than {WAITING_BYTES_MAX} bytes wait to be written");
             return Answer::Ready(Err(Error::Full(problem)));
         }
-        if let Err(error) = self.make_room(state, parts) {
+        if let Err(error) = self.make_room(state, &parts) {
             return Answer::Ready(Err(error));
         }
         if !state.queued {
@@ -169,9 +168,9 @@ impl PlanFile {
         self: &Arc<Self>,
         state: &mut State,
         entries: usize,
-        parts: &[Part],
+        parts: Vec<Part>,
     ) -> Result<(), Error> {
-        self.make_room(state, parts)?;
+        self.make_room(state, &parts)?;
         let sequence = state.sequence;
         state.place(parts, entries);
         let mut frames = std::mem::take(&mut state.waiting);
@@ -193,8 +192,6 @@ impl PlanFile {
             }
             Err(error) => return Err(self.fail(state, "write", &error)),
         }
-        frames.clear();
-        state.waiting = frames;
         if state.end - state.synced >= SYNC_BYTES && !state.queued {
             state.queued = self.shared.queue.add(Arc::clone(self));
         }
@@ -212,8 +209,7 @@ impl PlanFile {
                 part.payload.len()
             )));
         }
-        let bytes = parts.iter().map(|part| HEAD_BYTES + part.payload.len());
-        let needed = state.placed + bytes.sum::<usize>() as u64;
+        let needed = state.placed + bytes_of(parts) as u64;
         if needed <= state.reserved || !state.reserves {
             return Ok(());
         }
@@ -281,10 +277,6 @@ impl PlanFile {
         state.synced = end + frames.len() as u64;
         state.queued = !state.waiting_done.is_empty();
         let more = state.queued;
-        if state.waiting.is_empty() {
-            frames.clear();
-            state.waiting = frames;
-        }
         drop(state);
         tell(waiting_done, &Ok(()));
         more
@@ -351,14 +343,16 @@ impl PlanFile {
 }
 
 impl State {
-    /// Puts an append behind what waits.
-    fn place(&mut self, parts: &[Part], entries: usize) {
+    /// Puts an append behind what waits. Each part is let go when it was copied: a plan's creation may be large.
+    fn place(&mut self, parts: Vec<Part>, entries: usize) {
         let mut after = self.sequence;
-        for (position, part) in parts.iter().enumerate() {
+        let last = parts.len() - 1;
+        self.waiting.reserve(bytes_of(&parts));
+        for (position, part) in parts.into_iter().enumerate() {
             if part.entries > 0 {
                 self.places.add(after, self.placed);
             }
-            let (before, continues) = (self.waiting.len(), position + 1 < parts.len());
+            let (before, continues) = (self.waiting.len(), position < last);
             frame::write(
                 &mut self.waiting,
                 &part.payload,
@@ -371,6 +365,12 @@ impl State {
         }
         self.sequence += entries as u64;
     }
+}
+
+/// How many bytes the frames of these parts have.
+fn bytes_of(parts: &[Part]) -> usize {
+    let bytes = parts.iter().map(|part| HEAD_BYTES + part.payload.len());
+    bytes.sum()
 }
 
 /// Answers appends. Nobody may be waiting any more.

@@ -49,10 +49,14 @@ impl Shared {
     pub(super) fn has_opened(&self, plan: &Arc<PlanFile>) {
         let mut opened = self.opened.lock().unwrap_or_else(PoisonError::into_inner);
         opened.push_back(Arc::downgrade(plan));
-        let oldest = (opened.len() > OPEN_FILES_MAX).then(|| opened.pop_front());
-        drop(opened);
-        if let Some(plan) = oldest.flatten().and_then(|plan| plan.upgrade()) {
-            plan.let_go();
+        if opened.len() <= OPEN_FILES_MAX {
+            return;
+        }
+        if let Some(oldest) = opened.pop_front().and_then(|plan| plan.upgrade())
+            && !oldest.let_go()
+        {
+            // It is busy, so its turn is not over.
+            opened.push_back(Arc::downgrade(&oldest));
         }
     }
 

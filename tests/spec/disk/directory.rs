@@ -105,12 +105,18 @@ async fn what_was_begun_and_not_finished_is_removed() {
     disk.create("empty").wait().await.unwrap();
     drop(disk);
     fs::create_dir(path.join("plans/begun")).unwrap();
+    fs::create_dir_all(path.join("plans/strange/thing")).unwrap();
     fs::create_dir(path.join("deleted/old.0")).unwrap();
     fs::write(path.join("deleted/old.0/journal"), "x").unwrap();
     let disk = open(path).unwrap();
     assert_eq!(disk.opening_report().never_written, 2);
     assert_eq!(disk.plans().wait().await.unwrap(), ["kept".into()]);
-    assert_eq!(names(&path.join("plans")).len(), 1);
+    let left = names(&path.join("plans"));
+    assert_eq!(
+        (left.len(), &*left[1]),
+        (2, "strange"),
+        "what is not ours stays"
+    );
     assert_eq!(names(&path.join("deleted")), [""; 0]);
 }
 

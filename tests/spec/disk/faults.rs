@@ -129,6 +129,19 @@ async fn a_write_that_fails_is_a_failure_too() {
 }
 
 #[tokio::test]
+async fn a_plan_that_cannot_be_created_on_a_broken_disk_is_reported() {
+    let drive = Drive::new(7);
+    let disk = open(&drive);
+    drive.faults(|faults| faults.sync_fails = Some("plans/plan.".into()));
+    let failed = disk.create("plan").wait().await.err().unwrap();
+    assert!(matches!(failed, Error::Failed(_)), "{failed}");
+    assert!(disk.health().borrow().is_some());
+    disk.create("other").wait().await.unwrap();
+    drive.faults(|faults| faults.sync_fails = None);
+    disk.create("plan").wait().await.unwrap();
+}
+
+#[tokio::test]
 async fn appends_that_come_together_wait_for_the_disk_together() {
     let drive = Drive::new(5);
     let disk = open(&drive);
