@@ -4,7 +4,11 @@
 use std::fs::File;
 use std::io::Write;
 use std::path::Path;
-use std::time::Instant;
+use std::time::{Duration, Instant};
+
+use fanout::proto::health::HealthCheckRequest;
+use fanout::proto::health::health_check_response::ServingStatus;
+use fanout::proto::health::health_client::HealthClient;
 
 use crate::server::Server;
 use crate::submit::{self, PLAN, SUBMIT, Shape};
@@ -12,6 +16,8 @@ use crate::wire::receipts;
 use crate::{Outcome, RECORD_BYTES, Size, cell, median, ratio};
 
 const STREAMS: usize = 64;
+/// How often it is looked whether a server is ready.
+const GLANCE: Duration = Duration::from_millis(5);
 /// What a record takes in a journal beside its document, about.
 const BESIDE_DOCUMENT: usize = 60;
 
@@ -74,6 +80,45 @@ pub async fn compare(size: Size) -> Outcome<()> {
             println!("{name:>24}  {per_second:>9.0}  we reach {over:.2} of it");
         }
     }
+    drop(servers);
+    replay(
+        directory.path(),
+        if size.everything { 1_000_000 } else { 200_000 },
+    )
+    .await
+}
+
+/// How long a killed server is away that has so many records.
+async fn replay(directory: &Path, records: usize) -> Outcome<()> {
+    let data = directory.join("replay").display().to_string();
+    let server = Server::fanout_with(&["--data-dir", &data, "--durability", "os"]).await?;
+    let shape = Shape {
+        streams: 8,
+        batch: 128,
+        record_bytes: RECORD_BYTES,
+        records,
+    };
+    submit::plan_tasks(&server, PLAN, records).await?;
+    let messages = submit::one_for_each(PLAN, 0, shape);
+    submit::send(&server, SUBMIT, receipts, &messages, usize::MAX).await?;
+    drop(server);
+    let begin = Instant::now();
+    let server = Server::fanout_with(&["--data-dir", &data]).await?;
+    let opened = begin.elapsed();
+    let mut health = HealthClient::new(server.connection(0));
+    let service = || HealthCheckRequest {
+        service: "readiness".to_owned(),
+    };
+    while health.check(service()).await?.into_inner().status() != ServingStatus::Serving {
+        tokio::time::sleep(GLANCE).await;
+    }
+    let ready = begin.elapsed();
+    println!(
+        "A killed server with {records} records of as many tasks has read and checked them after {:.2} s, and is ready after {:.2} s: {:.0} records/s",
+        opened.as_secs_f64(),
+        ready.as_secs_f64(),
+        records as f64 / ready.as_secs_f64()
+    );
     Ok(())
 }
 
