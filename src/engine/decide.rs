@@ -103,7 +103,6 @@ pub fn decide_keeping(
 
 impl Draft<'_> {
     fn submit_all(&mut self, submissions: &[Submission<'_>]) -> Vec<Receipt> {
-        self.expect(submissions.len());
         self.end_if_due();
         // All at first: looking for a task is waiting for memory, and several can be waited for at a time.
         let identify = |submission: &Submission<'_>| {
@@ -111,7 +110,10 @@ impl Draft<'_> {
             self.state.spec.index.identify(&record.keys)
         };
         let identified: SmallVec<[_; 1]> = submissions.iter().map(identify).collect();
-        let mut kept = self.keep_if_all_new(submissions, &identified).into_iter();
+        let kept = self.keep_if_all_new(submissions, &identified);
+        self.each_task_once = !kept.is_empty();
+        self.expect(submissions.len());
+        let mut kept = kept.into_iter();
         let mut receipts = Vec::with_capacity(submissions.len());
         for (submission, identified) in submissions.iter().zip(identified) {
             receipts.push(match &submission.record {

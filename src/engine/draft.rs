@@ -24,6 +24,8 @@ pub(super) struct Draft<'s> {
     pub(super) end: Option<End>,
     /// What has happened. Mostly one thing, which needs no memory of its own.
     pub(super) entries: SmallVec<[Entry; 1]>,
+    /// Whether no two events will be about one task, so that the last about it need not be known.
+    pub(super) each_task_once: bool,
     last_events: LastEvents,
     sessions: HashMap<Arc<str>, Candidates>,
 }
@@ -43,6 +45,7 @@ impl<'s> Draft<'s> {
             totals: state.totals,
             end: state.end.clone(),
             entries: SmallVec::new(),
+            each_task_once: false,
             last_events: LastEvents::default(),
             sessions: HashMap::new(),
         }
@@ -51,7 +54,9 @@ impl<'s> Draft<'s> {
     /// Makes room for so many events about tasks.
     pub(super) fn expect(&mut self, events: usize) {
         self.entries.reserve(events);
-        self.last_events.expect(events);
+        if !self.each_task_once {
+            self.last_events.expect(events);
+        }
     }
 
     /// The sequence of the next event.
@@ -94,7 +99,9 @@ impl<'s> Draft<'s> {
                 let was_alive = self.alive(task).is_some();
                 let before = self.held(task).map(|held| &**held);
                 totals.count(&entry.event, before, was_alive);
-                self.last_events.set(task, position);
+                if !self.each_task_once {
+                    self.last_events.set(task, position);
+                }
             }
         }
         self.totals = totals;
