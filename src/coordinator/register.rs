@@ -229,7 +229,12 @@ impl Coordinator {
         plan_id: &str,
     ) -> Result<Arc<dyn History>, journal::Error> {
         let history = self.journal.create(plan_id).wait().await?;
-        let appended = history.append(0, std::slice::from_ref(created));
+        // Writing down a million tasks takes a while, and no other call may wait for it.
+        let (appending, first) = (Arc::clone(&history), Arc::clone(created));
+        let append = move || appending.append(0, std::slice::from_ref(&first));
+        let appended = tokio::task::spawn_blocking(append).await;
+        let appended =
+            appended.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()));
         if let Err(error) = appended.wait().await {
             if let Err(left) = self.journal.delete(plan_id).wait().await {
                 tracing::warn!(plan.id = plan_id, error = %left, "failed to forget a plan that was not registered");

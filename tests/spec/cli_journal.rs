@@ -10,10 +10,12 @@ use crate::harness::{Said, Served, fanout, plan_request, said, said_with, says};
 
 const WHOLE: &str = "2 of 2 tasks recorded: 1 successful, 1 failed, 0 missing";
 
-/// A server that keeps its plans here.
+/// A server that keeps its plans here, and has read what it kept.
 fn serve(data: &Path, durability: &str) -> Served {
     let data = data.display().to_string();
-    Served::start(&["--data-dir", &data, "--durability", durability])
+    let server = Served::start(&["--data-dir", &data, "--durability", durability]);
+    while server.said(&["health"]).code != 0 {}
+    server
 }
 
 fn journal(data: &Path, arguments: &[&str]) -> Said {
