@@ -12,7 +12,7 @@
  * The work is a stand-in: it counts the words in all texts of the task request. Replace `steps`.
  */
 
-import { createHash } from "node:crypto";
+import { createHash, randomUUID } from "node:crypto";
 import { EventEmitter, once } from "node:events";
 import { constants } from "node:os";
 import { setTimeout as sleep } from "node:timers/promises";
@@ -127,8 +127,12 @@ class RecordStream {
   readonly #events = new EventEmitter();
   readonly #stopping = new AbortController();
   /** Records without a receipt, oldest first; the first `#sent` of them were sent on this connection. */
+  /** This run, as one of the plan's producers: its records are numbered, so that none is applied twice. */
+  readonly #producerId = randomUUID();
   readonly #records: TaskRecord[] = [];
   #sent = 0;
+  /** Records with a receipt. */
+  #receipted = 0;
   #call: ClientDuplexStream<SubmitRecordRequest, SubmitRecordResponse> | undefined;
   #flushing = false;
   #closed = false;
@@ -240,8 +244,9 @@ class RecordStream {
     }
     while (this.#sent < this.#records.length) {
       const records = this.#records.slice(this.#sent, this.#sent + RECORDS_PER_MESSAGE);
+      const firstOffset = this.#receipted + this.#sent;
       this.#sent += records.length;
-      call.write({ planId: this.#planId, records });
+      call.write({ planId: this.#planId, records, producerId: this.#producerId, firstOffset });
     }
     if (this.#closed) {
       call.end();
@@ -253,6 +258,7 @@ class RecordStream {
     for (const receipt of response.receipts) {
       const record = this.#records.shift();
       this.#sent -= 1;
+      this.#receipted += 1;
       this.dispositions.set(receipt.disposition, (this.dispositions.get(receipt.disposition) ?? 0) + 1);
       if (receipt.status !== TaskStatus.UNSPECIFIED) {
         this.withResult.add(receipt.taskId);

@@ -22,6 +22,7 @@ import {
   MatchedBy,
   type Receipt,
   Record as TaskRecord,
+  SubmitRecordRequest,
   type SubmitRecordResponse,
   TaskStatus,
   Warning,
@@ -130,7 +131,7 @@ class BigPlan {
         }
         // The plan is needed in the first message only.
         const planId = number % 2 === 0 ? "big" : "";
-        if (!call.write({ planId, records: message.map((step) => step.sent) })) {
+        if (!call.write(SubmitRecordRequest.fromPartial({ planId, records: message.map((step) => step.sent) }))) {
           await within(once(call, "drain"), "flow control");
         }
       }
@@ -432,7 +433,7 @@ class MuteStream {
     this.#first.catch(() => {});
     const records = Array.from({ length: MUTE_RECORDS }, () => record);
     for (let sent = 0; sent < MUTE_MESSAGES; sent += 1) {
-      call.write({ planId, records }, () => (this.letIn += 1));
+      call.write(SubmitRecordRequest.fromPartial({ planId, records }), () => (this.letIn += 1));
     }
     call.end();
   }
@@ -497,7 +498,7 @@ test("records sent again after their stream was cut are applied once", async (t)
   const cut = server.connect().submitRecord(deadline());
   const ended = once(cut, "error");
   for (const record of records.slice(0, tasks / 2)) {
-    cut.write({ planId: "cut", records: [record] });
+    cut.write(SubmitRecordRequest.fromPartial({ planId: "cut", records: [record] }));
   }
   const watch = server.watch({ planId: "cut" });
   for (let applied = 0; applied < enough; applied += 1) {
@@ -510,7 +511,7 @@ test("records sent again after their stream was cut are applied once", async (t)
 
   const again = server.client.submitRecord(deadline());
   for (const record of records) {
-    again.write({ planId: "cut", records: [record] });
+    again.write(SubmitRecordRequest.fromPartial({ planId: "cut", records: [record] }));
   }
   again.end();
   const receipts: Receipt[] = [];

@@ -28,9 +28,10 @@ import {
   SealPlanRequest,
   SealRule,
 } from "../../../examples/node-executor/generated/fanout/v1/plan.js";
-import type {
-  Receipt,
-  Record as TaskRecord,
+import {
+  type Receipt,
+  type Record as TaskRecord,
+  SubmitRecordsRequest,
 } from "../../../examples/node-executor/generated/fanout/v1/record.js";
 import { jsonOf } from "./script.js";
 
@@ -135,7 +136,7 @@ export class Server {
 
   /** The receipts of one call. */
   async submit(planId: string, records: TaskRecord[]): Promise<Receipt[]> {
-    const request = { planId, records };
+    const request = SubmitRecordsRequest.fromPartial({ planId, records });
     return (await answer(this.client.submitRecords.bind(this.client), request)).receipts;
   }
 
