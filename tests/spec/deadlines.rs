@@ -7,11 +7,10 @@ use std::time::Duration;
 use fanout::coordinator::{
     Clock, Coordinator, Deadline, Error, Limits, Next, PlanCommand, Registered, Source,
 };
-use fanout::engine::{self, Completion, EndReason, PlanStatus};
+use fanout::engine::{Completion, EndReason, PlanStatus};
 use fanout::journal::{Journal, Memory};
-use fanout::plan;
 
-use crate::harness::parse;
+use crate::harness::{coordinator_limits, parse};
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -42,16 +41,11 @@ impl Running {
     /// A coordinator whose timers run; plans are kept for an hour, request ids for a day.
     fn start() -> Self {
         let limits = Limits {
-            plan: plan::Limits::default(),
-            engine: engine::Limits::default(),
-            task_request_bytes: usize::MAX,
-            one_task_request_bytes: usize::MAX,
-            id_bytes: usize::MAX,
             plans: 10,
-            watchers_per_plan: 1,
             request_ids: 2,
             request_id_life: 24 * 3_600 * SECOND,
             retention: 3_600 * SECOND,
+            ..coordinator_limits()
         };
         let journal = Arc::new(Memory::default());
         let coordinator = Arc::new(Coordinator::new(

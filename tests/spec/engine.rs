@@ -4,11 +4,9 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use fanout::coordinator::{
-    Clock, Coordinator, Limits as CoordinatorLimits, Page, PlanCommand, Source,
-};
+use fanout::coordinator::{Clock, Coordinator, Page, PlanCommand, Source};
 use fanout::engine::{
-    self, Command, Completion, Disposition, EndReason, Entry, Event, Limits, PlanStatus,
+    Command, Completion, Disposition, EndReason, Entry, Event, Limits, PlanStatus,
     QuarantineReason, Receipt, RecordKind, Refusal, Resolution, SealRule, Spec, State, Submission,
     Terms, Timestamp, Violation, Warning, decide,
 };
@@ -21,7 +19,7 @@ use proptest::prelude::*;
 use proptest::sample::{Index, select};
 
 use crate::arbitrary::cases;
-use crate::harness::parse;
+use crate::harness::{coordinator_limits, parse};
 
 const NOW: Timestamp = Timestamp(1_000);
 
@@ -708,18 +706,7 @@ fn record_for(task: usize, name: &str, payload: &str) -> String {
 }
 
 fn coordinator() -> Coordinator {
-    let limits = CoordinatorLimits {
-        plan: plan::Limits::default(),
-        engine: engine::Limits::default(),
-        task_request_bytes: usize::MAX,
-        one_task_request_bytes: usize::MAX,
-        id_bytes: usize::MAX,
-        plans: 1,
-        watchers_per_plan: 1,
-        request_ids: 1,
-        request_id_life: std::time::Duration::from_secs(1),
-        retention: std::time::Duration::from_secs(60),
-    };
+    let limits = coordinator_limits();
     Coordinator::new(Arc::new(Memory::default()), Clock::system(), limits)
 }
 

@@ -4,6 +4,7 @@ mod program;
 
 use std::ops::{Deref, DerefMut};
 use std::sync::Arc;
+use std::time::Duration;
 
 use fanout::config::Config;
 use fanout::journal::{self, Journal};
@@ -14,7 +15,7 @@ use fanout::proto::{
     Plan, PlanRequest, Receipt, Record, SubmitRecordRequest, SubmitRecordResponse,
     SubmitRecordsRequest,
 };
-use fanout::server;
+use fanout::{coordinator, engine, plan, server};
 use tokio::net::TcpListener;
 use tokio::sync::{mpsc, oneshot};
 use tokio_stream::wrappers::ReceiverStream;
@@ -169,6 +170,22 @@ impl RecordStream {
 
     pub fn half_close(&mut self) {
         self.requests = None;
+    }
+}
+
+/// What a coordinator without a server is held to: nothing but one plan with one watcher.
+pub fn coordinator_limits() -> coordinator::Limits {
+    coordinator::Limits {
+        plan: plan::Limits::default(),
+        engine: engine::Limits::default(),
+        task_request_bytes: usize::MAX,
+        one_task_request_bytes: usize::MAX,
+        id_bytes: usize::MAX,
+        plans: 1,
+        watchers_per_plan: 1,
+        request_ids: 1,
+        request_id_life: Duration::from_secs(1),
+        retention: Duration::from_secs(60),
     }
 }
 

@@ -4,22 +4,18 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex};
 
-use fanout::coordinator::{
-    Clock, Coordinator, Error, JournalError, Limits, PlanCommand, Source, Standing,
-};
+use fanout::coordinator::{Clock, Coordinator, Error, JournalError, PlanCommand, Source, Standing};
 use fanout::engine::{
-    self, Completion, Disposition, EndReason, Entry, PlanStatus, Receipt, RecordKind, State,
-    Submission,
+    Completion, Disposition, EndReason, Entry, PlanStatus, Receipt, RecordKind, State, Submission,
 };
 use fanout::journal::{Answer, History, Journal, Memory};
 use fanout::json;
-use fanout::plan;
 use fanout::reconcile::record::{self, Rewrite, TypedFields};
 use fanout::registry::LivePlan;
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
-use crate::harness::parse;
+use crate::harness::{coordinator_limits, parse};
 
 type Waiting = Arc<Mutex<VecDeque<oneshot::Sender<Result<(), JournalError>>>>>;
 
@@ -93,18 +89,7 @@ impl Running {
     async fn start() -> Self {
         let journal = Slow::default();
         let waiting = Arc::clone(&journal.waiting);
-        let limits = Limits {
-            plan: plan::Limits::default(),
-            engine: engine::Limits::default(),
-            task_request_bytes: usize::MAX,
-            one_task_request_bytes: usize::MAX,
-            id_bytes: usize::MAX,
-            plans: 1,
-            watchers_per_plan: 1,
-            request_ids: 1,
-            request_id_life: std::time::Duration::from_secs(1),
-            retention: std::time::Duration::from_secs(60),
-        };
+        let limits = coordinator_limits();
         let coordinator = Arc::new(Coordinator::new(Arc::new(journal), Clock::system(), limits));
         let config = r#"{"groups":[{"key":"a"},{"key":"b"},{"key":"c"}],"task_request_template":{"id":"{{group.key}}"}}"#;
         let command = PlanCommand {
