@@ -221,8 +221,8 @@ impl LivePlan {
         Changing(Arc::clone(self))
     }
 
-    /// Applies what was decided and journaled, wakes the watchers, and answers what `read` reads of the new state. The
-    /// caller holds the [turn](Self::turn), and the change's [guard](Self::changing).
+    /// Applies what the journal has acknowledged, wakes the watchers, and answers what `read` reads of the new state. The
+    /// caller holds the change's [guard](Self::changing), and the [turn](Self::turn) or the lock of what was appended.
     ///
     /// # Errors
     /// An earlier change panicked.

@@ -11,7 +11,7 @@ use tokio::task::JoinSet;
 
 use super::{Coordinator, Error};
 use crate::engine::{Entry, State};
-use crate::journal::{self, Answer, Journal};
+use crate::journal::{self, Journal};
 use crate::registry::LivePlan;
 
 /// Entries that are read at a time; others have their turn after each.
@@ -111,13 +111,8 @@ async fn read(journal: Arc<dyn Journal>, plan_id: Arc<str>) -> (Arc<str>, Read) 
         let mut entries: Vec<Arc<Entry>> = Vec::new();
         loop {
             let after = entries.last().map_or(0, |last| last.sequence);
-            let part = match history.replay(after, ENTRIES_AT_A_TIME) {
-                Answer::Ready(part) => {
-                    tokio::task::yield_now().await;
-                    part?
-                }
-                Answer::Pending(part) => part.await?,
-            };
+            let part = history.replay(after, ENTRIES_AT_A_TIME).wait().await?;
+            tokio::task::yield_now().await;
             if part.is_empty() {
                 break;
             }

@@ -75,6 +75,7 @@ pub fn decide_keeping(
             Ok(receipt) => {
                 receipts.push(receipt);
                 draft.end_if_complete();
+                draft.hand_out_held(&mut receipts);
             }
             Err(refused) => refusal = Some(refused),
         },
@@ -91,7 +92,6 @@ pub fn decide_keeping(
             draft.end_if_due();
         }
     }
-    draft.hand_out_held(&mut receipts);
     Decision {
         entries: draft.entries,
         receipts,
@@ -129,6 +129,7 @@ impl Draft<'_> {
             });
             self.end_if_complete();
         }
+        self.hand_out_held(&mut receipts);
         receipts
     }
 
@@ -155,7 +156,6 @@ impl Draft<'_> {
         if !new.is_empty() {
             self.check_numbered(known.is_none(), new.len() as u64)?;
             let mut answers = self.submit_all(new);
-            self.hand_out_held(&mut answers);
             let advance = Advance::of(producer, committed, &answers);
             self.happen(Event::ProducerAdvanced(Arc::new(advance)));
             receipts.append(&mut answers);

@@ -50,10 +50,7 @@ pub(super) fn answers(
             && receipts.iter().map(bytes).sum::<usize>() > most
         {
             room.clear();
-            let problem =
-                format!("their receipts would not fit {most} bytes; send fewer at a time");
-            let reason = "MESSAGE_TOO_LARGE";
-            return Err(status::over_limit("records", &problem, reason, most));
+            return Err(too_large(most));
         }
         let answer = Answer {
             receipts,
@@ -65,6 +62,12 @@ pub(super) fn answers(
         framing::put_by(room, |room| answer.write(room));
     }
     Ok(Framed::of(room.split().freeze()))
+}
+
+/// Why records are refused whose receipts would make a message larger than it may be.
+pub(super) fn too_large(most: usize) -> Status {
+    let problem = format!("their receipts would not fit {most} bytes; send fewer at a time");
+    status::over_limit("records", &problem, "MESSAGE_TOO_LARGE", most)
 }
 
 /// About how many bytes a receipt takes.

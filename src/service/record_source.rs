@@ -19,34 +19,32 @@ pub(super) struct Source {
     next_offset: Option<u64>,
 }
 
-/// What a message asks for.
-pub(super) struct Request {
-    /// The plan that its records are for.
-    pub(super) plan: Arc<LivePlan>,
-    /// Offset of its first record, if it has a producer.
-    pub(super) first_offset: Option<u64>,
-}
-
 impl Source {
+    /// The plan, once a message has named it.
+    pub(super) fn plan(&self) -> Option<&Arc<LivePlan>> {
+        self.plan.as_ref()
+    }
+
     /// The producer, if there is one.
     pub(super) fn producer(&self) -> Option<&str> {
         (!self.producer.is_empty()).then_some(&*self.producer)
     }
 
-    /// Reads a message, and appends its records.
+    /// Reads a message: appends its records, and answers the plan that they are for, and the offset of the first if they
+    /// have a producer.
     pub(super) fn read<'m>(
         &mut self,
         fanout: &Fanout,
         message: &'m RecordsMessage,
         records: &mut Vec<RecordFields<'m>>,
-    ) -> Result<Request, Status> {
+    ) -> Result<(&Arc<LivePlan>, Option<u64>), Status> {
         let limits = &fanout.config.limits;
         let begin = records.len();
         let header = message
             .read(records)
             .map_err(|problem| status::invalid("message", &problem, "MALFORMED_MESSAGE"))?;
         let count = records.len() - begin;
-        let plan = match &self.plan {
+        let plan = match self.plan.take() {
             None => {
                 let plan_id = convert::required_plan_id(header.plan_id, limits)?;
                 let plan = fanout.coordinator.plan(plan_id);
@@ -63,10 +61,11 @@ impl Source {
                     ));
                 }
                 self.producer = header.producer_id.into();
-                self.plan.insert(plan)
+                plan
             }
             Some(plan) => plan,
         };
+        let plan = self.plan.insert(plan);
         for (field, said, holds, reason) in [
             (
                 "plan_id",
@@ -96,35 +95,41 @@ impl Source {
                 most,
             ));
         }
-        let plan = Arc::clone(plan);
-        let first_offset = self.first_offset(header.first_offset, count)?;
-        Ok(Request { plan, first_offset })
+        let has_producer = !self.producer.is_empty();
+        let said = header.first_offset;
+        let first_offset = first_offset(has_producer, said, &mut self.next_offset, count)?;
+        Ok((plan, first_offset))
     }
+}
 
-    /// Offset of a message's first record. Without records it is none, which asks how many have come.
-    fn first_offset(&mut self, said: Option<u64>, count: usize) -> Result<Option<u64>, Status> {
-        let required = |field, problem| Err(status::invalid(field, problem, "FIELD_REQUIRED"));
-        if self.producer.is_empty() {
-            return match (said, count) {
-                (Some(_), _) => required("producer_id", "first_offset is an offset of a producer"),
-                (None, 0) => required("records", "expected at least one record"),
-                (None, _) => Ok(None),
-            };
-        }
-        if count == 0 {
-            return Ok(None);
-        }
-        let Some(first) = said.or(self.next_offset) else {
-            return required(
-                "first_offset",
-                "the first records of a producer on a stream need it",
-            );
+/// Offset of a message's first record, and of what follows it. Without records it is none, which asks how many have come.
+fn first_offset(
+    has_producer: bool,
+    said: Option<u64>,
+    next_offset: &mut Option<u64>,
+    count: usize,
+) -> Result<Option<u64>, Status> {
+    let required = |field, problem| Err(status::invalid(field, problem, "FIELD_REQUIRED"));
+    if !has_producer {
+        return match (said, count) {
+            (Some(_), _) => required("producer_id", "first_offset is an offset of a producer"),
+            (None, 0) => required("records", "expected at least one record"),
+            (None, _) => Ok(None),
         };
-        let Some(next) = first.checked_add(count as u64) else {
-            let problem = "there is no offset after the last record's";
-            return Err(status::invalid("first_offset", problem, "INVALID_OFFSET"));
-        };
-        self.next_offset = Some(next);
-        Ok(Some(first))
     }
+    if count == 0 {
+        return Ok(None);
+    }
+    let Some(first) = said.or(*next_offset) else {
+        return required(
+            "first_offset",
+            "the first records of a producer on a stream need it",
+        );
+    };
+    let Some(next) = first.checked_add(count as u64) else {
+        let problem = "there is no offset after the last record's";
+        return Err(status::invalid("first_offset", problem, "INVALID_OFFSET"));
+    };
+    *next_offset = Some(next);
+    Ok(Some(first))
 }

@@ -176,33 +176,26 @@ async fn answer(
     let mut answered = Answered::default();
     let (mut records, mut submissions, mut ends) = (Vec::new(), Vec::new(), Vec::new());
     let mut documents = Vec::new();
-    // The plan of the change, the offset of its first record, and of the one after the last so far.
-    let mut run: Option<(Arc<LivePlan>, Option<u64>, Option<u64>)> = None;
+    // The offsets of the change's first record, and of the one after the last so far, if they have any.
+    let mut run: Option<[Option<u64>; 2]> = None;
     for message in messages {
         records.clear();
         let begin = (submissions.len(), room.documents.len());
-        let sound = source
-            .read(fanout, message, &mut records)
-            .and_then(|request| {
-                for record in &records {
-                    let document = room.documents.len();
-                    let read =
-                        record::read(record, request.plan.spec(), limits, &mut room.documents);
-                    submissions.push(read);
-                    documents.push(document..room.documents.len());
-                }
-                check_answer(room.documents.len() - begin.1, records.len(), limits)?;
-                Ok(request)
-            });
+        let message = source.read(fanout, message, &mut records);
+        let sound = message.and_then(|(plan, first_offset)| {
+            for record in &records {
+                let document = room.documents.len();
+                let read = record::read(record, plan.spec(), limits, &mut room.documents);
+                submissions.push(read);
+                documents.push(document..room.documents.len());
+            }
+            check_answer(room.documents.len() - begin.1, records.len(), limits)?;
+            Ok(first_offset)
+        });
         let end = |first: Option<u64>| first.map(|first| first + records.len() as u64);
         match (sound, &mut run) {
-            (Ok(request), None) => {
-                let first = request.first_offset;
-                run = Some((request.plan, first, end(first)));
-            }
-            (Ok(request), Some((_, _, next))) if request.first_offset == *next => {
-                *next = end(*next);
-            }
+            (Ok(first), None) => run = Some([first, end(first)]),
+            (Ok(first), Some([_, next])) if first == *next => *next = end(first),
             // To be read again, by itself.
             (Ok(_), Some(_)) => {
                 submissions.truncate(begin.0);
@@ -221,7 +214,7 @@ async fn answer(
             break;
         }
     }
-    let Some((plan, first_offset, _)) = run else {
+    let (Some([first_offset, _]), Some(plan)) = (run, source.plan()) else {
         return answered;
     };
     for (submission, place) in submissions.iter_mut().zip(documents) {
@@ -230,7 +223,7 @@ async fn answer(
         }
     }
     drop(reading);
-    let submitting = submit(fanout, &plan, source.producer(), first_offset, &submissions);
+    let submitting = submit(fanout, plan, source.producer(), first_offset, &submissions);
     match submitting.instrument(change.clone()).await {
         Ok(outcome) => {
             let _writing = tracing::trace_span!(parent: &change, "write").entered();
@@ -276,13 +269,7 @@ fn check_answer(document_bytes: usize, records: usize, limits: &Limits) -> Resul
     if document_bytes + records * receipt::BYTES_BESIDE_DOCUMENT <= most {
         return Ok(());
     }
-    let problem = format!("their receipts would not fit {most} bytes; send fewer at a time");
-    Err(status::over_limit(
-        "records",
-        &problem,
-        "MESSAGE_TOO_LARGE",
-        most,
-    ))
+    Err(receipt::too_large(most))
 }
 
 /// A message that could not be read is the end of its stream. Sizes are never worth retrying, so not OUT_OF_RANGE.
