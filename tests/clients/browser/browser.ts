@@ -90,8 +90,8 @@ export class OpenPage {
     return page;
   }
 
-  /** Waits until the page shows this; what is left out may be anything. Fails with what it shows instead. */
-  async shows(expected: Partial<Shown>): Promise<void> {
+  /** Waits until the page shows this; what is left out may be anything. Fails with what it shows instead, `read` by this. */
+  async shows(expected: Partial<Shown>, read: (shown: Shown) => Shown = (shown) => shown): Promise<void> {
     const end = Date.now() + DEADLINE_MS;
     const names = Object.keys(expected);
     let shown = {};
@@ -106,7 +106,8 @@ export class OpenPage {
         assert.ok(error instanceof errors.TimeoutError, error as Error);
         assert.deepEqual(shown, expected);
       }
-      shown = Object.fromEntries(Object.entries(JSON.parse(seen)).filter(([name]) => names.includes(name)));
+      const all = Object.entries(read(JSON.parse(seen)));
+      shown = Object.fromEntries(all.filter(([name]) => names.includes(name)));
     } while (!isDeepStrictEqual(shown, expected));
     assert.deepEqual(this.#errors, []);
   }
