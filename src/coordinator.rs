@@ -429,9 +429,17 @@ impl Coordinator {
         {
             return Ok(Some(Arc::clone(deleted)));
         }
-        let plan = self.current(plan_id).await?;
-        let _turn = plan.turn().await;
-        let deleted = view(&plan).ok().map(Arc::new);
+        let plan = match self.current(plan_id).await {
+            Ok(plan) => Some(plan),
+            // What cannot be read can be forgotten all the same.
+            Err(Error::Journal(journal::Error::Damaged(_))) => None,
+            Err(error) => return Err(error),
+        };
+        let _turn = match &plan {
+            Some(plan) => Some(plan.turn().await),
+            None => None,
+        };
+        let deleted = plan.and_then(|plan| view(&plan).ok()).map(Arc::new);
         if let Some(deleted) = deleted.as_ref().filter(|_| !request_id.is_empty()) {
             // The answer is kept for a day; the plan must not be.
             let kept = PlanView {
@@ -441,7 +449,10 @@ impl Coordinator {
             let answer = Some(Arc::new(kept));
             request_ids.claim(request_id, fingerprint, plan_id, answer, self.clock.now())?;
         }
-        self.journal.delete(plan_id).wait().await?;
+        if let Err(error) = self.journal.delete(plan_id).wait().await {
+            request_ids.give_back(request_id);
+            return Err(error.into());
+        }
         self.registry.remove(plan_id);
         if let Some(deleted) = &deleted {
             self.timers.forget(deleted);

@@ -86,14 +86,13 @@ pub async fn run_with(
     };
     let (ready, readiness) = watch::channel(recovered);
     let mut journal_health = failure.unwrap_or_else(|| watch::channel(None).1);
-    let is_sound = |health: &mut watch::Receiver<Option<String>>| {
-        let health = health.borrow_and_update();
-        if let Some(why) = &*health {
-            tracing::error!(why, "the journal has failed; not ready");
+    let mut sound = match &*journal_health.borrow_and_update() {
+        None => true,
+        Some(why) => {
+            tracing::info!(why, "waiting for the journal; not ready yet");
+            false
         }
-        health.is_none()
     };
-    let mut sound = is_sound(&mut journal_health);
     ready.send_replace(recovered && sound);
     let health = HealthServer::new(HealthOf::new(readiness));
     let reflection = || {
@@ -125,7 +124,13 @@ pub async fn run_with(
             }
             () = &mut shared => unreachable!("others' appends are followed for ever"),
             Ok(()) = journal_health.changed() => {
-                sound = is_sound(&mut journal_health);
+                let failure = journal_health.borrow_and_update();
+                match &*failure {
+                    Some(why) => tracing::error!(why, "the journal has failed; not ready"),
+                    None => tracing::info!("the journal is there"),
+                }
+                sound = failure.is_none();
+                drop(failure);
                 ready.send_replace(recovered && sound);
             }
             () = &mut shutdown => break,

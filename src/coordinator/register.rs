@@ -102,6 +102,10 @@ impl Coordinator {
         }
 
         self.check_recovered()?;
+        if self.shared.is_some() {
+            // Reading a large plan takes a while; other registrations wait from here on.
+            drop(self.plan(&spec.plan_id).await);
+        }
         let mut request_ids = self.request_ids.lock().await;
         if let Some(known) = request_ids.known(&request_id, fingerprint, now)? {
             let view = self.view(&known.plan_id).await?;

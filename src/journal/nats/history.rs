@@ -19,6 +19,8 @@ use crate::journal::{Answer, Error, History, Others, stored};
 const WAITING_BYTES_MAX: usize = 64 << 20;
 /// So long it is tried to find out what became of a message.
 pub(super) const PATIENCE: Duration = Duration::from_secs(4);
+/// So long it is believed that a history is still there: less than what says that it was forgotten is there.
+const BELIEVED: Duration = Duration::from_secs(5);
 /// How long to wait before a busy stream, or one that is away, is asked again.
 const BUSY: Duration = Duration::from_millis(3);
 const AWAY: Duration = Duration::from_millis(100);
@@ -49,6 +51,8 @@ struct Appends {
     sending: bool,
     /// The newest message that we were told of.
     arrived: u64,
+    /// When it was last seen that the history is there.
+    seen: Instant,
     /// Whether the history was forgotten.
     gone: bool,
 }
@@ -87,6 +91,7 @@ impl Plan {
                 waiting: VecDeque::new(),
                 waiting_bytes: 0,
                 sending: false,
+                seen: Instant::now(),
                 gone: false,
             }),
             reading: tokio::sync::Mutex::default(),
@@ -207,10 +212,12 @@ impl Plan {
             let mut hash = known.hash;
             frame::seal(&mut frames, 0, &mut hash);
             let last = told.last().map_or(known.sequence, |(last, _)| *last);
+            let began = Instant::now();
             let sent = self.send_append(known, last, hash, &frames).await;
             let mut appends = self.lock();
             match sent {
                 Ok(position) => {
+                    appends.seen = began;
                     appends.known = Place {
                         sequence: last,
                         position,
@@ -330,32 +337,39 @@ impl Plan {
     }
 
     async fn latest(self: Arc<Self>) -> Result<u64, Error> {
-        let last = self.stream.last(&self.subject).await;
-        let last = last.map_err(|Away(why)| Error::Away(why))?;
-        let mut appends = self.lock();
-        let known = appends.known;
-        let head = last.as_ref().and_then(|last| Head::read(&last.payload));
-        let is_gone = match (&last, &head) {
-            _ if appends.gone => true,
-            (None, _) => true,
-            (Some(_), None) => {
-                return Err(Error::Damaged("there is a message of another form".into()));
-            }
-            (Some(_), Some((head, _))) => {
-                head.kind == Kind::Forgotten || head.history != known.history
-            }
+        let away = |Away(why)| Error::Away(why);
+        let (known, seen) = {
+            let appends = self.lock();
+            (appends.known, appends.seen)
         };
-        if is_gone {
+        let began = Instant::now();
+        if began - seen < BELIEVED {
+            // Asked for what comes next, the stream does not send what is known.
+            let next = self.stream.next(&self.subject, known.position + 1).await;
+            if next.map_err(away)?.is_none() {
+                return Ok(known.sequence);
+            }
+        }
+        let last = self.stream.last(&self.subject).await.map_err(away)?;
+        let mut appends = self.lock();
+        let Some(last) = last.filter(|_| !appends.gone) else {
+            appends.gone = true;
+            return Err(Error::NotFound);
+        };
+        let head = Head::read(&last.payload);
+        let Some((head, _)) = head else {
+            return Err(Error::Damaged("there is a message of another form".into()));
+        };
+        if head.kind == Kind::Forgotten || head.history != known.history {
             appends.gone = true;
             return Err(Error::NotFound);
         }
-        Ok(head.map_or(0, |(head, _)| {
-            if head.continues {
-                head.after
-            } else {
-                head.last
-            }
-        }))
+        appends.seen = appends.seen.max(began);
+        Ok(if head.continues {
+            head.after
+        } else {
+            head.last
+        })
     }
 }
 
