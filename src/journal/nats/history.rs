@@ -109,6 +109,11 @@ impl Plan {
         !appends.gone && appends.known.history == history
     }
 
+    /// The history's number.
+    pub(super) fn history(&self) -> u64 {
+        self.lock().known.history
+    }
+
     /// Whether the history was forgotten.
     pub(super) fn is_gone(&self) -> bool {
         self.lock().gone
