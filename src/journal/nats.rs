@@ -173,7 +173,7 @@ impl Shared {
         };
         let history = drawn();
         let head = Head::of(Kind::Begun, history, drawn());
-        let position = publish(&*self.stream, &subject, expected, &head, &[]).await;
+        let position = publish(&*self.stream, &subject, expected, &head, head.with(&[])).await;
         let position = position.map_err(|error| match error {
             Error::Conflict { .. } => Error::Exists,
             other => other,
@@ -253,7 +253,14 @@ impl Shared {
                 return Ok(());
             }
             let forgotten = Head::of(Kind::Forgotten, head.history, drawn());
-            let place = publish(&*self.stream, &subject, last.position, &forgotten, &[]).await;
+            let place = publish(
+                &*self.stream,
+                &subject,
+                last.position,
+                &forgotten,
+                forgotten.with(&[]),
+            )
+            .await;
             match place {
                 Ok(position) => {
                     if let Some(plan) = self
