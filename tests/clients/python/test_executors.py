@@ -4,6 +4,7 @@ import json
 import signal
 import subprocess
 import sys
+import tempfile
 import unittest
 from collections import Counter
 from pathlib import Path
@@ -49,6 +50,16 @@ class Executor:
     def until_results(self, watch, count):
         while count > 0:
             count -= next(watch).HasField("result")
+
+    def check_that_all_was_sent_once(self, tasks, frames, output):
+        """Although the server was lost, no record has another one's receipt, and each was applied once."""
+        self.assertIn(f" {tasks} of {tasks} tasks have a result; ", output)
+        receipts = 4 * tasks
+        self.assertRegex(output, rf" {receipts} receipts \({receipts} ACCEPTED\), 0 outstanding, [1-9]\d* reconnects$")
+        revisions = {frame.result.task_id: frame.result.revision for frame in frames if frame.HasField("result")}
+        self.assertEqual({f"task-{n}": 1 for n in range(tasks)}, revisions)
+        kinds = Counter(frame.progress.kind for frame in frames if frame.HasField("progress"))
+        self.assertEqual({record.RECORD_KIND_STARTED: tasks, record.RECORD_KIND_PROGRESS: 2 * tasks}, kinds)
 
     def test_two_shards_complete_a_plan_and_do_no_task_twice(self):
         register_tasks(self.stub, "shards", 301, plan.SEAL_RULE_WHEN_ALL_RECORDED)
@@ -98,11 +109,33 @@ class Executor:
             wire.cut()
         code, output, errors = self.finish(executor)
         self.assertEqual((0, ""), (code, errors))
-        self.assertIn(f" {tasks} of {tasks} tasks have a result", output)
-        self.assertRegex(output, r" 0 outstanding, [1-9]\d* reconnects$")
         self.plan_is("wire", plan.PLAN_STATUS_COMPLETED)
-        results = [frame.result for frame in frames(self.stub, "wire") if frame.HasField("result")]
-        self.assertEqual([1] * tasks, [result.revision for result in results])
+        self.check_that_all_was_sent_once(tasks, frames(self.stub, "wire"), output)
+
+    def test_an_executor_and_a_watcher_go_on_with_a_server_that_was_killed_or_drained_and_started_again(self):
+        tasks = 1_500
+        directory = self.enterContext(tempfile.TemporaryDirectory())
+        server = self.enterContext(Server("--data-dir", directory))
+        register_tasks(
+            service_grpc.FanoutServiceStub(server.channel), "again", tasks, plan.SEAL_RULE_WHEN_ALL_RECORDED
+        )
+        executor = self.start("--plan-id", "again", "--in-flight", "8", server=server.address)
+        seen, cursor = [], ""
+        # After so many frames the server ends by this signal. The last watch sees the end of the plan.
+        for count, number in [(500, signal.SIGKILL), (2_000, signal.SIGTERM), (3_500, signal.SIGKILL), (None, None)]:
+            stub = service_grpc.FanoutServiceStub(server.channel)
+            watch = stub.WatchPlan(service.WatchPlanRequest(plan_id="again", after=cursor), timeout=SECONDS)
+            for frame in watch:
+                seen.append(frame)
+                cursor = frame.cursor
+                if len(seen) == count:
+                    break
+            if number:
+                server.start_again(number)
+        code, output, errors = self.finish(executor)
+        self.assertEqual((0, ""), (code, errors))
+        self.assertEqual(plan.PLAN_STATUS_COMPLETED, seen[-1].end.status)
+        self.check_that_all_was_sent_once(tasks, seen, output)
 
     def test_an_executor_leaves_on_sigterm_although_the_server_answers_no_more(self):
         register_tasks(self.stub, "silent", 3_000)
