@@ -21,7 +21,7 @@ import (
 
 const (
 	messageBytesMax = 16 << 20
-	startTime       = 10 * time.Second
+	startTime       = 60 * time.Second
 )
 
 // server is `fanout serve` on a free port of the loopback interface. It is killed when the test ends.

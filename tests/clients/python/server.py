@@ -14,7 +14,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 BINARY = os.environ.get("FANOUT_BINARY") or sys.exit("FANOUT_BINARY is not set; start run.sh")
 MESSAGE_BYTES_MAX = 16 << 20
-START_SECONDS = 10
+START_SECONDS = 60
 END_SECONDS = 10
 
 

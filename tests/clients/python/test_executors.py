@@ -9,14 +9,20 @@ import unittest
 from collections import Counter
 from pathlib import Path
 
+import grpc
 from calls import SECONDS, ServerTest, frames, register_tasks, seal
 from fanout.v1 import fanout_service_pb2 as service
 from fanout.v1 import fanout_service_pb2_grpc as service_grpc
 from fanout.v1 import plan_pb2 as plan
 from fanout.v1 import record_pb2 as record
+from google.protobuf import duration_pb2 as duration
+from google.rpc import error_details_pb2 as error_details
+from google.rpc import status_pb2 as rpc_status
 from server import Server, Wire
 
 EXAMPLE = Path(__file__).resolve().parents[3] / "examples/python-executor"
+sys.path.insert(0, str(EXAMPLE))
+import execution
 
 
 class Executor:
@@ -180,6 +186,46 @@ class Executor:
         code, output, errors = self.finish(self.start("--plan-id", "nowhere"))
         self.assertEqual((1, ""), (code, output))
         self.assertIn("NOT_FOUND", errors)
+
+
+class Refusal(grpc.RpcError):
+    """A status as a call raises it: with these details if it is the server's."""
+
+    def __init__(self, code, *details):
+        self.code = lambda: code
+        status = rpc_status.Status(code=code.value[0])
+        for detail in details:
+            status.details.add().Pack(detail)
+        trailers = (("grpc-status-details-bin", status.SerializeToString()),)
+        self.trailing_metadata = lambda: trailers if details else None
+
+
+class Waits(unittest.TestCase):
+    """How long both executors wait before they call again."""
+
+    info = error_details.ErrorInfo(domain="fanout.v1")
+    retry = error_details.RetryInfo(retry_delay=duration.Duration(seconds=7, nanos=500_000_000))
+
+    def test_a_call_is_made_again_after_the_time_that_the_server_says_and_never_earlier(self):
+        for code in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.RESOURCE_EXHAUSTED, grpc.StatusCode.ABORTED):
+            patience = execution.Patience()
+            waits = [patience.seconds_after(Refusal(code, self.info, self.retry)) for _ in range(9)]
+            for wait, backoff in zip(waits, [0.2, 0.4, 0.8, 1.6, 3.2, 5, 5, 5, 5]):
+                self.assertTrue(7.5 <= wait <= 7.5 + backoff, waits)
+            self.assertIsNone(patience.seconds_after(Refusal(code, self.info, self.retry)))
+            patience.reward()
+            self.assertIsNotNone(patience.seconds_after(Refusal(code, self.info, self.retry)))
+
+    def test_a_broken_connection_is_opened_again_and_what_the_server_refuses_for_good_is_not_repeated(self):
+        wait = execution.Patience().seconds_after(Refusal(grpc.StatusCode.UNAVAILABLE))
+        self.assertTrue(0 <= wait <= 0.2, wait)
+        for refusal in [
+            Refusal(grpc.StatusCode.INTERNAL, self.info),
+            Refusal(grpc.StatusCode.RESOURCE_EXHAUSTED, self.info),
+            Refusal(grpc.StatusCode.OUT_OF_RANGE, self.info),
+            Refusal(grpc.StatusCode.UNIMPLEMENTED),
+        ]:
+            self.assertIsNone(execution.Patience().seconds_after(refusal))
 
 
 class ThreadsExecutor(Executor, ServerTest):

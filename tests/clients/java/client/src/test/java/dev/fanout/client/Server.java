@@ -44,7 +44,7 @@ final class Server implements AutoCloseable {
     static final long DEADLINE_SECONDS = 60;
 
     private static final int MESSAGE_BYTES_MAX = 16 << 20;
-    private static final long START_SECONDS = 10;
+    private static final long START_SECONDS = 60;
 
     final String address;
     private final List<String> options;
