@@ -173,7 +173,7 @@ describe("the executor", { concurrency: 3 }, () => {
   });
 
   test("an executor and a watcher go on with a server that was killed or drained and started again", async (t) => {
-    const tasks = 1_500;
+    const tasks = 600;
     let server = await Server.start(t, "--data-dir", await folder(t));
     await server.registerTasks("again", tasks, SealRule.WHEN_ALL_RECORDED);
     const executor = new Executor(t, server.address, "--plan-id", "again", "--in-flight", "8");

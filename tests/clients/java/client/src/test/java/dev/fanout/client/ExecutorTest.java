@@ -196,7 +196,7 @@ final class ExecutorTest {
     @Test
     void anExecutorAndAWatcherGoOnWithAServerThatWasKilledOrDrainedAndStartedAgain(@TempDir Path directory)
             throws Exception {
-        int tasks = 1_500;
+        int tasks = 600;
         Server server = stage.server("--data-dir", directory.toString());
         server.registerTasks("again", tasks, WHEN_ALL_RECORDED);
         var executor = stage.executor(server.address, "--plan-id", "again", "--in-flight", "8");
