@@ -603,8 +603,13 @@ fn watch_follows_a_plan_until_its_end() {
 #[test]
 fn watch_goes_on_after_a_cursor_with_nothing_missed_and_nothing_repeated() {
     let (server, _) = with_plan();
-    let records = "{\"id\":\"task-a\",\"status\":\"completed\",\"n\":1.50}\n{\"id\":\"task-b\",\"status\":\"broke\"}\n";
-    server.said_with(&["submit", "--plan-id", "p"], records);
+    // Each is numbered, which takes a sequence after its own.
+    for record in [
+        "{\"id\":\"task-a\",\"status\":\"completed\",\"n\":1.50}\n",
+        "{\"id\":\"task-b\",\"status\":\"broke\"}\n",
+    ] {
+        server.said_with(&["submit", "--plan-id", "p"], record);
+    }
     let said = server.said(&["watch", "p", "--json", "--payload"]);
     let lines: Vec<_> = said.stdout.lines().collect();
     let cursors: Vec<_> = lines
@@ -619,7 +624,7 @@ fn watch_goes_on_after_a_cursor_with_nothing_missed_and_nothing_repeated() {
                 cursors[0]
             ),
             format!(
-                r#"{{"frame":"result","cursor":"{}","sequence":3,"task_id":"task-b","group_key":"b","status":"failed","successful":false,"revision":1,"matched_by":"id","record":{{"id":"task-b","status":"failed"}}}}"#,
+                r#"{{"frame":"result","cursor":"{}","sequence":4,"task_id":"task-b","group_key":"b","status":"failed","successful":false,"revision":1,"matched_by":"id","record":{{"id":"task-b","status":"failed"}}}}"#,
                 cursors[1]
             ),
             format!(
