@@ -16,6 +16,7 @@ const MESSAGE_BYTES: usize = 64 << 20;
 /// A replica that has not answered by then is left for the next one.
 pub const ANSWER_WITHIN: Duration = Duration::from_secs(3);
 const CONNECTED_WITHIN: Duration = Duration::from_secs(1);
+const NO_CONNECTION: &str = "no connection";
 /// Between two attempts.
 pub const AGAIN_AFTER: Duration = Duration::from_millis(10);
 /// Who has not got on for so long has failed.
@@ -41,8 +42,10 @@ pub async fn connect(address: &str) -> Result<Client, Status> {
 pub enum Told {
     /// Try again: the server says when.
     ToTryAgain,
-    /// Nothing: the connection broke, and the client's own library says so.
-    ByItsLibrary,
+    /// Nothing: nobody listens.
+    NotConnected,
+    /// Nothing: the connection broke, or there was no answer in time.
+    Broken,
     /// That trying again is in vain.
     ToGiveUp,
 }
@@ -57,10 +60,10 @@ impl Told {
             status.code(),
             Code::Unavailable | Code::Cancelled | Code::Unknown
         ) || status.message().contains("h2 protocol error");
-        if details.error_info().is_none() && broken {
-            Self::ByItsLibrary
-        } else {
-            Self::ToGiveUp
+        match details.error_info() {
+            None if status.message().starts_with(NO_CONNECTION) => Self::NotConnected,
+            None if broken => Self::Broken,
+            _ => Self::ToGiveUp,
         }
     }
 }

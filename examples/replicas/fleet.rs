@@ -1,5 +1,6 @@
 //! All replicas, and what keeps their plans.
 
+use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -17,6 +18,16 @@ pub enum Kept {
     Disk,
     /// The memory of one: to see what is found wrong when plans are lost.
     Memory,
+}
+
+impl fmt::Display for Kept {
+    fn fmt(&self, formatter: &mut fmt::Formatter) -> fmt::Result {
+        match self {
+            Self::Nats(nodes) => write!(formatter, "{nodes} NATS servers"),
+            Self::Disk => formatter.write_str("disk"),
+            Self::Memory => formatter.write_str("memory"),
+        }
+    }
 }
 
 pub struct Fleet {

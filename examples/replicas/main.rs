@@ -159,6 +159,10 @@ async fn replicas(
         "a replica took records again after its own within {}",
         said(worst_back)
     );
+    let [told, not_connected, broken] = tally.told();
+    println!(
+        "{told} calls were told to try again, {not_connected} connections could not be made, {broken} calls broke"
+    );
     if arguments.join > 0 && matches!(arguments.kept, Kept::Nats(_)) {
         let joined = join::measure(&mut fleet, arguments.join).await?;
         let [ready, read, taken] =

@@ -26,6 +26,9 @@ pub struct Tally {
     doubled: AtomicU64,
     /// Anything else that must not be.
     wrong: AtomicU64,
+    try_again: AtomicU64,
+    not_connected: AtomicU64,
+    broken: AtomicU64,
     /// What callers were told, and how often.
     heard: Mutex<BTreeMap<String, u64>>,
 }
@@ -40,18 +43,30 @@ impl Tally {
     /// Somebody's call did not succeed, which is wrong unless it may be made again.
     pub fn refused(&self, whose: impl Display, status: &Status) {
         let told = Told::by(status);
-        if told == Told::ToGiveUp {
-            let details = status.get_error_details();
-            let reason = details.error_info().map_or("", |info| &info.reason);
-            let (code, message) = (status.code(), status.message());
-            self.wrong(format_args!(
-                "{whose} is told: {code:?} {reason}: {message}"
-            ));
-        }
+        let counter = match told {
+            Told::ToTryAgain => &self.try_again,
+            Told::NotConnected => &self.not_connected,
+            Told::Broken => &self.broken,
+            Told::ToGiveUp => {
+                let details = status.get_error_details();
+                let reason = details.error_info().map_or("", |info| &info.reason);
+                let (code, message) = (status.code(), status.message());
+                return self.wrong(format_args!(
+                    "{whose} is told: {code:?} {reason}: {message}"
+                ));
+            }
+        };
+        counter.fetch_add(1, Ordering::Relaxed);
         let message: String = status.message().chars().take(60).collect();
         let heard = format!("{told:?}: {:?} {message}", status.code());
         let mut all = self.heard.lock().unwrap_or_else(PoisonError::into_inner);
         *all.entry(heard).or_default() += 1;
+    }
+
+    /// How many calls were told to try again, how many connections could not be made, and how many calls broke.
+    pub fn told(&self) -> [u64; 3] {
+        [&self.try_again, &self.not_connected, &self.broken]
+            .map(|counter| counter.load(Ordering::Relaxed))
     }
 
     /// What callers were told, and how often, a line each.

@@ -1,7 +1,6 @@
 //! What this program is told.
 
 use std::collections::BTreeMap;
-use std::fmt;
 use std::str::FromStr;
 
 use crate::fleet::Kept;
@@ -111,14 +110,4 @@ fn number<T: FromStr>(
     };
     let number = value.parse();
     number.map_err(|_| format!("{name} is a number, not {value}").into())
-}
-
-impl fmt::Display for Kept {
-    fn fmt(&self, formatter: &mut fmt::Formatter) -> fmt::Result {
-        match self {
-            Self::Nats(nodes) => write!(formatter, "{nodes} NATS servers"),
-            Self::Disk => formatter.write_str("disk"),
-            Self::Memory => formatter.write_str("memory"),
-        }
-    }
 }

@@ -30,6 +30,7 @@ mod reading_records;
 mod reconcile;
 mod recovery;
 mod refusals;
+mod restarts;
 mod result_text;
 mod run;
 mod run_interrupted;
