@@ -18,6 +18,7 @@ mod record_stream;
 mod registered;
 mod run;
 mod serve;
+mod serve_journal;
 mod submit;
 mod tasks;
 mod watch;
@@ -92,7 +93,7 @@ enum Command {
     /// Plan a fan-out, run a command once for each task, and write the result document.
     Run(run::Run),
     /// Serve the coordinator over gRPC.
-    Serve(serve::Serve),
+    Serve(Box<serve::Serve>),
     /// Group items and render one task request for each group: JSON files in, plan document out; or register it.
     Plan(plans::PlanCommand),
     /// Reconcile records with a plan: JSON files in, result document out; or the result of a registered plan.
@@ -176,7 +177,7 @@ async fn dispatch(arguments: Arguments) -> Outcome {
     match arguments.command {
         None => documents::single_form(&arguments.single_form),
         Some(Command::Run(command)) => run::run(command).await,
-        Some(Command::Serve(command)) => serve::serve(command).await,
+        Some(Command::Serve(command)) => serve::serve(*command).await,
         Some(Command::Plan(command)) => plans::plan(command).await,
         Some(Command::Reconcile(command)) => documents::reconcile_files(command).await,
         Some(Command::Findings(command)) => documents::findings_files(&command),

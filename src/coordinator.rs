@@ -11,6 +11,7 @@ mod recover;
 mod register;
 mod request_ids;
 mod result;
+mod shared;
 mod tasks;
 mod timers;
 mod watch;
@@ -36,6 +37,7 @@ use crate::journal::{self, Journal};
 use crate::plan;
 use crate::registry::{LivePlan, Poisoned, Registry};
 use request_ids::RequestIds;
+use shared::Shared;
 use timers::Timers;
 
 /// What the coordinator holds its callers to.
@@ -254,6 +256,8 @@ pub struct Coordinator {
     timers: Timers,
     /// Whether plans of the journal may still be missing.
     recovering: AtomicBool,
+    /// What is needed where other processes have the journal, too.
+    shared: Option<Shared>,
 }
 
 impl Coordinator {
@@ -270,6 +274,7 @@ impl Coordinator {
     pub fn before_recovery(journal: Arc<dyn Journal>, clock: Clock, limits: Limits) -> Self {
         Self {
             registry: Registry::new(limits.plans),
+            shared: journal.others().map(Shared::new),
             journal,
             clock,
             limits,
@@ -289,41 +294,51 @@ impl Coordinator {
         }
     }
 
-    /// The plan's spec, which says how its records are to be read.
+    /// The plan. It may be one that others have changed since.
     ///
     /// # Errors
-    /// There is no such plan.
-    pub fn plan(&self, plan_id: &str) -> Result<Arc<LivePlan>, Error> {
+    /// There is no such plan, or the journal cannot say.
+    pub async fn plan(&self, plan_id: &str) -> Result<Arc<LivePlan>, Error> {
         // Looked at first: what is not there then has not come either.
         let recovered = self.check_recovered();
-        let plan = self.registry.get(plan_id);
-        plan.ok_or_else(|| {
-            recovered.err().unwrap_or_else(|| Error::PlanNotFound {
-                plan_id: plan_id.to_owned(),
-            })
-        })
+        if let Some(plan) = self.live(plan_id) {
+            return Ok(plan);
+        }
+        match &self.shared {
+            Some(shared) => self.load(shared, plan_id).await,
+            None => Err(recovered.err().unwrap_or_else(|| not_found(plan_id))),
+        }
+    }
+
+    /// The plan, with all that anybody was told is done before this is called.
+    ///
+    /// # Errors
+    /// There is no such plan, or the journal cannot say.
+    pub async fn current(&self, plan_id: &str) -> Result<Arc<LivePlan>, Error> {
+        let plan = self.plan(plan_id).await?;
+        self.catch_up(&plan).await?;
+        Ok(plan)
     }
 
     /// The plan as it stands.
     ///
     /// # Errors
-    /// There is no such plan.
-    pub fn view(&self, plan_id: &str) -> Result<PlanView, Error> {
-        view(&*self.plan(plan_id)?)
+    /// There is no such plan, or the journal cannot say.
+    pub async fn view(&self, plan_id: &str) -> Result<PlanView, Error> {
+        view(&*self.current(plan_id).await?)
     }
 
     /// All plans as they stand, oldest first. Plans that an internal error made unusable are left out.
     ///
     /// # Errors
-    /// Not all plans are there yet.
-    pub fn views(&self) -> Result<Vec<PlanView>, Error> {
+    /// Not all plans are there yet, or the journal cannot say which there are.
+    pub async fn views(&self) -> Result<Vec<PlanView>, Error> {
         self.check_recovered()?;
-        let mut views: Vec<_> = self
-            .registry
-            .all()
-            .iter()
-            .filter_map(|plan| view(plan).ok())
-            .collect();
+        let live = self.registry.all();
+        let mut views: Vec<_> = live.iter().filter_map(|plan| view(plan).ok()).collect();
+        if self.shared.is_some() {
+            self.add_views_of_others(&mut views).await?;
+        }
         views.sort_by(|a, b| {
             let key = |view: &PlanView| (view.spec.created_at, Arc::clone(&view.spec.plan_id));
             key(a).cmp(&key(b))
@@ -380,7 +395,7 @@ impl Coordinator {
         reason: EndReason,
         note: &str,
     ) -> Result<PlanView, Error> {
-        let plan = self.plan(plan_id)?;
+        let plan = self.plan(plan_id).await?;
         if !request_id.is_empty() {
             let fingerprint = request_ids::fingerprint(&format!("{reason:?}"), plan_id);
             let mut request_ids = self.request_ids.lock().await;
@@ -414,9 +429,17 @@ impl Coordinator {
         {
             return Ok(Some(Arc::clone(deleted)));
         }
-        let plan = self.plan(plan_id)?;
-        let _turn = plan.turn().await;
-        let deleted = view(&plan).ok().map(Arc::new);
+        let plan = match self.current(plan_id).await {
+            Ok(plan) => Some(plan),
+            // What cannot be read can be forgotten all the same.
+            Err(Error::Journal(journal::Error::Damaged(_))) => None,
+            Err(error) => return Err(error),
+        };
+        let _turn = match &plan {
+            Some(plan) => Some(plan.turn().await),
+            None => None,
+        };
+        let deleted = plan.and_then(|plan| view(&plan).ok()).map(Arc::new);
         if let Some(deleted) = deleted.as_ref().filter(|_| !request_id.is_empty()) {
             // The answer is kept for a day; the plan must not be.
             let kept = PlanView {
@@ -426,7 +449,10 @@ impl Coordinator {
             let answer = Some(Arc::new(kept));
             request_ids.claim(request_id, fingerprint, plan_id, answer, self.clock.now())?;
         }
-        self.journal.delete(plan_id).wait().await?;
+        if let Err(error) = self.journal.delete(plan_id).wait().await {
+            request_ids.give_back(request_id);
+            return Err(error.into());
+        }
         self.registry.remove(plan_id);
         if let Some(deleted) = &deleted {
             self.timers.forget(deleted);
@@ -441,6 +467,12 @@ impl Coordinator {
         let ended = head.wait_for(|head| head.ended || head.removed || plan.is_poisoned());
         // Out of time is an answer, too: the caller looks at the plan either way.
         let _ = tokio::time::timeout(at_most, ended).await;
+    }
+}
+
+fn not_found(plan_id: &str) -> Error {
+    Error::PlanNotFound {
+        plan_id: plan_id.to_owned(),
     }
 }
 

@@ -10,14 +10,21 @@
 //!   appended and [`Error::Conflict`] says where it is; of two appends at the same place exactly one succeeds.
 //! - **All or nothing**: the entries of one append are all there after a crash, or none of them is.
 //! - **No room is no damage**: [`Error::Full`] has changed nothing, and the same append may succeed later.
+//! - **Away is open**: [`Error::Away`] says that nobody knows whether it was done. If it was, it is read on.
+//! - **Others may append**: where other processes share a journal, each of them reads on what others have appended, and
+//!   [`History::latest`] says how far there is to read.
 //! - **Deleted is gone**: after [`Journal::delete`] a plan is not listed and cannot be opened.
 
 pub mod disk;
 mod memory;
+pub mod nats;
+mod others;
 mod stored;
 
 pub use disk::Disk;
 pub use memory::Memory;
+pub use nats::Nats;
+pub use others::Others;
 
 use std::future::Future;
 use std::pin::Pin;
@@ -45,6 +52,9 @@ pub enum Error {
     /// There is no room for it. Nothing has changed; try again when there is.
     #[error("the journal is full: {0}")]
     Full(String),
+    /// Where it is kept cannot be reached. It may have been done all the same; try again.
+    #[error("the journal is away: {0}")]
+    Away(String),
     /// What was kept is not what was appended. Nothing of the history can be trusted.
     #[error("the history is damaged: {0}")]
     Damaged(String),
@@ -88,9 +98,14 @@ pub trait Journal: Send + Sync {
     /// Forgets a plan. Forgetting one that is not there is no error.
     fn delete(&self, plan_id: &str) -> Answer<()>;
 
-    /// What the journal has failed of, once it has: then it should not be sent work. Nothing for a journal that cannot
+    /// What the journal has failed of, while it has: then it should not be sent work. Nothing for a journal that cannot
     /// fail.
     fn failure(&self) -> Option<watch::Receiver<Option<String>>> {
+        None
+    }
+
+    /// The plans that others append to. Nothing for a journal that only this process has.
+    fn others(&self) -> Option<Arc<Others>> {
         None
     }
 }
@@ -102,4 +117,7 @@ pub trait History: Send + Sync {
 
     /// At most `limit` entries after sequence `after`, in order.
     fn replay(&self, after: u64, limit: usize) -> Answer<Vec<Arc<Entry>>>;
+
+    /// Sequence of the last entry whose append anybody was told is done before this is called; 0 if there is none.
+    fn latest(&self) -> Answer<u64>;
 }

@@ -12,12 +12,12 @@ pub use parts::{Part, Parts};
 pub use turn::{Deciding, TurnHeld};
 
 use std::collections::{HashMap, VecDeque};
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard};
 
 use tokio::sync::watch;
 
-use crate::engine::{Entry, Spec, State};
+use crate::engine::{Entry, Spec, State, Timestamp};
 use crate::journal::History;
 use turn::Turn;
 
@@ -89,6 +89,41 @@ impl Registry {
         removed
     }
 
+    /// Takes this very plan out, if it is in here. Its watchers see that it is gone.
+    pub fn remove_this(&self, plan: &LivePlan) -> bool {
+        let is_this = |there: &Arc<LivePlan>| std::ptr::eq(&**there, plan);
+        let is_here = self.get(plan.plan_id()).as_ref().is_some_and(is_this);
+        is_here && self.remove(plan.plan_id()).is_some()
+    }
+
+    /// Whether as many plans are live as may be.
+    #[must_use]
+    pub fn is_full(&self) -> bool {
+        self.read().len() >= self.plans_max
+    }
+
+    /// Lets plans go that nobody has: of those that may be, all, or the one whose last use was the longest ago. Answers
+    /// how many.
+    pub fn unload_idlest(&self, which: Unloading) -> usize {
+        let mut plans = self.plans.write().unwrap_or_else(PoisonError::into_inner);
+        let before = plans.len();
+        // Nobody can get hold of one while this lock is held.
+        let is_idle = |plan: &Arc<LivePlan>| Arc::strong_count(plan) == 1;
+        match which {
+            Unloading::Before(time) => {
+                plans.retain(|_, plan| !is_idle(plan) || plan.used_at() >= time);
+            }
+            Unloading::Any => {
+                let idle = plans.values().filter(|plan| is_idle(plan));
+                let idlest = idle.min_by_key(|plan| plan.used_at());
+                if let Some(plan_id) = idlest.map(|plan| Arc::clone(plan.plan_id())) {
+                    plans.remove(&plan_id);
+                }
+            }
+        }
+        before - plans.len()
+    }
+
     /// How many plans there may be.
     #[must_use]
     pub fn plans_max(&self) -> usize {
@@ -99,6 +134,15 @@ impl Registry {
     fn read(&self) -> RwLockReadGuard<'_, HashMap<Arc<str>, Arc<LivePlan>>> {
         self.plans.read().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Which plans to let go that are in the journal all the same.
+#[derive(Clone, Copy, Debug)]
+pub enum Unloading {
+    /// All that were used before.
+    Before(Timestamp),
+    /// One.
+    Any,
 }
 
 /// Where a plan's history ends now: what watchers wait for.
@@ -127,6 +171,8 @@ pub struct LivePlan {
     head: watch::Sender<Head>,
     watchers: AtomicUsize,
     parts: Parts,
+    /// When somebody last asked for it: milliseconds since 1970-01-01T00:00:00Z.
+    used_at: AtomicU64,
 }
 
 /// What the state lock guards.
@@ -171,7 +217,39 @@ impl LivePlan {
             head: watch::Sender::new(head),
             watchers: AtomicUsize::new(0),
             parts: Parts::default(),
+            used_at: AtomicU64::new(0),
         }
+    }
+
+    /// When to look at it again: at its deadline, or when it can be forgotten.
+    #[must_use]
+    pub fn due(&self) -> Option<Timestamp> {
+        let live = self.read().ok()?;
+        let forgotten = live.state.end().map(|end| end.at.plus(self.spec.retention));
+        forgotten.or(self.spec.deadline)
+    }
+
+    /// Somebody needs it now.
+    pub fn use_at(&self, now: Timestamp) {
+        self.used_at.store(now.0, Ordering::Relaxed);
+    }
+
+    /// When somebody last [needed](Self::use_at) it.
+    #[must_use]
+    pub fn used_at(&self) -> Timestamp {
+        Timestamp(self.used_at.load(Ordering::Relaxed))
+    }
+
+    /// Number of the last event that was applied.
+    #[must_use]
+    pub fn sequence(&self) -> u64 {
+        self.head.borrow().sequence
+    }
+
+    /// Whether somebody waits for what comes next.
+    #[must_use]
+    pub fn is_followed(&self) -> bool {
+        self.head.receiver_count() > 0
     }
 
     /// Its name.
@@ -305,6 +383,18 @@ impl LivePlan {
         deciding.ahead = Some(ahead);
         self.head.send_modify(|head| head.lost += 1);
         Ok(())
+    }
+
+    /// Whether something was appended that is not acknowledged yet.
+    #[must_use]
+    pub fn has_appended(&self) -> bool {
+        !self.lock_appended().is_empty()
+    }
+
+    /// Waits until all that was appended is acknowledged or lost.
+    pub async fn settled(&self) {
+        let mut head = self.follow();
+        while self.has_appended() && !self.is_poisoned() && head.changed().await.is_ok() {}
     }
 
     /// How often the journal has not taken what was appended.

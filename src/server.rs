@@ -2,7 +2,7 @@
 
 mod edge;
 
-use std::future::{Future, pending, poll_fn};
+use std::future::{Future, poll_fn};
 use std::pin::pin;
 use std::sync::Arc;
 use std::task::Poll;
@@ -85,17 +85,15 @@ pub async fn run_with(
         Poll::Pending => false,
     };
     let (ready, readiness) = watch::channel(recovered);
-    let failed = async move {
-        let Some(mut failure) = failure else {
-            return pending().await;
-        };
-        let why = failure.wait_for(Option::is_some).await;
-        let why = why.ok().and_then(|why| why.clone());
-        match why {
-            Some(why) => why,
-            None => pending().await,
+    let mut journal_health = failure.unwrap_or_else(|| watch::channel(None).1);
+    let mut sound = match &*journal_health.borrow_and_update() {
+        None => true,
+        Some(why) => {
+            tracing::info!(why, "waiting for the journal; not ready yet");
+            false
         }
     };
+    ready.send_replace(recovered && sound);
     let health = HealthServer::new(HealthOf::new(readiness));
     let reflection = || {
         tonic_reflection::server::Builder::configure()
@@ -112,8 +110,8 @@ pub async fn run_with(
     let timers = async { coordinator.run_timers().await };
     let mut timers = pin!(timers);
     let mut shutdown = pin!(shutdown);
-    let mut failed = pin!(failed);
-    let mut sound = true;
+    let shared = async { coordinator.run_shared().await };
+    let mut shared = pin!(shared);
 
     loop {
         tokio::select! {
@@ -124,10 +122,16 @@ pub async fn run_with(
                 recovered = true;
                 ready.send_replace(sound);
             }
-            why = &mut failed, if sound => {
-                tracing::error!(why, "the journal has failed; no longer ready");
-                sound = false;
-                ready.send_replace(false);
+            () = &mut shared => unreachable!("others' appends are followed for ever"),
+            Ok(()) = journal_health.changed() => {
+                let failure = journal_health.borrow_and_update();
+                match &*failure {
+                    Some(why) => tracing::error!(why, "the journal has failed; not ready"),
+                    None => tracing::info!("the journal is there"),
+                }
+                sound = failure.is_none();
+                drop(failure);
+                ready.send_replace(recovered && sound);
             }
             () = &mut shutdown => break,
         }
@@ -146,13 +150,17 @@ pub async fn run_with(
     tokio::select! {
         () = &mut accepting => unreachable!("connections are accepted until the server drains"),
         () = &mut timers => unreachable!("timers run for ever"),
+        () = &mut shared => unreachable!("others' appends are followed for ever"),
         () = tokio::time::sleep(drain_delay) => {}
     }
     edge.draining.cancel();
     edge.connections.close();
     let drained = async {
-        accepting.await;
-        edge.connections.wait().await;
+        tokio::select! {
+            () = async { accepting.await; edge.connections.wait().await } => {}
+            // What is still open may wait for others' appends.
+            () = &mut shared => unreachable!("others' appends are followed for ever"),
+        }
     };
     if tokio::time::timeout(drain_grace, drained).await.is_ok() {
         return Ok(Ended::Drained);

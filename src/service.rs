@@ -146,7 +146,7 @@ impl FanoutService for Fanout {
         request: Request<WatchPlanRequest>,
     ) -> Result<Response<Self::WatchPlanStream>, Status> {
         let closing = closing(request.extensions());
-        let frames = watch_plan::serve(self, request.get_ref(), closing)?;
+        let frames = watch_plan::serve(self, request.get_ref(), closing).await?;
         Ok(Response::new(one_by_one(frames)))
     }
 
@@ -162,6 +162,7 @@ impl FanoutService for Fanout {
         let view = self
             .coordinator
             .view(plan_id)
+            .await
             .map_err(|error| status::of(&error))?;
         let mut response = GetPlanResponse {
             plan: Some(convert::plan(&view)),
@@ -184,7 +185,7 @@ impl FanoutService for Fanout {
         let request = request.into_inner();
         let page_size = convert::page_size(request.page_size, PAGE_SIZE.0)?;
         let wanted = convert::PlanFilter::read(&request)?;
-        let views = self.coordinator.views();
+        let views = self.coordinator.views().await;
         let views = views.map_err(|error| status::of(&error))?;
         let mut matching = views.iter().filter(|view| wanted.admits(view));
         let plans: Vec<_> = matching.by_ref().take(page_size).collect();
@@ -203,28 +204,32 @@ impl FanoutService for Fanout {
         &self,
         request: Request<GetTaskRequest>,
     ) -> Result<Response<GetTaskResponse>, Status> {
-        tasks::get(self, request.get_ref()).map(Response::new)
+        let answer = tasks::get(self, request.get_ref()).await;
+        answer.map(Response::new)
     }
 
     async fn list_tasks(
         &self,
         request: Request<ListTasksRequest>,
     ) -> Result<Response<ListTasksResponse>, Status> {
-        tasks::list(self, request.get_ref()).map(Response::new)
+        let answer = tasks::list(self, request.get_ref()).await;
+        answer.map(Response::new)
     }
 
     async fn explain_task(
         &self,
         request: Request<ExplainTaskRequest>,
     ) -> Result<Response<ExplainTaskResponse>, Status> {
-        tasks::explain(self, request.get_ref()).map(Response::new)
+        let answer = tasks::explain(self, request.get_ref()).await;
+        answer.map(Response::new)
     }
 
     async fn list_quarantine(
         &self,
         request: Request<ListQuarantineRequest>,
     ) -> Result<Response<ListQuarantineResponse>, Status> {
-        quarantine::list(self, request.get_ref()).map(Response::new)
+        let answer = quarantine::list(self, request.get_ref()).await;
+        answer.map(Response::new)
     }
 
     async fn rematch_record(

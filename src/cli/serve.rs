@@ -1,18 +1,15 @@
 //! `serve` and `health`.
 
-use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::time::Duration;
 
-use clap::{Args, ValueEnum};
+use clap::Args;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 
 use super::client::{ServerAddress, channel, explain};
+use super::serve_journal::JournalOptions;
 use super::{DONE, FAILED, Failure, Outcome};
 use crate::config::Config;
-use crate::journal::disk::{self, Disk};
-use crate::journal::{Journal, Memory};
 use crate::proto::health::HealthCheckRequest;
 use crate::proto::health::health_check_response::ServingStatus;
 use crate::proto::health::health_client::HealthClient;
@@ -24,30 +21,11 @@ use crate::telemetry::{self, LogFormat};
 pub(super) struct Serve {
     #[command(flatten)]
     config: Config,
-    /// Keep plans in this directory, so that they survive the process. Without it they live in memory and die with it.
-    /// One process at a time may have the directory.
-    #[arg(long, env = "FANOUT_DATA_DIR", value_name = "DIR")]
-    data_dir: Option<PathBuf>,
-    /// When a record is acknowledged: fsync, when the disk has it, so that neither a crash of the process nor of the
-    /// machine loses it; os, when the operating system has it, so that only a crash of the machine can.
-    #[arg(
-        long,
-        env = "FANOUT_DURABILITY",
-        value_enum,
-        default_value = "fsync",
-        requires = "data_dir"
-    )]
-    durability: Durability,
+    #[command(flatten)]
+    journal: JournalOptions,
     /// Form of log lines, on standard error. FANOUT_LOG says which (default: info).
     #[arg(long, env = "FANOUT_LOG_FORMAT", value_enum, default_value = "human")]
     log_format: LogFormat,
-}
-
-/// When a record is acknowledged.
-#[derive(Clone, Copy, Debug, ValueEnum)]
-enum Durability {
-    Fsync,
-    Os,
 }
 
 /// `fanout health`.
@@ -63,7 +41,7 @@ pub(super) struct Health {
 pub(super) async fn serve(command: Serve) -> Outcome {
     telemetry::start(command.log_format).map_err(Failure::new)?;
     let config = command.config;
-    let (journal, kept) = journal(command.data_dir.as_deref(), command.durability).await?;
+    let (journal, kept) = command.journal.open().await?;
     let listener = TcpListener::bind(config.listen).await.map_err(|error| {
         Failure::new(format!(
             "--listen {}: failed to bind: {error}",
@@ -98,32 +76,6 @@ pub(super) async fn serve(command: Serve) -> Outcome {
         Ended::Cut => tracing::warn!("some calls were cut; bye"),
     }
     Ok(DONE)
-}
-
-/// Where plans are kept, and in a word how.
-async fn journal(
-    directory: Option<&Path>,
-    durability: Durability,
-) -> Result<(Arc<dyn Journal>, &'static str), Failure> {
-    let Some(directory) = directory else {
-        return Ok((Arc::new(Memory::default()), "memory"));
-    };
-    let mut options = disk::Options::new(directory);
-    let kept = match durability {
-        Durability::Fsync => {
-            options.durability = disk::Durability::Fsync;
-            "disk, fsync"
-        }
-        Durability::Os => {
-            options.durability = disk::Durability::Os;
-            "disk, os"
-        }
-    };
-    let opened = tokio::task::spawn_blocking(move || Disk::open(&options));
-    let disk = opened
-        .await?
-        .map_err(|error| Failure::new(format!("--data-dir: {error}")))?;
-    Ok((Arc::new(disk), kept))
 }
 
 /// How long a server may take to say whether it is ready.

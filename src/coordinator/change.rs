@@ -15,13 +15,55 @@ use crate::engine::{self, Command, Decision, Entry, ProducerRefusal, Receipt};
 use crate::journal::{self, Answer};
 use crate::registry::{Deciding, LivePlan, Poisoned, TurnHeld};
 
+/// How often it is decided again, when others append first.
+const ATTEMPTS: usize = 16;
+
 impl Coordinator {
     /// Decides, appends, applies. A refusal is an error, after what happened all the same (a deadline) was applied.
+    ///
+    /// Where others have the journal, too, what they have appended meanwhile is read, and it is decided again.
     pub(super) async fn change(
         &self,
         plan: &Arc<LivePlan>,
         command: &Command<'_>,
     ) -> Result<Changed, Error> {
+        if self.shared.is_none() {
+            let (changed, _) = self.change_once(plan, command).await?;
+            return changed;
+        }
+        let mut is_current = false;
+        let mut refused = journal::Error::Conflict { at: 0 };
+        for _ in 0..ATTEMPTS {
+            let before = plan.sequence();
+            match self.change_once(plan, command).await {
+                Ok((changed, appended)) if appended || is_current => return changed,
+                Ok((changed, _)) => {
+                    // It was decided that nothing happens, over what may be old.
+                    self.catch_up(plan).await?;
+                    if plan.sequence() == before {
+                        return changed;
+                    }
+                    is_current = true;
+                }
+                Err(Error::Journal(error @ journal::Error::Conflict { .. })) => {
+                    refused = error;
+                    is_current = false;
+                    self.read_on(plan).await?;
+                }
+                Err(Error::Journal(error)) => return Err(self.lost(plan, error)),
+                Err(error) => return Err(error),
+            }
+        }
+        Err(refused.into())
+    }
+
+    /// Decides, appends, applies; answers, too, whether anything was appended. What the answer is if the command was
+    /// refused, is the inner error.
+    async fn change_once(
+        &self,
+        plan: &Arc<LivePlan>,
+        command: &Command<'_>,
+    ) -> Result<(Result<Changed, Error>, bool), Error> {
         let turn = plan.turn().instrument(tracing::trace_span!("turn")).await;
         let Decided {
             mut answer,
@@ -29,14 +71,25 @@ impl Coordinator {
             had_ended,
             acknowledged,
         } = self.decide_and_append(plan, command, turn)?;
+        let appended = !matches!(
+            acknowledged,
+            Acknowledged::NothingToDo | Acknowledged::WithOthers { .. }
+        );
         match acknowledged {
-            Acknowledged::Yes => {}
+            Acknowledged::NothingToDo | Acknowledged::Yes => {}
             Acknowledged::WithOthers { losses } => {
                 // What is answered shows what others have appended.
                 if !plan.wait_for(answer.standing.sequence, losses).await {
                     view(plan)?;
-                    let lost = "what was appended before was not taken".to_owned();
-                    return Err(Error::Journal(journal::Error::Failed(lost)));
+                    return Err(match self.shared {
+                        Some(_) => journal::Error::Conflict {
+                            at: plan.sequence(),
+                        },
+                        None => {
+                            journal::Error::Failed("what was appended before was not taken".into())
+                        }
+                    }
+                    .into());
                 }
             }
             Acknowledged::Later(finished) => {
@@ -53,7 +106,7 @@ impl Coordinator {
             );
         }
         recall(plan, &mut answer.receipts)?;
-        refused.map_or(Ok(answer), Err)
+        Ok((refused.map_or(Ok(answer), Err), appended))
     }
 
     /// What is done of a change while its turn is held.
@@ -82,7 +135,7 @@ impl Coordinator {
                     },
                     had_ended: true,
                     acknowledged: match ahead {
-                        None => Acknowledged::Yes,
+                        None => Acknowledged::NothingToDo,
                         Some(_) => Acknowledged::WithOthers {
                             losses: plan.losses(),
                         },
@@ -165,6 +218,8 @@ struct Decided {
 
 /// Whether the journal has acknowledged all that an answer shows.
 enum Acknowledged {
+    /// Nothing was appended, by others neither.
+    NothingToDo,
     Yes,
     /// When it has acknowledged what others have appended, if it loses none of it.
     WithOthers {

@@ -41,14 +41,14 @@ impl Coordinator {
     ///
     /// # Errors
     /// There is no such plan.
-    pub fn quarantine(
+    pub async fn quarantine(
         &self,
         plan_id: &str,
         after: u64,
         size: usize,
         include_resolved: bool,
     ) -> Result<QuarantinePage, Error> {
-        let plan = self.plan(plan_id)?;
+        let plan = self.current(plan_id).await?;
         let live = plan.read().map_err(|Poisoned| poisoned(&plan))?;
         let skipped = usize::try_from(after).unwrap_or(usize::MAX);
         let records = live.state.quarantine().iter().skip(skipped);
@@ -73,7 +73,7 @@ impl Coordinator {
         task_id: &str,
         note: &str,
     ) -> Result<(PlanView, Receipt, QuarantineEntry), Error> {
-        let plan = self.plan(plan_id)?;
+        let plan = self.plan(plan_id).await?;
         let task = task_of(&plan, task_id)?;
         let note = note.into();
         let rematch = Command::Rematch { id, task, note };
@@ -96,7 +96,7 @@ impl Coordinator {
         id: u64,
         note: &str,
     ) -> Result<(PlanView, QuarantineEntry), Error> {
-        let plan = self.plan(plan_id)?;
+        let plan = self.plan(plan_id).await?;
         let note = note.into();
         self.change(&plan, &Command::Discard { id, note }).await?;
         entry(&plan, id)

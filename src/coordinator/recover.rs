@@ -38,6 +38,11 @@ impl Coordinator {
     /// # Errors
     /// The journal cannot say which plans it has. A plan that it cannot read is left out, and said to be.
     pub async fn recover(&self) -> Result<Recovered, Error> {
+        if self.shared.is_some() {
+            // Each is read when it is needed.
+            self.recovering.store(false, Ordering::Release);
+            return Ok(Recovered::default());
+        }
         let names = self.journal.plans().wait().await?;
         let total = names.len();
         let begin = Instant::now();
@@ -86,26 +91,20 @@ impl Coordinator {
         Ok(recovered)
     }
 
-    fn serve_again(&self, plan: LivePlan) {
-        let spec = Arc::clone(plan.spec());
-        let due = {
-            let live = plan.read();
-            live.ok().and_then(|live| {
-                let end = live.state.end();
-                end.map(|end| end.at.plus(spec.retention)).or(spec.deadline)
-            })
-        };
-        self.registry.insert(Arc::new(plan));
-        if let Some(due) = due {
-            self.timers.add(due, &spec.plan_id);
+    pub(super) fn serve_again(&self, plan: LivePlan) -> Arc<LivePlan> {
+        let plan = Arc::new(plan);
+        self.registry.insert(Arc::clone(&plan));
+        if let Some(due) = plan.due() {
+            self.timers.add(due, plan.plan_id());
         }
+        plan
     }
 }
 
 type Read = Result<(LivePlan, u64), journal::Error>;
 
 /// Reads a plan's history.
-async fn read(journal: Arc<dyn Journal>, plan_id: Arc<str>) -> (Arc<str>, Read) {
+pub(super) async fn read(journal: Arc<dyn Journal>, plan_id: Arc<str>) -> (Arc<str>, Read) {
     let read = async {
         let history = journal.open(&plan_id).wait().await?;
         let mut entries: Vec<Arc<Entry>> = Vec::new();
@@ -119,6 +118,10 @@ async fn read(journal: Arc<dyn Journal>, plan_id: Arc<str>) -> (Arc<str>, Read) 
             entries.extend(part);
         }
         let events = entries.len() as u64;
+        if entries.is_empty() {
+            // It was begun, and nothing more.
+            return Err(journal::Error::NotFound);
+        }
         let state = State::fold(entries.iter().map(|entry| &**entry));
         let state = state.ok_or_else(|| {
             journal::Error::Damaged("it does not begin with the plan's creation".to_owned())

@@ -18,7 +18,7 @@ use crate::registry::{LivePlan, Refusal};
 pub struct PlanCommand {
     /// Makes the request idempotent; empty if not wanted.
     pub request_id: String,
-    /// Name of the plan; empty: made from the config, or a UUIDv7.
+    /// Name of the plan; empty: made from the config, else a UUIDv8 of the request id, else a UUIDv7.
     pub plan_id: String,
     /// The config.
     pub config: Object,
@@ -102,39 +102,26 @@ impl Coordinator {
         }
 
         self.check_recovered()?;
+        if self.shared.is_some() {
+            // Reading a large plan takes a while; other registrations wait from here on.
+            drop(self.plan(&spec.plan_id).await);
+        }
         let mut request_ids = self.request_ids.lock().await;
         if let Some(known) = request_ids.known(&request_id, fingerprint, now)? {
-            let view = self.view(&known.plan_id)?;
+            let view = self.view(&known.plan_id).await?;
             return Ok(Registered {
                 view,
                 document,
                 created: false,
             });
         }
-        match self.registry.room_for(&spec.plan_id) {
-            Ok(()) => {}
-            Err(Refusal::Taken(plan)) if plan.spec().digest == spec.digest => {
-                return Ok(Registered {
-                    view: view(&plan)?,
-                    document,
-                    created: false,
-                });
-            }
-            Err(Refusal::Taken(plan)) => {
-                return Err(Error::PlanExists {
-                    plan_id: spec.plan_id.to_string(),
-                    existing: plan.spec().digest.clone(),
-                    requested: spec.digest.clone(),
-                });
-            }
-            Err(Refusal::Full) => {
-                let limit = self.registry.plans_max() as u64;
-                return Err(Error::QuotaExceeded {
-                    what: "live plans",
-                    setting: "plans_max",
-                    limit,
-                });
-            }
+        // No process makes the plan live twice: not by reading what was just begun here.
+        let loading = match &self.shared {
+            Some(shared) => Some(shared.loading(&spec.plan_id).lock().await),
+            None => None,
+        };
+        if let Some(plan) = self.taken(&spec.plan_id).await? {
+            return registered_before(&plan, &spec, document);
         }
         if !request_id.is_empty() {
             request_ids.claim(&request_id, fingerprint, &spec.plan_id, None, now)?;
@@ -149,11 +136,24 @@ impl Coordinator {
             Ok(history) => history,
             Err(error) => {
                 request_ids.give_back(&request_id);
-                return Err(error.into());
+                let was_first = matches!(
+                    error,
+                    journal::Error::Exists | journal::Error::Conflict { .. }
+                );
+                return match &self.shared {
+                    Some(_) if was_first => match self.load_held(&spec.plan_id).await {
+                        Ok(plan) => registered_before(&plan, &spec, document),
+                        Err(Error::PlanNotFound { .. }) => Err(begun_elsewhere()),
+                        Err(error) => Err(error),
+                    },
+                    _ => Err(error.into()),
+                };
             }
         };
         let plan = Arc::new(LivePlan::new(Arc::clone(&spec), history, created));
+        plan.use_at(now);
         self.registry.insert(Arc::clone(&plan));
+        drop(loading);
         drop(request_ids);
 
         tracing::info!(
@@ -172,6 +172,32 @@ impl Coordinator {
             created: true,
         })
     }
+}
+
+/// The answer for a plan whose name is taken.
+fn registered_before(
+    plan: &LivePlan,
+    spec: &Spec,
+    document: Option<Bytes>,
+) -> Result<Registered, Error> {
+    if plan.spec().digest == spec.digest {
+        return Ok(Registered {
+            view: view(plan)?,
+            document,
+            created: false,
+        });
+    }
+    Err(Error::PlanExists {
+        plan_id: spec.plan_id.to_string(),
+        existing: plan.spec().digest.clone(),
+        requested: spec.digest.clone(),
+    })
+}
+
+/// Another process is registering a plan of this name, or has just died of it.
+fn begun_elsewhere() -> Error {
+    let problem = "another process is registering a plan of this name";
+    Error::Journal(journal::Error::Away(problem.into()))
 }
 
 fn prepare(
@@ -205,7 +231,12 @@ fn prepare(
         });
     }
     let terms = Terms {
-        plan_id: plan_id(command.plan_id, &command.config, limits.id_bytes)?,
+        plan_id: plan_id(
+            command.plan_id,
+            &command.request_id,
+            &command.config,
+            limits.id_bytes,
+        )?,
         digest,
         labels: command.labels,
         completion: command.completion,
@@ -222,6 +253,29 @@ fn prepare(
 }
 
 impl Coordinator {
+    /// The plan that has this name, if one has.
+    async fn taken(&self, plan_id: &str) -> Result<Option<Arc<LivePlan>>, Error> {
+        if self.shared.is_some() {
+            match self.load_held(plan_id).await {
+                Ok(plan) => {
+                    self.catch_up(&plan).await?;
+                    return Ok(Some(plan));
+                }
+                Err(Error::PlanNotFound { .. }) => self.make_room()?,
+                Err(error) => return Err(error),
+            }
+        }
+        match self.registry.room_for(plan_id) {
+            Ok(()) => Ok(None),
+            Err(Refusal::Taken(plan)) => Ok(Some(plan)),
+            Err(Refusal::Full) => Err(Error::QuotaExceeded {
+                what: "live plans",
+                setting: "plans_max",
+                limit: self.registry.plans_max() as u64,
+            }),
+        }
+    }
+
     /// A history with its first entry. If that is not taken, there is none.
     async fn begin_history(
         &self,
@@ -236,6 +290,15 @@ impl Coordinator {
         let appended =
             appended.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()));
         if let Err(error) = appended.wait().await {
+            let may_be_there = matches!(
+                error,
+                journal::Error::Conflict { .. }
+                    | journal::Error::Away(_)
+                    | journal::Error::NotFound
+            );
+            if may_be_there {
+                return Err(error);
+            }
             if let Err(left) = self.journal.delete(plan_id).wait().await {
                 tracing::warn!(plan.id = plan_id, error = %left, "failed to forget a plan that was not registered");
             }
@@ -389,8 +452,14 @@ impl ContentHash {
     }
 }
 
-/// The name asked for, else that of the config's orchestrator, else a new one.
-fn plan_id(requested: String, config: &Object, most: usize) -> Result<Arc<str>, Error> {
+/// The name asked for, else that of the config's orchestrator, else one of the request id, which is the same when the request
+/// comes again, wherever and whenever; else a new one.
+fn plan_id(
+    requested: String,
+    request_id: &str,
+    config: &Object,
+    most: usize,
+) -> Result<Arc<str>, Error> {
     if !requested.is_empty() {
         return Ok(requested.into());
     }
@@ -419,6 +488,14 @@ fn plan_id(requested: String, config: &Object, most: usize) -> Result<Arc<str>, 
                 })
             }
         }
-        _ => Ok(uuid::Uuid::now_v7().to_string().into()),
+        _ if request_id.is_empty() => Ok(uuid::Uuid::now_v7().to_string().into()),
+        _ => {
+            let hash = blake3::derive_key(
+                "fanout 2026-11-21 plan id of a request id",
+                request_id.as_bytes(),
+            );
+            let bytes = std::array::from_fn(|byte| hash[byte]);
+            Ok(uuid::Uuid::new_v8(bytes).to_string().into())
+        }
     }
 }

@@ -21,8 +21,12 @@ impl Coordinator {
     ///
     /// # Errors
     /// There is no such plan or no such task.
-    pub fn task(&self, plan_id: &str, task_id: &str) -> Result<(PlanView, TaskStanding), Error> {
-        let plan = self.plan(plan_id)?;
+    pub async fn task(
+        &self,
+        plan_id: &str,
+        task_id: &str,
+    ) -> Result<(PlanView, TaskStanding), Error> {
+        let plan = self.current(plan_id).await?;
         let task = task_of(&plan, task_id)?;
         let live = plan.read().map_err(|Poisoned| poisoned(&plan))?;
         let quarantine = QuarantineByTask::of(&live.state, Some(task));
@@ -35,14 +39,14 @@ impl Coordinator {
     ///
     /// # Errors
     /// There is no such plan.
-    pub fn tasks(
+    pub async fn tasks(
         &self,
         plan_id: &str,
         start: usize,
         size: usize,
         wanted: impl Fn(TaskState, Option<Status>) -> bool,
     ) -> Result<TaskPage, Error> {
-        let plan = self.plan(plan_id)?;
+        let plan = self.current(plan_id).await?;
         let live = plan.read().map_err(|Poisoned| poisoned(&plan))?;
         let state = &live.state;
         let end = state.spec().tasks.len();

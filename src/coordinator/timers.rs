@@ -1,14 +1,18 @@
 //! What happens by itself: plans reach their deadline, ended plans are forgotten.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashSet};
 use std::panic::AssertUnwindSafe;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use futures_util::FutureExt;
 use tokio::sync::Notify;
 
-use super::{Coordinator, PlanView, view};
-use crate::engine::{Command, Timestamp};
+use super::{Coordinator, Error, PlanView, view};
+use crate::engine::Timestamp;
+
+/// How long to wait before what could not be done is tried again.
+const LOOK_AGAIN_AFTER: Duration = Duration::from_secs(5);
 
 /// When to look at which plan again. At most two entries for each plan; one too many does no harm.
 #[derive(Debug, Default)]
@@ -33,6 +37,12 @@ impl Timers {
         {
             due.remove(&(at, Arc::clone(plan_id)));
         }
+    }
+
+    /// The plans that are looked at again.
+    pub(super) fn plans(&self) -> HashSet<Arc<str>> {
+        let due = self.due();
+        due.iter().map(|(_, plan_id)| Arc::clone(plan_id)).collect()
     }
 
     fn due(&self) -> MutexGuard<'_, BTreeSet<(Timestamp, Arc<str>)>> {
@@ -66,13 +76,18 @@ impl Coordinator {
         }
     }
 
-    async fn time_has_come(&self, plan_id: &str) {
-        let Some(plan) = self.registry.get(plan_id) else {
-            return;
+    async fn time_has_come(&self, plan_id: &Arc<str>) {
+        let plan = match (self.registry.get(plan_id), &self.shared) {
+            (Some(plan), _) => plan,
+            (None, None) => return,
+            (None, Some(shared)) => match self.load(shared, plan_id).await {
+                Ok(plan) => plan,
+                Err(Error::PlanNotFound { .. }) => return,
+                Err(error) => return self.look_again(plan_id, &error),
+            },
         };
-        if let Err(error) = self.change(&plan, &Command::Tick).await {
-            tracing::error!(plan.id = plan_id, %error, "failed to let a plan's time pass");
-            return;
+        if let Err(error) = self.let_time_pass(&plan).await {
+            return self.look_again(plan_id, &error);
         }
         let now = self.clock.now();
         let expired = view(&plan)
@@ -84,9 +99,24 @@ impl Coordinator {
                 Ok(()) => {
                     self.registry.remove(plan_id);
                     self.timers.forget(&expired);
-                    tracing::info!(plan.id = plan_id, "plan expired");
+                    tracing::info!(plan.id = &**plan_id, "plan expired");
                 }
-                Err(error) => tracing::error!(plan.id = plan_id, %error, "failed to forget a plan"),
+                Err(error) => self.look_again(plan_id, &error.into()),
+            }
+        }
+    }
+
+    /// What is due was not done. It is tried again, unless it cannot be done any more.
+    fn look_again(&self, plan_id: &Arc<str>, error: &Error) {
+        match error {
+            Error::PlanNotFound { .. } => {}
+            Error::PlanPoisoned { .. } => {
+                tracing::error!(plan.id = &**plan_id, %error, "failed to let a plan's time pass");
+            }
+            _ => {
+                tracing::warn!(plan.id = &**plan_id, %error, "failed to let a plan's time pass; trying again");
+                let again = self.clock.now().plus(LOOK_AGAIN_AFTER);
+                self.timers.add(again, plan_id);
             }
         }
     }

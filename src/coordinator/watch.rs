@@ -85,8 +85,8 @@ impl Coordinator {
     ///
     /// # Errors
     /// There is no such plan, the cursor is not one of it, or it has as many watchers as it may.
-    pub fn watch(&self, plan_id: &str, after: &str) -> Result<Watch, Error> {
-        let plan = self.plan(plan_id)?;
+    pub async fn watch(&self, plan_id: &str, after: &str) -> Result<Watch, Error> {
+        let plan = self.current(plan_id).await?;
         let most = self.limits.watchers_per_plan;
         let place = plan.take_watcher_place(most).ok_or(Error::QuotaExceeded {
             what: "watchers of this plan",

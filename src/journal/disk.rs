@@ -7,7 +7,7 @@
 mod care;
 mod directory;
 pub mod files;
-mod frame;
+pub(super) mod frame;
 mod opening;
 mod plan_file;
 mod shared;

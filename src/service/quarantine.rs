@@ -13,7 +13,7 @@ use crate::proto::{
     ListQuarantineResponse, RematchRecordRequest, RematchRecordResponse,
 };
 
-pub(super) fn list(
+pub(super) async fn list(
     fanout: &Fanout,
     request: &ListQuarantineRequest,
 ) -> Result<ListQuarantineResponse, Status> {
@@ -24,6 +24,7 @@ pub(super) fn list(
     let page = fanout
         .coordinator
         .quarantine(plan_id, after, page_size, request.include_resolved)
+        .await
         .map_err(|error| status::of(&error))?;
     let documents = page.records.iter().map(|entry| entry.record.document.len());
     let fitting = convert::fitting(documents, limits);

@@ -70,12 +70,17 @@ async fn of_registered(
     }
     let plan = fanout
         .coordinator
-        .plan(plan_id)
+        .current(plan_id)
+        .await
         .map_err(|error| status::of(&error))?;
     tokio::select! {
         biased;
         () = closing.cancelled(), if !wait.is_zero() => return Err(status::draining()),
         () = fanout.coordinator.wait_for_end(&plan, wait) => {}
+    }
+    if !wait.is_zero() {
+        let caught_up = fanout.coordinator.catch_up(&plan).await;
+        caught_up.map_err(|error| status::of(&error))?;
     }
     let most = document_bytes_max(limits);
     let result = fanout.coordinator.result_within(plan, page, most);

@@ -13,6 +13,8 @@ use crate::registry::LivePlan;
 #[derive(Default)]
 pub(super) struct Source {
     plan: Option<Arc<LivePlan>>,
+    /// What the coordinator has of the name that the first message says, until that is read.
+    found: Option<Result<Arc<LivePlan>, Status>>,
     /// The producer; empty if it has none.
     producer: Box<str>,
     /// Offset of the next record, if the producer has said one.
@@ -30,7 +32,19 @@ impl Source {
         (!self.producer.is_empty()).then_some(&*self.producer)
     }
 
-    /// Reads a message: appends its records, and answers the plan that they are for, and the offset of the first if they
+    /// Has the coordinator look for the plan that the first message names. What is wrong with the message is said when it
+    /// is [read](Self::read).
+    pub(super) async fn find(&mut self, fanout: &Fanout, first: &RecordsMessage) {
+        if self.plan.is_some() {
+            return;
+        }
+        if let Ok(header) = first.read(&mut Vec::new()) {
+            let found = fanout.coordinator.plan(header.plan_id).await;
+            self.found = Some(found.map_err(|error| status::of(&error)));
+        }
+    }
+
+    /// Reads a message, the first one after its plan was [found](Self::find): appends its records, and answers the plan that they are for, and the offset of the first if they
     /// have a producer.
     pub(super) fn read<'m>(
         &mut self,
@@ -47,8 +61,11 @@ impl Source {
         let plan = match self.plan.take() {
             None => {
                 let plan_id = convert::required_plan_id(header.plan_id, limits)?;
-                let plan = fanout.coordinator.plan(plan_id);
-                let plan = plan.map_err(|error| status::of(&error))?;
+                let found = self.found.take();
+                let plan = found.unwrap_or_else(|| {
+                    let problem = format!("nobody looked for plan {plan_id:?}");
+                    Err(Status::internal(problem))
+                })?;
                 let most = limits.key_bytes_max;
                 if header.producer_id.len() > most {
                     let length = header.producer_id.len();

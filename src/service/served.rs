@@ -80,7 +80,7 @@ async fn watch_plan(fanout: Fanout, request: Request<Body>) -> Result<FramedStre
     let message = message.ok_or_else(|| Status::internal("there is no request message"))??;
     let request = WatchPlanRequest::decode(message);
     let request = request.map_err(|error| Status::internal(error.to_string()))?;
-    watch_plan::serve(&fanout, &request, closing)
+    watch_plan::serve(&fanout, &request, closing).await
 }
 
 fn answer(

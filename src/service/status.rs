@@ -130,6 +130,11 @@ pub(super) fn of(error: &Error) -> Status {
             details.set_retry_info(Some(RETRY_AFTER));
             with(Code::ResourceExhausted, &message, details)
         }
+        Error::Journal(JournalError::Away(_)) => {
+            let mut details = info("JOURNAL_AWAY", []);
+            details.set_retry_info(Some(RETRY_AFTER));
+            with(Code::Unavailable, &message, details)
+        }
         Error::Journal(JournalError::Damaged(_)) => {
             with(Code::DataLoss, &message, info("JOURNAL_DAMAGED", []))
         }

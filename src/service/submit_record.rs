@@ -170,6 +170,9 @@ async fn answer(
     messages: &[RecordsMessage],
     room: &mut Room,
 ) -> Answered {
+    if let Some(first) = messages.first() {
+        source.find(fanout, first).await;
+    }
     let change = tracing::trace_span!("change", messages = messages.len());
     let reading = tracing::trace_span!(parent: &change, "read").entered();
     let limits = &fanout.config.limits;

@@ -14,14 +14,17 @@ use crate::proto::{
 };
 use crate::reconcile::Status as RecordStatus;
 
-pub(super) fn get(fanout: &Fanout, request: &GetTaskRequest) -> Result<GetTaskResponse, Status> {
-    let (view, standing) = find(fanout, &request.plan_id, &request.task_id)?;
+pub(super) async fn get(
+    fanout: &Fanout,
+    request: &GetTaskRequest,
+) -> Result<GetTaskResponse, Status> {
+    let (view, standing) = find(fanout, &request.plan_id, &request.task_id).await?;
     Ok(GetTaskResponse {
         task: Some(task(&view, &standing, request.view())),
     })
 }
 
-pub(super) fn list(
+pub(super) async fn list(
     fanout: &Fanout,
     request: &ListTasksRequest,
 ) -> Result<ListTasksResponse, Status> {
@@ -52,6 +55,7 @@ pub(super) fn list(
     let page = fanout
         .coordinator
         .tasks(plan_id, start, page_size, wanted)
+        .await
         .map_err(|error| status::of(&error))?;
     let standings = page.tasks.iter();
     let mut tasks: Vec<proto::Task> = standings
@@ -73,11 +77,11 @@ pub(super) fn list(
     })
 }
 
-pub(super) fn explain(
+pub(super) async fn explain(
     fanout: &Fanout,
     request: &ExplainTaskRequest,
 ) -> Result<ExplainTaskResponse, Status> {
-    let (view, standing) = find(fanout, &request.plan_id, &request.task_id)?;
+    let (view, standing) = find(fanout, &request.plan_id, &request.task_id).await?;
     let next_event = match view.standing.end {
         None => view.spec.deadline,
         Some(_) => view.expires_at(),
@@ -89,11 +93,15 @@ pub(super) fn explain(
     })
 }
 
-fn find(fanout: &Fanout, plan_id: &str, task_id: &str) -> Result<(PlanView, TaskStanding), Status> {
+async fn find(
+    fanout: &Fanout,
+    plan_id: &str,
+    task_id: &str,
+) -> Result<(PlanView, TaskStanding), Status> {
     let limits = &fanout.config.limits;
     let plan_id = convert::required_plan_id(plan_id, limits)?;
     let task_id = convert::required_text("task_id", task_id, limits.key_bytes_max)?;
-    let found = fanout.coordinator.task(plan_id, task_id);
+    let found = fanout.coordinator.task(plan_id, task_id).await;
     found.map_err(|error| status::of(&error))
 }
 

@@ -22,7 +22,7 @@ use crate::proto::{self, WatchPlanRequest, WatchPlanResponse};
 /// Results in one part of a snapshot, and the bytes of their documents.
 const SNAPSHOT_PART: (usize, usize) = (1_000, 1 << 20);
 
-pub(super) fn serve(
+pub(super) async fn serve(
     fanout: &Fanout,
     request: &WatchPlanRequest,
     closing: CancellationToken,
@@ -44,6 +44,7 @@ pub(super) fn serve(
     let mut watch = fanout
         .coordinator
         .watch(plan_id, &request.after)
+        .await
         .map_err(|error| status::of(&error))?;
     let snapshot = request.include_snapshot.then(|| watch.snapshot());
     let snapshot = snapshot.transpose().map_err(|error| status::of(&error))?;

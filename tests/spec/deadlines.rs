@@ -66,8 +66,8 @@ impl Running {
     }
 
     /// Status and reason of the plan's end; nothing if it is forgotten.
-    fn end(&self, plan_id: &str) -> Option<(PlanStatus, Option<EndReason>)> {
-        let standing = self.coordinator.view(plan_id).ok()?.standing;
+    async fn end(&self, plan_id: &str) -> Option<(PlanStatus, Option<EndReason>)> {
+        let standing = self.coordinator.view(plan_id).await.ok()?.standing;
         Some((standing.status, standing.end.map(|end| end.reason)))
     }
 }
@@ -92,10 +92,10 @@ async fn a_timeout_ends_the_plan_as_failed_when_it_is_over_and_not_before() {
         })
         .await;
     pass(9 * SECOND + Duration::from_millis(900)).await;
-    assert_eq!(running.end("p"), OPEN);
+    assert_eq!(running.end("p").await, OPEN);
     pass(Duration::from_millis(200)).await;
     assert_eq!(
-        running.end("p"),
+        running.end("p").await,
         Some((PlanStatus::Failed, Some(EndReason::Deadline)))
     );
 }
@@ -117,9 +117,9 @@ async fn an_earlier_deadline_that_comes_later_is_not_missed() {
         })
         .await;
     pass(6 * SECOND).await;
-    assert_eq!(running.end("slow"), OPEN);
+    assert_eq!(running.end("slow").await, OPEN);
     assert_eq!(
-        running.end("fast"),
+        running.end("fast").await,
         Some((PlanStatus::Failed, Some(EndReason::Deadline)))
     );
 }
@@ -129,7 +129,7 @@ async fn a_plan_without_deadline_stays_open() {
     let running = Running::start();
     running.register(command("p")).await;
     pass(365 * 24 * 3_600 * SECOND).await;
-    assert_eq!(running.end("p"), OPEN);
+    assert_eq!(running.end("p").await, OPEN);
 }
 
 #[tokio::test(start_paused = true)]
@@ -163,15 +163,15 @@ async fn an_ended_plan_is_forgotten_when_its_retention_is_over_and_its_journal_w
             .unwrap();
     }
     pass(59 * SECOND).await;
-    assert!(running.end("short").is_some());
+    assert!(running.end("short").await.is_some());
     pass(2 * SECOND).await;
-    assert_eq!(running.end("short"), None);
+    assert_eq!(running.end("short").await, None);
     assert_eq!(
         running.journal.plans().wait().await.unwrap(),
         ["default".into()]
     );
     pass(3_600 * SECOND).await;
-    assert_eq!(running.end("default"), None);
+    assert_eq!(running.end("default").await, None);
     // The name is free again.
     assert!(running.register(command("short")).await.created);
 }
@@ -193,11 +193,11 @@ async fn retention_counts_from_the_end_not_from_the_deadline_that_was_never_reac
         .unwrap();
     pass(199 * SECOND).await;
     assert_eq!(
-        running.end("p"),
+        running.end("p").await,
         Some((PlanStatus::Failed, Some(EndReason::Cancelled)))
     );
     pass(2 * SECOND).await;
-    assert_eq!(running.end("p"), None);
+    assert_eq!(running.end("p").await, None);
 }
 
 #[tokio::test(start_paused = true)]
@@ -209,14 +209,17 @@ async fn waiting_for_the_end_is_over_when_the_plan_ends_or_the_time_is_up() {
             ..command("p")
         })
         .await;
-    let plan = running.coordinator.plan("p").unwrap();
+    let plan = running.coordinator.plan("p").await.unwrap();
     let began = tokio::time::Instant::now();
     running.coordinator.wait_for_end(&plan, 20 * SECOND).await;
-    assert_eq!((began.elapsed().as_secs(), running.end("p")), (20, OPEN));
+    assert_eq!(
+        (began.elapsed().as_secs(), running.end("p").await),
+        (20, OPEN)
+    );
     running.coordinator.wait_for_end(&plan, 300 * SECOND).await;
     assert_eq!(began.elapsed().as_secs(), 30);
     assert_eq!(
-        running.end("p"),
+        running.end("p").await,
         Some((PlanStatus::Failed, Some(EndReason::Deadline)))
     );
 }
@@ -225,7 +228,7 @@ async fn waiting_for_the_end_is_over_when_the_plan_ends_or_the_time_is_up() {
 async fn a_quiet_watcher_hears_a_heartbeat_at_its_interval() {
     let running = Running::start();
     running.register(command("p")).await;
-    let mut watch = running.coordinator.watch("p", "").unwrap();
+    let mut watch = running.coordinator.watch("p", "").await.unwrap();
     assert!(
         matches!(watch.next(15 * SECOND).await.unwrap(), Next::Entries(entries) if entries.len() == 1)
     );
@@ -247,14 +250,14 @@ async fn a_watcher_of_a_plan_that_expires_is_told() {
             ..command("p")
         })
         .await;
-    let mut watch = running.coordinator.watch("p", "").unwrap();
+    let mut watch = running.coordinator.watch("p", "").await.unwrap();
     running
         .coordinator
         .end("p", "", EndReason::Sealed, "")
         .await
         .unwrap();
     pass(SECOND).await;
-    assert_eq!(running.end("p"), None);
+    assert_eq!(running.end("p").await, None);
     assert!(matches!(
         watch.next(SECOND).await.unwrap(),
         Next::Entries(_)

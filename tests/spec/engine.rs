@@ -729,7 +729,7 @@ async fn live_result(config: &Value, records: &[&String]) -> Value {
         document_bytes_max: 0,
     };
     coordinator.register(command).await.unwrap();
-    let plan = coordinator.plan("p").unwrap();
+    let plan = coordinator.plan("p").await.unwrap();
     for body in records {
         let submission = {
             let live = plan.read().unwrap();

@@ -1,5 +1,6 @@
 //! A server for a test: the real one, in this process, on a free port; and the real program for the others.
 
+mod nats_server;
 mod program;
 
 use std::ops::{Deref, DerefMut};
@@ -23,6 +24,7 @@ use tonic::transport::Channel;
 use tonic::{Code, Status, Streaming};
 use tonic_types::StatusExt;
 
+pub use nats_server::NatsServer;
 pub use program::*;
 
 pub type Client = FanoutServiceClient<Channel>;

@@ -5,16 +5,19 @@ use std::sync::Arc;
 
 use fanout::engine::{EndReason, Entry, Event, Spec, Terms, Timestamp};
 use fanout::journal::disk::{Durability, Options};
-use fanout::journal::{Disk, Error, History, Journal, Memory};
+use fanout::journal::{Disk, Error, History, Journal, Memory, Nats, nats};
 use fanout::json::Object;
 use fanout::plan::{self, Input};
+
+use crate::harness::NatsServer;
+use crate::nats::simulated::Simulated;
 
 fn spec() -> Arc<Spec> {
     let plan = plan::plan(Input::default(), &plan::Limits::default()).unwrap();
     Arc::new(Spec::new(Terms::default(), &Object::default(), &plan, usize::MAX).unwrap())
 }
 
-fn entry(sequence: u64) -> Arc<Entry> {
+pub fn entry(sequence: u64) -> Arc<Entry> {
     let event = match sequence {
         1 => Event::PlanCreated(spec()),
         _ => Event::PlanEnded {
@@ -29,7 +32,7 @@ fn entry(sequence: u64) -> Arc<Entry> {
     })
 }
 
-fn entries(sequences: std::ops::RangeInclusive<u64>) -> Vec<Arc<Entry>> {
+pub fn entries(sequences: std::ops::RangeInclusive<u64>) -> Vec<Arc<Entry>> {
     sequences.map(entry).collect()
 }
 
@@ -42,12 +45,12 @@ fn shown(entry: &Entry) -> (u64, u64, String) {
     (entry.sequence, entry.at.0, event)
 }
 
-async fn replay(history: &dyn History, after: u64, limit: usize) -> Vec<(u64, u64, String)> {
+pub async fn replay(history: &dyn History, after: u64, limit: usize) -> Vec<(u64, u64, String)> {
     let entries = history.replay(after, limit).wait().await.unwrap();
     entries.iter().map(|entry| shown(entry)).collect()
 }
 
-fn expected(sequences: std::ops::RangeInclusive<u64>) -> Vec<(u64, u64, String)> {
+pub fn expected(sequences: std::ops::RangeInclusive<u64>) -> Vec<(u64, u64, String)> {
     sequences.map(|sequence| shown(&entry(sequence))).collect()
 }
 
@@ -155,6 +158,14 @@ async fn an_append_that_nobody_waits_for_is_done_all_the_same(journal: &dyn Jour
     assert_eq!(replay(&*history, 0, 100).await, expected(1..=3));
 }
 
+async fn the_latest_entry_is_the_last_one_whose_append_is_done(journal: &dyn Journal) {
+    let history = journal.create("plan").wait().await.unwrap();
+    assert_eq!(history.latest().wait().await, Ok(0));
+    history.append(0, &entries(1..=2)).wait().await.unwrap();
+    history.append(2, &entries(3..=3)).wait().await.unwrap();
+    assert_eq!(history.latest().wait().await, Ok(3));
+}
+
 /// A disk in a directory that goes away with it.
 struct OnDisk {
     disk: Disk,
@@ -210,11 +221,62 @@ macro_rules! whole_contract {
                 plans_are_listed_by_name_and_do_not_mix,
                 appends_follow_each_other_before_they_are_done_and_are_done_in_their_order,
                 an_append_that_nobody_waits_for_is_done_all_the_same,
+                the_latest_entry_is_the_last_one_whose_append_is_done,
             ]
         );
     };
 }
 
+/// A journal on a NATS server that goes away with it; None where there is none.
+async fn on_nats() -> Option<OnNats> {
+    let server = NatsServer::start()?;
+    let nats = connect(&server, "fanout").await;
+    Some(OnNats {
+        nats,
+        _server: server,
+    })
+}
+
+struct OnNats {
+    nats: Nats,
+    _server: NatsServer,
+}
+
+impl Deref for OnNats {
+    type Target = Nats;
+
+    fn deref(&self) -> &Nats {
+        &self.nats
+    }
+}
+
+/// A journal in a stream of this server, once it is there.
+pub async fn connect(server: &NatsServer, stream: &str) -> Nats {
+    let options = nats::Options {
+        servers: vec![server.url.clone()],
+        stream: stream.to_owned(),
+        replicas: 1,
+        credentials: None,
+        certificate_authority: None,
+        certificate: None,
+    };
+    let nats = Nats::connect(&options).await.unwrap();
+    let mut failure = nats.failure().unwrap();
+    failure.wait_for(Option::is_none).await.unwrap();
+    nats
+}
+
 whole_contract!(memory, super::Memory::default());
 whole_contract!(disk_fsync, *super::on_disk(super::Durability::Fsync));
 whole_contract!(disk_os, *super::on_disk(super::Durability::Os));
+whole_contract!(
+    nats_simulated,
+    *std::sync::Arc::new(super::Simulated::default()).journal()
+);
+whole_contract!(
+    nats_jetstream,
+    *match super::on_nats().await {
+        Some(journal) => journal,
+        None => return,
+    }
+);

@@ -60,6 +60,10 @@ impl History for DoomedHistory {
     fn replay(&self, after: u64, limit: usize) -> Answer<Vec<Arc<Entry>>> {
         self.history.replay(after, limit)
     }
+
+    fn latest(&self) -> Answer<u64> {
+        self.history.latest()
+    }
 }
 
 async fn server() -> TestServer {

@@ -284,6 +284,10 @@ impl History for FullHistory {
     fn replay(&self, after: u64, limit: usize) -> Answer<Vec<Arc<Entry>>> {
         self.0.replay(after, limit)
     }
+
+    fn latest(&self) -> Answer<u64> {
+        self.0.latest()
+    }
 }
 
 #[tokio::test]

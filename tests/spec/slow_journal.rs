@@ -74,6 +74,10 @@ impl History for SlowHistory {
     fn replay(&self, after: u64, limit: usize) -> Answer<Vec<Arc<Entry>>> {
         self.history.replay(after, limit)
     }
+
+    fn latest(&self) -> Answer<u64> {
+        self.history.latest()
+    }
 }
 
 struct Running {
@@ -105,7 +109,7 @@ impl Running {
             document_bytes_max: 0,
         };
         coordinator.register(command).await.unwrap();
-        let plan = coordinator.plan("p").unwrap();
+        let plan = coordinator.plan("p").await.unwrap();
         Self {
             coordinator,
             plan,
@@ -145,8 +149,8 @@ impl Running {
         settle().await;
     }
 
-    fn recorded(&self) -> (u64, u64) {
-        let standing = self.coordinator.view("p").unwrap().standing;
+    async fn recorded(&self) -> (u64, u64) {
+        let standing = self.coordinator.view("p").await.unwrap().standing;
         (standing.counts.recorded, standing.sequence)
     }
 
@@ -178,9 +182,9 @@ async fn nobody_sees_what_is_not_acknowledged_and_then_everybody_does() {
     let running = Running::start().await;
     let submitted = running.submit("a", 1).await;
     assert!(!submitted.is_finished());
-    assert_eq!(running.recorded(), (0, 1));
+    assert_eq!(running.recorded().await, (0, 1));
     running.acknowledge(Ok(())).await;
-    assert_eq!(running.recorded(), (1, 2));
+    assert_eq!(running.recorded().await, (1, 2));
     let submitted = submitted.await.unwrap();
     assert_eq!(disposition(&submitted), (Disposition::Accepted, 2));
     running.assert_the_state_is_the_fold_of_its_history();
@@ -194,11 +198,11 @@ async fn changes_that_come_meanwhile_are_decided_over_those_before_and_wait_for_
     let third = running.submit("b", 1).await;
     assert_eq!(running.waiting.lock().unwrap().len(), 3);
     running.acknowledge(Ok(())).await;
-    assert_eq!(running.recorded(), (1, 2));
+    assert_eq!(running.recorded().await, (1, 2));
     assert!(first.is_finished() && !second.is_finished() && !third.is_finished());
     running.acknowledge(Ok(())).await;
     running.acknowledge(Ok(())).await;
-    assert_eq!(running.recorded(), (2, 4));
+    assert_eq!(running.recorded().await, (2, 4));
     let (second, third) = (second.await.unwrap(), third.await.unwrap());
     assert_eq!(disposition(&second), (Disposition::SupersededPrevious, 3));
     assert_eq!(second.unwrap().0[0].held.as_ref().unwrap().revision, 2);
@@ -257,7 +261,7 @@ async fn what_is_not_taken_never_happened_and_nothing_that_builds_on_it_did() {
         matches!(repeated, Err(Error::Journal(JournalError::Failed(_)))),
         "{repeated:?}"
     );
-    assert_eq!(running.recorded(), (1, 2));
+    assert_eq!(running.recorded().await, (1, 2));
     running.assert_the_state_is_the_fold_of_its_history();
 
     // And it can happen later.
@@ -267,7 +271,7 @@ async fn what_is_not_taken_never_happened_and_nothing_that_builds_on_it_did() {
         disposition(&again.await.unwrap()),
         (Disposition::Accepted, 3)
     );
-    assert_eq!(running.recorded(), (2, 3));
+    assert_eq!(running.recorded().await, (2, 3));
     running.assert_the_state_is_the_fold_of_its_history();
 }
 
@@ -278,7 +282,7 @@ async fn a_change_whose_caller_has_gone_is_applied_all_the_same() {
     submitted.abort();
     assert!(submitted.await.unwrap_err().is_cancelled());
     running.acknowledge(Ok(())).await;
-    assert_eq!(running.recorded(), (1, 2));
+    assert_eq!(running.recorded().await, (1, 2));
     running.assert_the_state_is_the_fold_of_its_history();
 }
 
@@ -289,10 +293,10 @@ async fn a_plan_ends_when_its_end_is_acknowledged() {
     let sealed = tokio::spawn(async move { coordinator.end("p", "", EndReason::Sealed, "").await });
     settle().await;
     let late = running.submit("a", 1).await;
-    let status = || running.coordinator.view("p").unwrap().standing.status;
-    assert_eq!(status(), PlanStatus::Incomplete);
+    let status = async || running.coordinator.view("p").await.unwrap().standing.status;
+    assert_eq!(status().await, PlanStatus::Incomplete);
     running.acknowledge(Ok(())).await;
-    assert_eq!(status(), PlanStatus::Failed);
+    assert_eq!(status().await, PlanStatus::Failed);
     assert!(sealed.await.unwrap().is_ok());
     running.acknowledge(Ok(())).await;
     let late = late.await.unwrap();

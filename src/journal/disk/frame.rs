@@ -24,9 +24,9 @@ use bytes::Bytes;
 use super::files::{FileHandle, read_all_at};
 
 /// Bytes of a frame before its payload.
-pub(super) const HEAD_BYTES: usize = 64;
+pub(in crate::journal) const HEAD_BYTES: usize = 64;
 /// Longest payload.
-pub(super) const PAYLOAD_BYTES_MAX: usize = 1 << 30;
+pub(in crate::journal) const PAYLOAD_BYTES_MAX: usize = 1 << 30;
 /// So much of a file is read at once, unless a frame is longer.
 const BLOCK_BYTES: usize = 1 << 20;
 
@@ -35,18 +35,18 @@ const OWN: std::ops::Range<usize> = 48..64;
 const CONTINUES: u32 = 1;
 
 /// The hash of a frame.
-pub(super) type Hash = [u8; 16];
+pub(in crate::journal) type Hash = [u8; 16];
 
 /// What a frame says of itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Head {
-    pub(super) length: u32,
-    pub(super) entries: u32,
-    pub(super) after: u64,
-    pub(super) synced: u64,
-    pub(super) continues: bool,
-    pub(super) previous: Hash,
-    pub(super) own: Hash,
+pub(in crate::journal) struct Head {
+    pub(in crate::journal) length: u32,
+    pub(in crate::journal) entries: u32,
+    pub(in crate::journal) after: u64,
+    pub(in crate::journal) synced: u64,
+    pub(in crate::journal) continues: bool,
+    pub(in crate::journal) previous: Hash,
+    pub(in crate::journal) own: Hash,
 }
 
 impl Head {
@@ -84,7 +84,13 @@ fn hash(head: &[u8], payload: &[u8]) -> Hash {
 }
 
 /// Appends a frame that is still to be [sealed](seal). The payload is at most [`PAYLOAD_BYTES_MAX`] long.
-pub(super) fn write(to: &mut Vec<u8>, payload: &[u8], entries: u32, after: u64, continues: bool) {
+pub(in crate::journal) fn write(
+    to: &mut Vec<u8>,
+    payload: &[u8],
+    entries: u32,
+    after: u64,
+    continues: bool,
+) {
     let length = u32::try_from(payload.len()).unwrap_or(u32::MAX);
     debug_assert!(payload.len() <= PAYLOAD_BYTES_MAX, "the caller checks");
     to.extend_from_slice(&length.to_le_bytes());
@@ -97,7 +103,7 @@ pub(super) fn write(to: &mut Vec<u8>, payload: &[u8], entries: u32, after: u64, 
 }
 
 /// Puts into each of these frames how much of the file is on the disk, the hash of the frame before, and its own.
-pub(super) fn seal(mut frames: &mut [u8], synced: u64, previous: &mut Hash) {
+pub(in crate::journal) fn seal(mut frames: &mut [u8], synced: u64, previous: &mut Hash) {
     while let Some((length, _)) = frames.split_first_chunk::<4>() {
         let end = HEAD_BYTES + u32::from_le_bytes(*length) as usize;
         let (frame, rest) = frames.split_at_mut(end);
@@ -108,6 +114,19 @@ pub(super) fn seal(mut frames: &mut [u8], synced: u64, previous: &mut Hash) {
         head[OWN].copy_from_slice(previous);
         frames = rest;
     }
+}
+
+/// Takes the next frame off bytes that are wholly there, and its payload; `None` if it is not as it was written, or does
+/// not follow the frame of this hash.
+pub(in crate::journal) fn take(bytes: &mut Bytes, previous: &Hash) -> Option<(Head, Bytes)> {
+    let head = Head::read(bytes.first_chunk()?)?;
+    let end = HEAD_BYTES + head.length as usize;
+    if bytes.len() < end || head.previous != *previous {
+        return None;
+    }
+    let mut frame = bytes.split_to(end);
+    let payload = frame.split_off(HEAD_BYTES);
+    (hash(&frame, &payload) == head.own).then_some((head, payload))
 }
 
 /// What there is at a place in a file.

@@ -400,4 +400,8 @@ impl History for DiskHistory {
         let plan = Arc::clone(&self.0);
         super::on_a_thread_of_its_own(move || plan.replay(after, limit))
     }
+
+    fn latest(&self) -> Answer<u64> {
+        Answer::Ready(Ok(self.0.lock().done))
+    }
 }

@@ -1,0 +1,493 @@
+//! One plan's history in its subject: appends wait for the one that is on its way, and are then sent together.
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use bytes::Bytes;
+use tokio::sync::oneshot;
+use tokio::time::Instant;
+
+use super::message::{HEAD_BYTES, Head, Kind};
+use super::reader::{Place, Reader, Step};
+use super::stream::{Away, Message, Published, Stream};
+use crate::engine::Entry;
+use crate::journal::disk::frame::{self, PAYLOAD_BYTES_MAX};
+use crate::journal::{Answer, Error, History, Others, stored};
+
+/// What waits to be sent of one plan is refused from here on, unless it is a single append.
+const WAITING_BYTES_MAX: usize = 64 << 20;
+/// So long it is tried to find out what became of a message.
+pub(super) const PATIENCE: Duration = Duration::from_secs(4);
+/// So long it is believed that a history is still there: less than what says that it was forgotten is there.
+const BELIEVED: Duration = Duration::from_secs(5);
+/// How long to wait before a busy stream, or one that is away, is asked again.
+const BUSY: Duration = Duration::from_millis(3);
+const AWAY: Duration = Duration::from_millis(100);
+
+type Done = oneshot::Sender<Result<(), Error>>;
+
+/// Whom to tell what became of an append, with the sequence at its end.
+type Told = Vec<(u64, Done)>;
+
+/// A plan's subject.
+pub(super) struct Plan {
+    plan_id: Arc<str>,
+    subject: Arc<str>,
+    stream: Arc<dyn Stream>,
+    others: Arc<Others>,
+    appends: Mutex<Appends>,
+    reading: tokio::sync::Mutex<ReadAhead>,
+}
+
+struct Appends {
+    /// Up to here the history is known: was read, or acknowledged.
+    known: Place,
+    /// Of the last append that has its place.
+    sequence: u64,
+    waiting: VecDeque<Waiting>,
+    waiting_bytes: usize,
+    /// Whether appends are on their way.
+    sending: bool,
+    /// The newest message that we were told of.
+    arrived: u64,
+    /// When it was last seen that the history is there.
+    seen: Instant,
+    /// Whether the history was forgotten.
+    gone: bool,
+}
+
+/// An append that is to be sent.
+struct Waiting {
+    frames: Vec<u8>,
+    last: u64,
+    done: Done,
+}
+
+/// Entries that were read, and may not have been taken yet.
+#[derive(Default)]
+struct ReadAhead {
+    reader: Option<Reader>,
+    entries: VecDeque<Arc<Entry>>,
+}
+
+impl Plan {
+    pub(super) fn new(
+        plan_id: Arc<str>,
+        subject: Arc<str>,
+        stream: Arc<dyn Stream>,
+        others: Arc<Others>,
+        known: Place,
+    ) -> Self {
+        Self {
+            plan_id,
+            subject,
+            stream,
+            others,
+            appends: Mutex::new(Appends {
+                sequence: known.sequence,
+                arrived: known.position,
+                known,
+                waiting: VecDeque::new(),
+                waiting_bytes: 0,
+                sending: false,
+                seen: Instant::now(),
+                gone: false,
+            }),
+            reading: tokio::sync::Mutex::default(),
+        }
+    }
+
+    /// No step under this lock leaves the state half-way.
+    fn lock(&self) -> MutexGuard<'_, Appends> {
+        self.appends.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether this is the history of this number, and not forgotten.
+    pub(super) fn is_of(&self, history: u64) -> bool {
+        let appends = self.lock();
+        !appends.gone && appends.known.history == history
+    }
+
+    /// Whether the history was forgotten.
+    pub(super) fn is_gone(&self) -> bool {
+        self.lock().gone
+    }
+
+    /// Takes nothing any more: the history was forgotten.
+    pub(super) fn close(&self) {
+        self.lock().gone = true;
+    }
+
+    /// There is a message at this place. Says so to whoever reads on, if it is not known.
+    pub(super) fn arrived(&self, position: u64) {
+        let mut appends = self.lock();
+        appends.arrived = appends.arrived.max(position);
+        // What is on its way is not known before it is acknowledged.
+        if !appends.sending && appends.arrived > appends.known.position {
+            self.others.add(Arc::clone(&self.plan_id));
+        }
+    }
+
+    fn append(self: &Arc<Self>, after: u64, entries: &[Arc<Entry>]) -> Answer<()> {
+        let mut appends = self.lock();
+        let refused = |error| Answer::Ready(Err(error));
+        if appends.gone {
+            return refused(Error::NotFound);
+        }
+        if appends.sequence != after {
+            let at = appends.sequence;
+            return refused(Error::Conflict { at });
+        }
+        if entries.is_empty() {
+            return Answer::Ready(Ok(()));
+        }
+        if let Some(away) = self.stream.away() {
+            return refused(Error::Away(away));
+        }
+        if appends.waiting_bytes > WAITING_BYTES_MAX {
+            let problem = format!("more than {WAITING_BYTES_MAX} bytes wait to be sent");
+            return refused(Error::Full(problem));
+        }
+        let frames = match self.frames(after, entries) {
+            Ok(frames) => frames,
+            Err(error) => return refused(error),
+        };
+        let (done, answer) = oneshot::channel();
+        let last = after + entries.len() as u64;
+        appends.sequence = last;
+        appends.waiting_bytes += frames.len();
+        appends.waiting.push_back(Waiting { frames, last, done });
+        if !appends.sending {
+            appends.sending = true;
+            tokio::spawn(Arc::clone(self).send());
+        }
+        Answer::Pending(Box::pin(async move {
+            let closed = Error::Failed("the journal was closed".into());
+            answer.await.unwrap_or(Err(closed))
+        }))
+    }
+
+    /// The frames of an append, still to be sealed.
+    fn frames(&self, mut after: u64, entries: &[Arc<Entry>]) -> Result<Vec<u8>, Error> {
+        let parts = stored::parts(entries, self.frames_max());
+        let mut frames = Vec::new();
+        let last = parts.len().saturating_sub(1);
+        for (position, part) in parts.into_iter().enumerate() {
+            let bytes = part.payload.len();
+            if bytes > PAYLOAD_BYTES_MAX {
+                return Err(Error::Full(format!(
+                    "a record of {bytes} bytes is more than the {PAYLOAD_BYTES_MAX} that a frame can hold"
+                )));
+            }
+            let continues = position < last;
+            frame::write(&mut frames, &part.payload, part.entries, after, continues);
+            after += u64::from(part.entries);
+        }
+        Ok(frames)
+    }
+
+    /// Most bytes of frames in one message.
+    fn frames_max(&self) -> usize {
+        self.stream
+            .message_bytes_max()
+            .saturating_sub(HEAD_BYTES)
+            .max(1)
+    }
+
+    /// Sends what waits, until nothing does.
+    async fn send(self: Arc<Self>) {
+        loop {
+            let (known, mut frames, told) = {
+                let mut appends = self.lock();
+                let Some((frames, told)) = appends.take(self.frames_max()) else {
+                    appends.sending = false;
+                    if appends.arrived > appends.known.position {
+                        self.others.add(Arc::clone(&self.plan_id));
+                    }
+                    return;
+                };
+                (appends.known, frames, told)
+            };
+            let mut hash = known.hash;
+            frame::seal(&mut frames, 0, &mut hash);
+            let last = told.last().map_or(known.sequence, |(last, _)| *last);
+            let began = Instant::now();
+            let sent = self.send_append(known, last, hash, &frames).await;
+            let mut appends = self.lock();
+            match sent {
+                Ok(position) => {
+                    appends.seen = began;
+                    appends.known = Place {
+                        sequence: last,
+                        position,
+                        hash,
+                        ..known
+                    };
+                    drop(appends);
+                    tell(told, &Ok(()));
+                }
+                Err(error) => {
+                    appends.gone |= error == Error::NotFound;
+                    appends.sequence = appends.known.sequence;
+                    appends.waiting_bytes = 0;
+                    let waiting = std::mem::take(&mut appends.waiting);
+                    drop(appends);
+                    tell(told, &Err(error.clone()));
+                    let waiting = waiting
+                        .into_iter()
+                        .map(|waiting| (waiting.last, waiting.done));
+                    tell(waiting.collect(), &Err(error));
+                }
+            }
+        }
+    }
+
+    /// Sends an append, in as many messages as it needs; answers where the last one is.
+    async fn send_append(
+        &self,
+        known: Place,
+        last: u64,
+        hash: frame::Hash,
+        frames: &[u8],
+    ) -> Result<u64, Error> {
+        let mut head = Head {
+            after: known.sequence,
+            last,
+            hash,
+            ..Head::of(Kind::Entries, known.history, drawn())
+        };
+        let mut position = known.position;
+        let mut pieces = frames.chunks(self.frames_max()).peekable();
+        while let Some(piece) = pieces.next() {
+            head.continues = pieces.peek().is_some();
+            position = publish(&*self.stream, &self.subject, position, &head, piece).await?;
+            head.piece += 1;
+        }
+        Ok(position)
+    }
+
+    async fn replay(self: Arc<Self>, after: u64, limit: usize) -> Result<Vec<Arc<Entry>>, Error> {
+        let mut reading = self.reading.lock().await;
+        let reading = &mut *reading;
+        let known = {
+            let appends = self.lock();
+            if appends.gone {
+                return Err(Error::NotFound);
+            }
+            appends.known
+        };
+        while reading
+            .entries
+            .pop_front_if(|entry| entry.sequence <= after)
+            .is_some()
+        {}
+        let next = reading.entries.front().map(|entry| entry.sequence);
+        let read_to = reading.reader.as_ref().map(Reader::place);
+        let reads_on = match (next, read_to) {
+            (Some(next), _) => next == after + 1,
+            (None, Some(place)) => place.sequence == after && place.position >= known.position,
+            (None, None) => false,
+        };
+        if !reads_on {
+            reading.entries.clear();
+            let place = if after >= known.sequence {
+                known
+            } else {
+                Place {
+                    history: known.history,
+                    ..Place::default()
+                }
+            };
+            reading.reader = Some(Reader::new(Arc::clone(&self.subject), place));
+        }
+        let Some(reader) = &mut reading.reader else {
+            return Ok(Vec::new());
+        };
+        while reading.entries.len() < limit {
+            match reader.next(&*self.stream).await {
+                Ok(Step::Append(entries)) => {
+                    let new = entries.into_iter().filter(|entry| entry.sequence > after);
+                    reading.entries.extend(new);
+                }
+                Ok(Step::End) => break,
+                Ok(Step::Gone) => {
+                    self.close();
+                    return Err(Error::NotFound);
+                }
+                Err(error) => {
+                    reading.reader = None;
+                    reading.entries.clear();
+                    return Err(error);
+                }
+            }
+        }
+        self.has_read(reader.place());
+        Ok(reading.entries.iter().take(limit).cloned().collect())
+    }
+
+    /// The history is known up to here, unless something is on its way behind another place.
+    fn has_read(&self, place: Place) {
+        let mut appends = self.lock();
+        let is_later = place.position > appends.known.position;
+        if is_later && !appends.sending && appends.sequence == appends.known.sequence {
+            appends.known = place;
+            appends.sequence = place.sequence;
+        }
+    }
+
+    async fn latest(self: Arc<Self>) -> Result<u64, Error> {
+        let away = |Away(why)| Error::Away(why);
+        let (known, seen) = {
+            let appends = self.lock();
+            (appends.known, appends.seen)
+        };
+        let began = Instant::now();
+        if began - seen < BELIEVED {
+            // Asked for what comes next, the stream does not send what is known.
+            let next = self.stream.next(&self.subject, known.position + 1).await;
+            if next.map_err(away)?.is_none() {
+                return Ok(known.sequence);
+            }
+        }
+        let last = self.stream.last(&self.subject).await.map_err(away)?;
+        let mut appends = self.lock();
+        let Some(last) = last.filter(|_| !appends.gone) else {
+            appends.gone = true;
+            return Err(Error::NotFound);
+        };
+        let head = Head::read(&last.payload);
+        let Some((head, _)) = head else {
+            return Err(Error::Damaged("there is a message of another form".into()));
+        };
+        if head.kind == Kind::Forgotten || head.history != known.history {
+            appends.gone = true;
+            return Err(Error::NotFound);
+        }
+        appends.seen = appends.seen.max(began);
+        Ok(if head.continues {
+            head.after
+        } else {
+            head.last
+        })
+    }
+}
+
+impl Appends {
+    /// Takes what is to be sent next: as many appends as fit a message, at least one.
+    fn take(&mut self, bytes_max: usize) -> Option<(Vec<u8>, Told)> {
+        let first = self.waiting.pop_front()?;
+        let mut frames = first.frames;
+        let mut told = vec![(first.last, first.done)];
+        let fits = |next: &mut Waiting, bytes: usize| bytes + next.frames.len() <= bytes_max;
+        while let Some(next) = self.waiting.pop_front_if(|next| fits(next, frames.len())) {
+            frames.extend_from_slice(&next.frames);
+            told.push((next.last, next.done));
+        }
+        self.waiting_bytes = self.waiting_bytes.saturating_sub(frames.len());
+        Some((frames, told))
+    }
+}
+
+/// Answers appends. Nobody may be waiting any more.
+fn tell(waiting: Told, answer: &Result<(), Error>) {
+    for (_, done) in waiting {
+        drop(done.send(answer.clone()));
+    }
+}
+
+/// A number that no other replica has drawn.
+pub(super) fn drawn() -> u64 {
+    let (high, low) = uuid::Uuid::new_v4().as_u64_pair();
+    high ^ low
+}
+
+/// Publishes a message at its place, and finds out what became of it, however often it takes. Answers where it is.
+pub(super) async fn publish(
+    stream: &dyn Stream,
+    subject: &str,
+    expected: u64,
+    head: &Head,
+    frames: &[u8],
+) -> Result<u64, Error> {
+    let message = head.with(frames);
+    let id = format!("{:016x}-{}", head.append, head.piece);
+    let until = Instant::now() + PATIENCE;
+    loop {
+        let why = match stream
+            .publish(subject, expected, &id, message.clone())
+            .await
+        {
+            Ok(Published::At(position)) => return Ok(position),
+            Ok(Published::Full(problem)) => return Err(Error::Full(problem)),
+            Ok(Published::Refused) => None,
+            Err(Away(why)) => Some(why),
+        };
+        // What was answered may be about this message that has come before, and what was not may be there.
+        let why = match (stream.next(subject, expected + 1).await, why) {
+            (Ok(Some(there)), _) if is_it(&there, &message) => return Ok(there.position),
+            (Ok(Some(_)), _) => return Err(overtaken(stream, subject).await),
+            (Ok(None), None) => {
+                if let Some(error) = no_such_place(stream, subject, expected).await {
+                    return Err(error);
+                }
+                tokio::time::sleep(BUSY).await;
+                "the stream is busy".to_owned()
+            }
+            (Ok(None), Some(why)) | (Err(Away(why)), _) => {
+                tokio::time::sleep(AWAY).await;
+                why
+            }
+        };
+        if Instant::now() >= until {
+            return Err(Error::Away(why));
+        }
+    }
+}
+
+fn is_it(there: &Message, message: &Bytes) -> bool {
+    there.payload == *message
+}
+
+/// Others have appended: where the history is now.
+async fn overtaken(stream: &dyn Stream, subject: &str) -> Error {
+    match stream.last(subject).await {
+        Ok(Some(last)) => match Head::read(&last.payload) {
+            Some((head, _)) if head.kind == Kind::Forgotten => Error::NotFound,
+            Some((head, _)) if head.continues => Error::Conflict { at: head.after },
+            Some((head, _)) => Error::Conflict { at: head.last },
+            None => Error::Damaged("there is a message of another form".into()),
+        },
+        Ok(None) => Error::NotFound,
+        Err(Away(why)) => Error::Away(why),
+    }
+}
+
+/// Why there cannot be anything behind a place that is not known there.
+async fn no_such_place(stream: &dyn Stream, subject: &str, expected: u64) -> Option<Error> {
+    match stream.last(subject).await {
+        Ok(None) if expected > 0 => Some(Error::NotFound),
+        Ok(Some(last)) if last.position < expected => Some(Error::Damaged(format!(
+            "the stream has lost messages: its last is {}, and {expected} was acknowledged",
+            last.position
+        ))),
+        _ => None,
+    }
+}
+
+/// A plan's history, for whoever has it.
+pub(super) struct NatsHistory(pub(super) Arc<Plan>);
+
+impl History for NatsHistory {
+    fn append(&self, after: u64, entries: &[Arc<Entry>]) -> Answer<()> {
+        self.0.append(after, entries)
+    }
+
+    fn replay(&self, after: u64, limit: usize) -> Answer<Vec<Arc<Entry>>> {
+        Answer::Pending(Box::pin(Arc::clone(&self.0).replay(after, limit)))
+    }
+
+    fn latest(&self) -> Answer<u64> {
+        Answer::Pending(Box::pin(Arc::clone(&self.0).latest()))
+    }
+}

@@ -1,0 +1,149 @@
+//! The form of a message: a head, and entries in the frames that a file has, too.
+//!
+//! | bytes | what |
+//! |---|---|
+//! | 0 | 1, the form |
+//! | 1 | what it says: 0 entries, 1 the history begins, 2 the plan was forgotten |
+//! | 2 | 1 if the append goes on in the next message, else 0 |
+//! | 3 | 0 |
+//! | 4..8 | position of the message in its append |
+//! | 8..16 | number of the history, drawn when it began |
+//! | 16..24 | number of the append, drawn for it |
+//! | 24..32 | the sequence that the append follows |
+//! | 32..40 | sequence of its last entry |
+//! | 40..56 | hash of its last frame |
+//! | 56.. | frames, or the next piece of them |
+//!
+//! Numbers are little-endian. An append whose last message is missing counts for nothing: its writer was overtaken, or has
+//! died, and the next append follows what was before it.
+
+use bytes::{BufMut, Bytes, BytesMut};
+
+use crate::journal::disk::frame::Hash;
+
+/// Bytes of a message before its frames.
+pub(super) const HEAD_BYTES: usize = 56;
+
+const FORM: u8 = 1;
+
+/// What a message says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Kind {
+    /// This happened.
+    Entries,
+    /// The history begins.
+    Begun,
+    /// The plan was forgotten.
+    Forgotten,
+}
+
+/// What a message says of itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Head {
+    pub(super) kind: Kind,
+    pub(super) continues: bool,
+    pub(super) piece: u32,
+    pub(super) history: u64,
+    pub(super) append: u64,
+    pub(super) after: u64,
+    pub(super) last: u64,
+    pub(super) hash: Hash,
+}
+
+impl Head {
+    /// Of a message without entries.
+    pub(super) fn of(kind: Kind, history: u64, append: u64) -> Self {
+        Self {
+            kind,
+            continues: false,
+            piece: 0,
+            history,
+            append,
+            after: 0,
+            last: 0,
+            hash: Hash::default(),
+        }
+    }
+
+    /// The message.
+    pub(super) fn with(&self, frames: &[u8]) -> Bytes {
+        let mut message = BytesMut::with_capacity(HEAD_BYTES + frames.len());
+        message.put_u8(FORM);
+        message.put_u8(match self.kind {
+            Kind::Entries => 0,
+            Kind::Begun => 1,
+            Kind::Forgotten => 2,
+        });
+        message.put_u8(u8::from(self.continues));
+        message.put_u8(0);
+        message.put_u32_le(self.piece);
+        message.put_u64_le(self.history);
+        message.put_u64_le(self.append);
+        message.put_u64_le(self.after);
+        message.put_u64_le(self.last);
+        message.put_slice(&self.hash);
+        message.put_slice(frames);
+        message.freeze()
+    }
+
+    /// Reads a message; `None` if it is none of ours.
+    pub(super) fn read(message: &Bytes) -> Option<(Self, Bytes)> {
+        let bytes = message.first_chunk::<HEAD_BYTES>()?;
+        let half = |at: usize| u32::from_le_bytes([0, 1, 2, 3].map(|byte| bytes[at + byte]));
+        let word = |at: usize| u64::from(half(at)) | u64::from(half(at + 4)) << 32;
+        let kind = match (bytes[0], bytes[1]) {
+            (FORM, 0) => Kind::Entries,
+            (FORM, 1) => Kind::Begun,
+            (FORM, 2) => Kind::Forgotten,
+            _ => return None,
+        };
+        let head = Self {
+            kind,
+            continues: bytes[2] == 1,
+            piece: half(4),
+            history: word(8),
+            append: word(16),
+            after: word(24),
+            last: word(32),
+            hash: std::array::from_fn(|byte| bytes[40 + byte]),
+        };
+        (bytes[2] <= 1 && bytes[3] == 0).then(|| (head, message.slice(HEAD_BYTES..)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Bytes, Head, Kind};
+
+    #[test]
+    fn a_message_reads_as_it_was_written() {
+        let head = Head {
+            continues: true,
+            piece: 7,
+            after: 1 << 40,
+            last: (1 << 40) + 3,
+            hash: *b"0123456789abcdef",
+            ..Head::of(Kind::Entries, u64::MAX - 1, 3 << 50)
+        };
+        let message = head.with(b"frames");
+        assert_eq!(
+            Head::read(&message),
+            Some((head, Bytes::from_static(b"frames")))
+        );
+        for kind in [Kind::Begun, Kind::Forgotten] {
+            let head = Head::of(kind, 1, 2);
+            assert_eq!(Head::read(&head.with(b"")), Some((head, Bytes::new())));
+        }
+    }
+
+    #[test]
+    fn what_is_not_written_so_is_no_message() {
+        let message = Head::of(Kind::Entries, 1, 2).with(b"");
+        assert_eq!(Head::read(&message.slice(..message.len() - 1)), None);
+        for (at, byte) in [(0, 2), (1, 3), (2, 2), (3, 1)] {
+            let mut other = message.to_vec();
+            other[at] = byte;
+            assert_eq!(Head::read(&other.into()), None, "byte {at}");
+        }
+    }
+}
