@@ -1,4 +1,4 @@
-"""Checks rendered Kubernetes manifests for what no schema knows. Used by scripts/manifests."""
+"""Checks what is rendered of a folder of deploy/kubernetes for what no schema knows. Used by scripts/manifests."""
 
 import re
 import sys
@@ -6,9 +6,10 @@ from pathlib import Path
 
 import yaml
 
-# What the process may need beyond its own drain grace: to be told, to end, to be noticed.
+# What a process may need beyond its own drain grace: to be told, to end, to be noticed.
 SPARE_SECONDS = 10
 
+folder, rendered = sys.argv[1], Path(sys.argv[2])
 problems = []
 
 
@@ -23,105 +24,236 @@ def seconds(text):
 
 
 def size(text):
-    number, unit = re.fullmatch(r"([0-9]+)(Mi|Gi)", text).groups()
-    return int(number) << {"Mi": 20, "Gi": 30}[unit]
+    number, unit = re.fullmatch(r"([0-9]+)(M|G)i?B?", text).groups()
+    return int(number) << {"M": 20, "G": 30}[unit]
 
 
 root = Path(__file__).parent.parent
-resources = [resource for resource in yaml.safe_load_all(Path(sys.argv[1]).read_text()) if resource]
-by_kind = {resource["kind"]: resource for resource in resources}
-check(len(by_kind) == len(resources), "two resources of one kind")
-
-deployment = by_kind["Deployment"]["spec"]
-pod = deployment["template"]["spec"]
-labels = deployment["template"]["metadata"]["labels"]
-(container,) = pod["containers"]
-environment = {variable["name"]: variable["value"] for variable in container["env"]}
-(port,) = container["ports"]
-listen = environment.get("FANOUT_LISTEN", "127.0.0.1:7117")
-drain_grace = environment.get("FANOUT_DRAIN_GRACE", "30s")
-plan_bytes = int(environment.get("FANOUT_TASK_REQUEST_BYTES_MAX", 512 << 20)) + int(
-    environment.get("FANOUT_PLAN_DOCUMENT_BYTES_MAX", 8 << 30)
-)
-
-# Who selects whom. An empty selector selects everything, so each one is spelled out.
-policy = by_kind["NetworkPolicy"]["spec"]
-for name, selector in {
-    "Deployment": deployment["selector"]["matchLabels"],
-    "Service": by_kind["Service"]["spec"]["selector"],
-    "PodDisruptionBudget": by_kind["PodDisruptionBudget"]["spec"]["selector"].get("matchLabels"),
-    "NetworkPolicy": policy["podSelector"].get("matchLabels"),
-}.items():
-    check(selector, f"{name}: selects everything")
-    check(all(labels.get(key) == value for key, value in (selector or {}).items()), f"{name}: does not select the pod")
-(ingress,) = policy["ingress"]
-(clients,) = ingress["from"]
-check(clients == {"podSelector": {"matchLabels": {"fanout-client": "true"}}}, "NetworkPolicy: other clients than said")
-check(policy["policyTypes"] == ["Ingress", "Egress"] and policy["egress"] == [], "NetworkPolicy: something may go out")
-
-# Ports.
-service = by_kind["Service"]["spec"]
-check(service["clusterIP"] == "None", "Service: not headless")
-check([entry["targetPort"] for entry in service["ports"]] == [port["name"]], "Service: another port than the pod's")
-check([entry["port"] for entry in ingress["ports"]] == [port["name"]], "NetworkPolicy: another port than the pod's")
-check(listen.endswith(f":{port['containerPort']}"), "FANOUT_LISTEN: another port than the pod's")
-check(pod["enableServiceLinks"] is False, "service links could be taken for settings")
-
-# Probes ask for names that the server knows.
-health = (root / "src/service/health.rs").read_text()
-readiness = re.search(r'const READINESS: &str = "([^"]+)"', health).group(1)
-liveness = re.search(r'const LIVENESS: &str = "([^"]+)"', health).group(1)
-for name in ("startupProbe", "readinessProbe", "livenessProbe"):
-    probe = container[name]
-    check(probe["grpc"]["port"] == port["containerPort"], f"{name}: another port than the pod's")
-    wanted = liveness if name == "livenessProbe" else readiness
-    check(probe["grpc"].get("service") == wanted, f"{name}: does not ask for {wanted}")
-
-# Settings that exist.
-settings = set(re.findall(r'env = "(FANOUT_[A-Z_]+)"', "".join(
-    (root / path).read_text() for path in ("src/config.rs", "src/cli/serve.rs"))))
-check(len(settings) > 10, "no settings found in the sources")
-for name in environment:
-    check(name in settings | {"FANOUT_LOG"}, f"{name}: no such setting")
-
-# Times add up.
-pre_stop = container.get("lifecycle", {}).get("preStop", {}).get("sleep", {}).get("seconds", 0)
-needed = pre_stop + seconds(drain_grace) + SPARE_SECONDS
-check(
-    pod["terminationGracePeriodSeconds"] >= needed,
-    f"terminationGracePeriodSeconds: {pod['terminationGracePeriodSeconds']} is less than {needed:g}: "
-    f"preStop {pre_stop} + FANOUT_DRAIN_GRACE {drain_grace} + {SPARE_SECONDS} to spare",
-)
-
-# One process, because plans live in its memory; and one plan fits it.
-check(deployment["replicas"] == 1 and deployment["strategy"]["type"] == "Recreate", "more than one pod at a time")
-check(by_kind["PodDisruptionBudget"]["spec"].get("maxUnavailable") == 0, "PodDisruptionBudget: allows evictions")
-check(plan_bytes <= size(container["resources"]["limits"]["memory"]) / 2, "one plan may take over half of the memory")
-
-# No rights.
-check(by_kind["ServiceAccount"]["automountServiceAccountToken"] is False, "ServiceAccount: gives out its token")
-check(pod["automountServiceAccountToken"] is False, "the pod takes a token")
-check(pod["serviceAccountName"] == by_kind["ServiceAccount"]["metadata"]["name"], "the pod has another account")
+resources = [resource for resource in yaml.safe_load_all(rendered.read_text()) if resource]
+by_name = {(resource["kind"], resource["metadata"]["name"]): resource for resource in resources}
+check(len(by_name) == len(resources), "two resources of one kind and name")
 user = re.search(r"^USER (\d+):(\d+)$", (root / "Dockerfile").read_text(), re.MULTILINE)
-check(
-    pod["securityContext"] == {
-        "runAsNonRoot": True,
-        "runAsUser": int(user.group(1)),
-        "runAsGroup": int(user.group(2)),
-        "seccompProfile": {"type": "RuntimeDefault"},
-    },
-    "securityContext of the pod: not as it has to be",
-)
-check(
-    container["securityContext"] == {
-        "allowPrivilegeEscalation": False,
-        "readOnlyRootFilesystem": True,
-        "capabilities": {"drop": ["ALL"]},
-    },
-    "securityContext of the container: not as it has to be",
-)
-for name in ("hostNetwork", "hostPID", "hostIPC", "volumes"):
-    check(name not in pod, f"{name}: is not needed")
+
+
+class Program:
+    """What there is of one program: fanout or nats. Everything of it has its name, or begins with it."""
+
+    def __init__(self, name, kind):
+        self.name = name
+        self.set = by_name[kind, name]["spec"]
+        self.pod = self.set["template"]["spec"]
+        (self.container,) = self.pod["containers"]
+        self.values = {entry["name"]: entry.get("value") for entry in self.container["env"]}
+        self.policy = by_name["NetworkPolicy", name]["spec"]
+        self.budget = by_name["PodDisruptionBudget", name]["spec"]
+        self.service = by_name["Service", name]["spec"]
+        self.ports = {port["name"]: port["containerPort"] for port in self.container["ports"]}
+
+    def check(self, fact, problem):
+        check(fact, f"{folder}: {self.name}: {problem}")
+
+    def check_selectors(self):
+        """An empty selector selects everything, so each one is spelled out."""
+        labels = self.set["template"]["metadata"]["labels"]
+        for name, selector in {
+            "the pod's owner": self.set["selector"]["matchLabels"],
+            "Service": self.service["selector"],
+            "PodDisruptionBudget": self.budget["selector"].get("matchLabels"),
+            "NetworkPolicy": self.policy["podSelector"].get("matchLabels"),
+        }.items():
+            self.check(selector, f"{name}: selects everything")
+            self.check(
+                all(labels.get(key) == value for key, value in (selector or {}).items()),
+                f"{name}: does not select the pod",
+            )
+
+    def check_ports(self):
+        self.check(self.service["clusterIP"] == "None", "Service: not headless")
+        for entry in self.service["ports"]:
+            self.check(
+                self.ports.get(entry["targetPort"]) == entry["port"], "Service: another port than the pod's"
+            )
+        for rule in self.policy["ingress"]:
+            check(rule.get("from"), "NetworkPolicy: lets everybody in")
+            for entry in rule["ports"]:
+                self.check(entry["port"] in self.ports, "NetworkPolicy: another port than the pod's")
+        self.check(self.policy["policyTypes"] == ["Ingress", "Egress"], "NetworkPolicy: everything may go out")
+        self.check(self.pod["enableServiceLinks"] is False, "service links could be taken for settings")
+
+    def check_rights(self):
+        account = by_name["ServiceAccount", self.name]
+        self.check(account["automountServiceAccountToken"] is False, "ServiceAccount: gives out its token")
+        self.check(self.pod["automountServiceAccountToken"] is False, "the pod takes a token")
+        self.check(self.pod["serviceAccountName"] == self.name, "the pod has another account")
+        identity = int(user.group(1)), int(user.group(2))
+        context = {
+            "runAsNonRoot": True,
+            "runAsUser": identity[0],
+            "runAsGroup": identity[1],
+            "seccompProfile": {"type": "RuntimeDefault"},
+        }
+        if "volumeClaimTemplates" in self.set:
+            context |= {"fsGroup": identity[1], "fsGroupChangePolicy": "OnRootMismatch"}
+        self.check(self.pod["securityContext"] == context, "securityContext of the pod: not as it has to be")
+        self.check(
+            self.container["securityContext"]
+            == {
+                "allowPrivilegeEscalation": False,
+                "readOnlyRootFilesystem": True,
+                "capabilities": {"drop": ["ALL"]},
+            },
+            "securityContext of the container: not as it has to be",
+        )
+        for name in ("hostNetwork", "hostPID", "hostIPC"):
+            self.check(name not in self.pod, f"{name}: is not needed")
+        claims = {claim["metadata"]["name"] for claim in self.set.get("volumeClaimTemplates", [])}
+        volumes = {volume["name"] for volume in self.pod.get("volumes", [])}
+        for volume in self.pod.get("volumes", []):
+            self.check(set(volume) == {"name", "configMap"}, f"volume {volume['name']}: is not needed")
+        mounts = {mount["name"]: mount["mountPath"] for mount in self.container.get("volumeMounts", [])}
+        self.check(set(mounts) == claims | volumes, "volumes that are not mounted, or mounts without one")
+        self.check(not claims or mounts.get("data") == "/data", "the volume is mounted elsewhere")
+
+    def check_volume(self):
+        (claim,) = self.set["volumeClaimTemplates"]
+        self.check(claim["spec"]["accessModes"] == ["ReadWriteOncePod"], "two pods may have one volume")
+        self.check(self.set["serviceName"] == self.name, "serviceName: another Service")
+        return size(claim["spec"]["resources"]["requests"]["storage"])
+
+
+def check_fanout(fanout):
+    container, values = fanout.container, fanout.values
+    (port,) = fanout.ports.values()
+    fanout.check(values.get("FANOUT_LISTEN", "").endswith(f":{port}"), "FANOUT_LISTEN: another port than the pod's")
+    (ingress,) = fanout.policy["ingress"]
+    fanout.check(
+        ingress["from"] == [{"podSelector": {"matchLabels": {"fanout-client": "true"}}}],
+        "NetworkPolicy: other clients than said",
+    )
+
+    # Probes ask for names that the server knows.
+    health = (root / "src/service/health.rs").read_text()
+    readiness = re.search(r'const READINESS: &str = "([^"]+)"', health).group(1)
+    liveness = re.search(r'const LIVENESS: &str = "([^"]+)"', health).group(1)
+    for name in ("startupProbe", "readinessProbe", "livenessProbe"):
+        probe = container[name]["grpc"]
+        fanout.check(probe["port"] == port, f"{name}: another port than the pod's")
+        wanted = liveness if name == "livenessProbe" else readiness
+        fanout.check(probe.get("service") == wanted, f"{name}: does not ask for {wanted}")
+
+    # Settings that exist.
+    sources = ("src/config.rs", "src/cli/serve.rs", "src/cli/serve_journal.rs")
+    sources = "".join((root / path).read_text() for path in sources)
+    settings = set(re.findall(r'env = "(FANOUT_[A-Z_]+)"', sources))
+    fanout.check(len(settings) > 10, "no settings found in the sources")
+    for name in values:
+        known = name in settings or name == "FANOUT_LOG" or not name.startswith("FANOUT_")
+        fanout.check(known, f"{name}: no such setting")
+
+    # Times add up.
+    delay, grace = values.get("FANOUT_DRAIN_DELAY", "0s"), values.get("FANOUT_DRAIN_GRACE", "30s")
+    needed = seconds(delay) + seconds(grace) + SPARE_SECONDS
+    given = fanout.pod["terminationGracePeriodSeconds"]
+    fanout.check(
+        given >= needed,
+        f"terminationGracePeriodSeconds: {given} is less than {needed:g}: FANOUT_DRAIN_DELAY {delay} + "
+        f"FANOUT_DRAIN_GRACE {grace} + {SPARE_SECONDS} to spare",
+    )
+
+    # One plan fits the memory.
+    plan_bytes = int(values.get("FANOUT_TASK_REQUEST_BYTES_MAX", 512 << 20)) + int(
+        values.get("FANOUT_PLAN_DOCUMENT_BYTES_MAX", 8 << 30)
+    )
+    memory = size(container["resources"]["limits"]["memory"])
+    fanout.check(plan_bytes <= memory / 2, "one plan may take over half of the memory")
+
+
+def check_kept_in_memory(fanout):
+    fanout.check(
+        fanout.set["replicas"] == 1 and fanout.set["strategy"]["type"] == "Recreate", "more than one pod at a time"
+    )
+    fanout.check(fanout.budget.get("maxUnavailable") == 0, "PodDisruptionBudget: allows evictions")
+    fanout.check(fanout.policy["egress"] == [], "NetworkPolicy: something may go out")
+    fanout.check("FANOUT_DATA_DIR" not in fanout.values and "FANOUT_NATS" not in fanout.values, "not in memory")
+
+
+def check_kept_on_disk(fanout):
+    fanout.check(fanout.set["replicas"] == 1, "more than one pod")
+    fanout.check(fanout.values.get("FANOUT_DATA_DIR") == "/data", "FANOUT_DATA_DIR: not on the volume")
+    fanout.check("FANOUT_DURABILITY" not in fanout.values, "FANOUT_DURABILITY: a crash of the node loses records")
+    fanout.check(fanout.policy["egress"] == [], "NetworkPolicy: something may go out")
+    fanout.check(fanout.budget.get("maxUnavailable") == 1, "PodDisruptionBudget: an eviction loses nothing")
+    fanout.check_volume()
+
+
+def check_kept_on_nats(fanout, nats):
+    settings = (root / "deploy/kubernetes/nats/nats.conf").read_text()
+    names = [f"{nats.name}-{nth}.{nats.name}" for nth in range(nats.set["replicas"])]
+    client, cluster, monitor = (nats.ports[name] for name in ("client", "cluster", "monitor"))
+
+    # Who finds whom.
+    servers = fanout.values["FANOUT_NATS"].split(",")
+    wanted = [f"nats://fanout:$(NATS_PASSWORD)@{name}:{client}" for name in names]
+    fanout.check(servers == wanted, "FANOUT_NATS: other servers than there are")
+    order = list(fanout.values)
+    fanout.check(order.index("NATS_PASSWORD") < order.index("FANOUT_NATS"), "FANOUT_NATS: before what it names")
+    routes = re.findall(r'"nats://([^":]+):(\d+)"', settings)
+    nats.check(routes == [(name, str(cluster)) for name in names], "nats.conf: other routes than there are servers")
+    for port in (f'"0.0.0.0:{client}"', f'"0.0.0.0:{cluster}"', f'"0.0.0.0:{monitor}"'):
+        nats.check(port in settings, f"nats.conf: does not listen on {port}")
+    mapped = by_name["ConfigMap", next(v["configMap"]["name"] for v in nats.pod["volumes"])]
+    nats.check(mapped["data"] == {"nats.conf": settings}, "ConfigMap: not nats.conf")
+    nats.check(nats.service["publishNotReadyAddresses"] is True, "Service: hides servers that wait for each other")
+
+    # What is acknowledged is on the disks of most.
+    nats.check("sync_interval: always" in settings, "nats.conf: acknowledges before a disk has it")
+    nats.check(nats.set["replicas"] == 3 and fanout.values["FANOUT_NATS_REPLICAS"] == "3", "not three copies")
+    nats.check(nats.budget.get("maxUnavailable") == 1, "PodDisruptionBudget: two of three may go")
+    nats.check(nats.set["podManagementPolicy"] == "Parallel", "the first waits for the second for ever")
+    spread = nats.pod["topologySpreadConstraints"][0]["whenUnsatisfiable"]
+    nats.check(spread == "DoNotSchedule", "three copies may be on one node")
+    store = size(re.search(r"max_file_store: (\S+)", settings).group(1))
+    nats.check(store < nats.check_volume(), "nats.conf: the stream may take the whole volume")
+    unquoted = re.findall(r"^\s*\w+: (?!sync|max)[0-9]+(?:ms|s|m|h|d)\b", settings, re.MULTILINE)
+    nats.check(not unquoted, f"nats.conf: times that are not quoted: {unquoted}")
+    limit = size(nats.container["resources"]["limits"]["memory"])
+    nats.check(size(nats.values["GOMEMLIMIT"]) < limit, "GOMEMLIMIT: no less than the memory")
+
+    # Passwords come from the secret, and only from there.
+    for program in (fanout, nats):
+        entry = next(entry for entry in program.container["env"] if entry["name"] == "NATS_PASSWORD")
+        secret = entry["valueFrom"]["secretKeyRef"]
+        program.check(secret == {"name": "fanout-nats", "key": "password"}, "NATS_PASSWORD: another secret")
+    nats.check(re.findall(r"password: (\S+)", settings) == ["$QUOTED_PASSWORD"], "nats.conf: has a password")
+
+    # Replicas come and go one by one.
+    fanout.check(fanout.set["replicas"] == 3, "not three replicas")
+    rolling = {"maxUnavailable": 0, "maxSurge": 1}
+    fanout.check(fanout.set["strategy"]["rollingUpdate"] == rolling, "an update takes a replica away first")
+    fanout.check(fanout.budget.get("maxUnavailable") == 1, "PodDisruptionBudget: more than one may go")
+    fanout.check(seconds(fanout.values["FANOUT_DRAIN_DELAY"]) > 0, "FANOUT_DRAIN_DELAY: clients learn of the end too late")
+    for program, port in ((fanout, "client"), (nats, "cluster")):
+        labels = {"app.kubernetes.io/name": "nats"}
+        goes_out = [rule for rule in program.policy["egress"] if {"podSelector": {"matchLabels": labels}} in rule["to"]]
+        ports = [entry["port"] for rule in goes_out for entry in rule["ports"]]
+        program.check(ports == [port], "NetworkPolicy: does not let it out to NATS")
+        program.check(len(program.policy["egress"]) == 2, "NetworkPolicy: more than NATS and DNS")
+
+
+fanout = Program("fanout", "StatefulSet" if folder == "disk" else "Deployment")
+programs = [fanout]
+check_fanout(fanout)
+if folder == "base":
+    check_kept_in_memory(fanout)
+elif folder == "disk":
+    check_kept_on_disk(fanout)
+else:
+    programs.append(Program("nats", "StatefulSet"))
+    check_kept_on_nats(*programs)
+for program in programs:
+    program.check_selectors()
+    program.check_ports()
+    program.check_rights()
 
 for problem in problems:
     print(f"manifests: {problem}", file=sys.stderr)

@@ -8,6 +8,7 @@ mod executor;
 mod fetched_result;
 mod files;
 mod journal;
+mod patience;
 mod plan_document;
 mod plan_parts;
 mod plans;

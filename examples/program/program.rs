@@ -1,12 +1,16 @@
 //! A server in a process of its own, for the examples that measure one.
 
+#[path = "beside.rs"]
+mod place;
+
 use std::error::Error;
 use std::fs;
 use std::io::{BufRead, BufReader};
-use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc;
 use std::time::Duration;
+
+pub use place::beside;
 
 type Outcome<T> = Result<T, Box<dyn Error + Send + Sync>>;
 
@@ -17,13 +21,6 @@ const STARTED_WITHIN: Duration = Duration::from_secs(60);
 pub struct Program {
     pub process: Child,
     pub address: String,
-}
-
-/// The `fanout` beside this example: an example stands beside the program it belongs to.
-pub fn beside() -> Outcome<PathBuf> {
-    let example = std::env::current_exe()?;
-    let directory = example.ancestors().nth(2).ok_or("no directory")?;
-    Ok(directory.join("fanout"))
 }
 
 impl Program {

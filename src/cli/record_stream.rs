@@ -4,23 +4,20 @@
 //! applied before the connection broke gets the receipt that it got, whatever happened to its task since.
 
 use std::collections::VecDeque;
-use std::time::Duration;
 
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::{Code, Status};
+use tonic::Status;
 use uuid::Uuid;
 
 use super::Failure;
 use super::client::{Client, explain};
+use super::patience::Patience;
 use super::print::printable;
 use crate::proto::{Record, SubmitRecordRequest, SubmitRecordResponse};
 
 /// Batches that may be without an answer; the next one waits.
 const UNANSWERED_MAX: usize = 16;
-/// Attempts to connect in a row before giving up, and the waits between them.
-const ATTEMPTS_MAX: u32 = 8;
-const BACKOFF: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
 
 /// A batch with its answer.
 pub(super) struct Answered {
@@ -43,6 +40,7 @@ pub(super) fn open(client: Client, plan_id: &str) -> (Batches, Answers) {
         producer_id: Uuid::now_v7().to_string(),
         unanswered: VecDeque::new(),
         next_offset: 0,
+        patience: Patience::default(),
         answers: outgoing,
     };
     tokio::spawn(sender.run(incoming));
@@ -63,6 +61,7 @@ struct Sender {
     unanswered: VecDeque<Batch>,
     /// Offset of the next record.
     next_offset: u64,
+    patience: Patience,
     answers: mpsc::Sender<Result<Answered, Failure>>,
 }
 
@@ -75,23 +74,16 @@ enum Ended {
 
 impl Sender {
     async fn run(mut self, mut batches: mpsc::Receiver<Vec<Record>>) {
-        let mut attempt = 0;
         loop {
-            let before = self.unanswered.len();
             let status = match self.connection(&mut batches).await {
                 Ended::AllAnswered | Ended::NobodyListens => return,
                 Ended::Broken(status) => status,
             };
-            if self.unanswered.len() < before {
-                attempt = 0;
-            }
-            attempt += 1;
-            if !is_passing(&status) || attempt > ATTEMPTS_MAX {
+            let Some(wait) = self.patience.wait_after(&status) else {
                 // Nobody is left to tell if the other end is gone.
                 let _ = self.answers.send(Err(explain(&status))).await;
                 return;
-            }
-            let wait = (BACKOFF.0 * 2u32.saturating_pow(attempt - 1)).min(BACKOFF.1);
+            };
             eprintln!(
                 "connection lost ({}); trying again in {} ms",
                 printable(status.message()),
@@ -131,6 +123,7 @@ impl Sender {
                 },
                 response = responses.message() => match response {
                     Ok(Some(response)) => {
+                        self.patience.renew();
                         let Some(Batch { records, .. }) = self.unanswered.pop_front() else {
                             return Ended::Broken(Status::internal("an answer without a question"));
                         };
@@ -157,12 +150,4 @@ impl Sender {
             first_offset: Some(batch.first_offset),
         }
     }
-}
-
-/// Whether the same call may succeed later: the server drains or is away, or the connection broke.
-pub(super) fn is_passing(status: &Status) -> bool {
-    matches!(
-        status.code(),
-        Code::Unavailable | Code::Cancelled | Code::Unknown
-    )
 }

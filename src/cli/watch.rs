@@ -6,8 +6,8 @@ use clap::Args;
 
 use super::client::{Client, ServerAddress, connect, explain};
 use super::files::write_out;
+use super::patience::Patience;
 use super::print::{self, json_line, number, object, printable, word};
-use super::record_stream::is_passing;
 use super::{DONE, Failure, NOT_COMPLETED, Outcome};
 use crate::config::duration;
 use crate::json::{Object, Value};
@@ -42,7 +42,6 @@ pub(super) struct Watch {
 }
 
 const RECONNECT_AFTER: Duration = Duration::from_secs(1);
-const RECONNECTS_MAX: u32 = 30;
 
 pub(super) async fn watch(command: Watch) -> Outcome {
     let mut client = connect(&command.server.server).await?;
@@ -55,7 +54,7 @@ pub(super) async fn watch(command: Watch) -> Outcome {
             .heartbeat
             .and_then(|interval| interval.try_into().ok()),
     };
-    let mut attempts = 0;
+    let mut patience = Patience::default();
     loop {
         let cursor_before = request.after.clone();
         match follow(&mut client, &mut request, &command).await {
@@ -71,10 +70,9 @@ pub(super) async fn watch(command: Watch) -> Outcome {
             Err(Broken::Unread) => return Ok(DONE),
             Err(Broken::Cut(status)) => {
                 if request.after != cursor_before {
-                    attempts = 0;
+                    patience.renew();
                 }
-                attempts += 1;
-                if !is_passing(&status) || attempts > RECONNECTS_MAX {
+                if patience.wait_after(&status).is_none() {
                     return Err(explain(&status));
                 }
                 eprintln!(

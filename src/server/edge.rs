@@ -12,6 +12,7 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::FutureExt;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
@@ -38,6 +39,8 @@ const HTTP1_BUFFER_BYTES: usize = 64 << 10;
 const LOCAL_RESETS_MAX: usize = 1_024;
 /// What every HTTP/2 connection begins with.
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+/// How long a new connection may take to say it when the server drains: who has just connected is told to go elsewhere.
+const LAST_PREFACE: Duration = Duration::from_millis(100);
 /// How often to look whether the rest of a preface has come.
 const PREFACE_POLL: Duration = Duration::from_millis(20);
 /// How long to wait when no connection can be accepted, as when there are no file descriptors left.
@@ -96,13 +99,13 @@ impl Edge {
         }
     }
 
-    /// Accepts connections until the server drains.
+    /// Accepts connections until the server drains, and those that are there already.
     pub(super) async fn accept(&self, listener: TcpListener) {
         let mut draining = pin!(self.draining.cancelled());
         loop {
             let accepted = tokio::select! {
                 biased;
-                () = &mut draining => return,
+                () = &mut draining => break,
                 accepted = listener.accept() => accepted,
             };
             match accepted {
@@ -112,6 +115,9 @@ impl Edge {
                     tokio::time::sleep(ACCEPT_PAUSE).await;
                 }
             }
+        }
+        while let Some(Ok((stream, peer))) = listener.accept().now_or_never() {
+            self.admit(stream, peer);
         }
     }
 
@@ -136,10 +142,16 @@ impl Edge {
     ) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
         stream.set_nodelay(true)?;
         SockRef::from(&stream).set_tcp_keepalive(&self.keepalive)?;
+        let first_bytes = async {
+            tokio::select! {
+                () = tokio::time::sleep(self.first_bytes) => {}
+                () = self.draining.cancelled() => tokio::time::sleep(LAST_PREFACE).await,
+            }
+        };
         tokio::select! {
             biased;
-            () = self.draining.cancelled() => return Ok(()),
-            preface = tokio::time::timeout(self.first_bytes, preface(&stream)) => preface??,
+            preface = preface(&stream) => preface?,
+            () = first_bytes => return Ok(()),
         }
         // Its streams end when the connection is to end, also if only its age says so.
         let closing = self.draining.child_token();
@@ -157,12 +169,13 @@ impl Edge {
             tokio::select! {
                 biased;
                 () = self.cut.cancelled() => return Ok(()),
+                // Before it is asked to end: asked before it has read anything, it would end without a word.
+                served = connection.as_mut() => return served,
                 () = &mut ended, if !ending => {
                     ending = true;
                     connection.as_mut().graceful_shutdown();
                 }
                 () = &mut age, if !ending => closing.cancel(),
-                served = connection.as_mut() => return served,
             }
         }
     }

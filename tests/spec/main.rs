@@ -32,6 +32,7 @@ mod reconcile;
 mod recovery;
 mod refusals;
 mod replicas;
+mod restarts;
 mod result_text;
 mod run;
 mod run_interrupted;
