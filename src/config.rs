@@ -1,10 +1,14 @@
 //! Settings of the server: every limit and every wait, with unit, default and where it can be set.
 
+mod tls;
+
 use std::net::SocketAddr;
 use std::ops::RangeInclusive;
 use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
+
+pub use tls::{Tls, TlsVersion};
 
 /// Limits of the service. Each is a flag of `fanout serve` and an environment variable.
 #[derive(Clone, Copy, Debug, clap::Args)]
@@ -288,7 +292,8 @@ impl FromStr for WebOrigins {
 /// Settings of the server.
 #[derive(Clone, Debug, clap::Args)]
 pub struct Config {
-    /// Address to listen on. The default is reached from this machine only: there is no authentication yet.
+    /// Address to listen on. The default is reached from this machine only; another needs --tls-cert and --tls-key, or
+    /// --insecure.
     #[arg(
         long,
         env = "FANOUT_LISTEN",
@@ -305,6 +310,9 @@ pub struct Config {
         value_name = "ORIGINS"
     )]
     pub web_origins: WebOrigins,
+    /// How connections are kept private.
+    #[command(flatten)]
+    pub tls: Tls,
     /// What may not be exceeded.
     #[command(flatten)]
     pub limits: Limits,

@@ -6,6 +6,7 @@ mod call;
 mod convert;
 mod framing;
 mod health;
+mod peer;
 mod plan_stream;
 mod quarantine;
 mod receipt;
@@ -20,7 +21,8 @@ mod watch_plan;
 mod web;
 
 pub use call::{Closing, call};
-pub use health::{HealthOf, READINESS};
+pub use health::{HealthOf, LIVENESS, READINESS};
+pub use peer::Peer;
 pub use served::Served;
 pub use web::in_a_browsers_words;
 

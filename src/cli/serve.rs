@@ -13,7 +13,7 @@ use crate::config::Config;
 use crate::proto::health::HealthCheckRequest;
 use crate::proto::health::health_check_response::ServingStatus;
 use crate::proto::health::health_client::HealthClient;
-use crate::server::{self, Ended, READINESS};
+use crate::server::{self, Certificates, Ended, READINESS};
 use crate::telemetry::{self, LogFormat};
 
 /// `fanout serve`.
@@ -41,6 +41,15 @@ pub(super) struct Health {
 pub(super) async fn serve(command: Serve) -> Outcome {
     telemetry::start(command.log_format).map_err(Failure::new)?;
     let config = command.config;
+    let others_reach_it = !config.listen.ip().to_canonical().is_loopback();
+    if others_reach_it && config.tls.certificate.is_none() && !config.tls.insecure {
+        return Err(Failure::new(format!(
+            "--listen {}: other machines reach this address, and without TLS whoever is on the way reads and changes \
+             everything; give --tls-cert and --tls-key, or say --insecure",
+            config.listen
+        )));
+    }
+    let certificates = Certificates::read(&config.tls)?;
     let (journal, kept) = command.journal.open().await?;
     let listener = TcpListener::bind(config.listen).await.map_err(|error| {
         Failure::new(format!(
@@ -52,7 +61,7 @@ pub(super) async fn serve(command: Serve) -> Outcome {
     // Before the address is announced: who reads it may end this at once.
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
-    if !address.ip().is_loopback() {
+    if others_reach_it {
         tracing::warn!(%address, "anybody who reaches this address can read and change every plan: there is no \
             authentication yet");
     }
@@ -71,7 +80,7 @@ pub(super) async fn serve(command: Serve) -> Outcome {
             std::process::exit(FAILED.into());
         });
     };
-    match server::run_with(journal, listener, config, shutdown).await? {
+    match server::run_certified(certificates, journal, listener, config, shutdown).await? {
         Ended::Drained => tracing::info!("drained; bye"),
         Ended::Cut => tracing::warn!("some calls were cut; bye"),
     }
@@ -83,10 +92,11 @@ const HEALTH_TIMEOUT: Duration = Duration::from_secs(5);
 
 pub(super) async fn health(command: Health) -> Outcome {
     let Health {
-        server: ServerAddress { server },
+        server: address,
         service,
     } = command;
-    let mut client = HealthClient::new(channel(&server).await?);
+    let mut client = HealthClient::new(channel(&address).await?);
+    let server = address.server;
     let request = HealthCheckRequest {
         service: service.clone(),
     };
