@@ -16,6 +16,7 @@ const SECOND: Duration = Duration::from_secs(1);
 
 fn command(plan_id: &str) -> PlanCommand {
     PlanCommand {
+        tenant: Arc::default(),
         request_id: String::new(),
         plan_id: plan_id.into(),
         config: parse(r#"{"items":[{"group_key":"a"}]}"#)
@@ -272,6 +273,7 @@ async fn a_watcher_of_a_plan_that_expires_is_told() {
 async fn a_request_id_is_remembered_for_its_time_and_one_past_the_limit_is_refused() {
     let running = Running::start();
     let with_id = |request_id: &str| PlanCommand {
+        tenant: Arc::default(),
         request_id: request_id.into(),
         ..command("")
     };
