@@ -1,5 +1,6 @@
 //! One plan's file: appends come in here, wait for a writer together, and are done in their order.
 
+use std::cell::Cell;
 use std::io;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -26,6 +27,14 @@ const RESERVE_BYTES_MAX: u64 = 4 << 20;
 const RESERVE_UNIT: u64 = 4 << 10;
 /// With [`Durability::Os`], the disk is asked to have what was written each time it is so much.
 const SYNC_BYTES: u64 = 16 << 20;
+
+/// Memory for frames that a thread keeps for the next append, at most.
+const FRAMES_KEPT_MAX: usize = 1 << 20;
+
+thread_local! {
+    /// Where frames are made that are written at once.
+    static FRAMES: Cell<Vec<u8>> = const { Cell::new(Vec::new()) };
+}
 
 type Done = oneshot::Sender<Result<(), Error>>;
 
@@ -166,8 +175,10 @@ impl PlanFile {
         entries: &[Arc<Entry>],
     ) -> Result<(), Error> {
         let sequence = state.sequence;
-        self.place(state, entries)?;
+        state.waiting = FRAMES.take();
+        let placed = self.place(state, entries);
         let mut frames = std::mem::take(&mut state.waiting);
+        placed?;
         let mut previous = state.previous;
         frame::seal(&mut frames, state.synced, &mut previous);
         let file = self.opened(state);
@@ -177,6 +188,10 @@ impl PlanFile {
                 state.end += frames.len() as u64;
                 state.done = state.sequence;
                 state.previous = previous;
+                if frames.capacity() <= FRAMES_KEPT_MAX {
+                    frames.clear();
+                    FRAMES.set(frames);
+                }
             }
             // What was written of it ends in the middle of a frame, or of an append: it counts for nothing.
             Err(error) if is_full(&error) => {
