@@ -1,14 +1,16 @@
 //! Settings of the server: every limit and every wait, with unit, default and where it can be set.
 
+mod auth;
 mod tls;
+
+pub use auth::Auth;
+pub use tls::{Tls, TlsVersion};
 
 use std::net::SocketAddr;
 use std::ops::RangeInclusive;
 use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
-
-pub use tls::{Tls, TlsVersion};
 
 /// Limits of the service. Each is a flag of `fanout serve` and an environment variable.
 #[derive(Clone, Copy, Debug, clap::Args)]
@@ -292,8 +294,8 @@ impl FromStr for WebOrigins {
 /// Settings of the server.
 #[derive(Clone, Debug, clap::Args)]
 pub struct Config {
-    /// Address to listen on. The default is reached from this machine only; another needs --tls-cert and --tls-key, or
-    /// --insecure.
+    /// Address to listen on. The default is reached from this machine only; for one that others reach there has to be TLS, and
+    /// callers who say who they are, or --insecure.
     #[arg(
         long,
         env = "FANOUT_LISTEN",
@@ -319,6 +321,9 @@ pub struct Config {
     /// How long things may take.
     #[command(flatten)]
     pub times: Times,
+    /// Who may call.
+    #[command(flatten)]
+    pub auth: Auth,
 }
 
 impl Default for Config {

@@ -1,5 +1,6 @@
 //! The composition: journal, coordinator, service, health, reflection and gRPC-Web on one listener, and how they end.
 
+mod authority;
 mod certificates;
 mod edge;
 mod first_words;
@@ -21,9 +22,10 @@ use crate::journal::{self, Journal};
 use crate::proto::FILE_DESCRIPTOR_SET;
 use crate::proto::fanout_service_server::FanoutServiceServer;
 use crate::proto::health::health_server::HealthServer;
+use crate::service::{Admission, Admitted, Fanout, HealthOf, Served};
 pub use crate::service::{LIVENESS, Peer, READINESS};
-use crate::service::{Fanout, HealthOf, Served};
 use crate::{engine, plan};
+use authority::Believed;
 pub use certificates::{CertificateError, Certificates};
 use edge::Edge;
 
@@ -33,6 +35,9 @@ pub enum Error {
     /// The descriptors do not describe a service.
     #[error("failed to set up reflection: {0}")]
     Reflection(#[from] tonic_reflection::server::Error),
+    /// It cannot be said who may call.
+    #[error("{0}")]
+    Authority(String),
     /// The journal cannot say which plans it has.
     #[error("failed to read the journal: {0}")]
     Recovery(#[from] coordinator::Error),
@@ -93,7 +98,16 @@ pub async fn run_certified(
 ) -> Result<Ended, Error> {
     let config = Arc::new(config);
     let failure = journal.failure();
-    let coordinator = Coordinator::before_recovery(journal, Clock::system(), limits(&config));
+    let (admission, believed) = match config.auth.is_on() {
+        true => {
+            let read = Believed::read(config.auth.clone()).await;
+            let (believed, authority) = read.map_err(Error::Authority)?;
+            (Some(Arc::new(Admission::new(authority))), Some(believed))
+        }
+        false => (None, None),
+    };
+    let clock = Clock::system();
+    let coordinator = Coordinator::before_recovery(journal, clock, limits(&config));
     let coordinator = Arc::new(coordinator);
     let fanout = Fanout::new(Arc::clone(&coordinator), Arc::clone(&config));
     let generated = FanoutServiceServer::new(fanout.clone())
@@ -123,7 +137,9 @@ pub async fn run_certified(
             .register_encoded_file_descriptor_set(FILE_DESCRIPTOR_SET)
     };
 
-    let mut routes = Routes::new(Served::beside(generated, fanout));
+    let believing = admission.clone().zip(believed);
+    let served = Served::beside(generated, fanout);
+    let mut routes = Routes::new(Admitted::new(served, admission, clock));
     routes = routes.add_service(health);
     routes = routes.add_service(reflection().build_v1()?);
     routes = routes.add_service(reflection().build_v1alpha()?);
@@ -143,11 +159,19 @@ pub async fn run_certified(
     let mut shutdown = pin!(shutdown);
     let shared = async { coordinator.run_shared().await };
     let mut shared = pin!(shared);
+    let following = async {
+        match believing {
+            Some((admission, believed)) => believed.follow(admission).await,
+            None => pending().await,
+        }
+    };
+    let mut following = pin!(following);
 
     loop {
         tokio::select! {
             () = &mut accepting => unreachable!("connections are accepted until the server drains"),
             () = &mut timers => unreachable!("timers run for ever"),
+            () = &mut following => unreachable!("files are followed for ever"),
             () = &mut renewing => unreachable!("certificates are looked at for ever"),
             done = &mut recovering, if !recovered => {
                 done?;

@@ -2,7 +2,7 @@
 //! settings, which are sent the same messages, in turn with it, round by round.
 //!
 //!     cargo build --release && cargo run --release --example load -- compare [--quick] [--raw]
-//!     cargo build --release && cargo run --release --example load -- profile STREAMS BATCH
+//!     cargo build --release && cargo run --release --example load -- profile STREAMS BATCH [SERVER-ARGUMENT...]
 //!     cargo build --release && cargo run --release --example load -- journals [--quick]
 //!     cargo build --release && cargo run --release --example load -- nats [--quick]
 //!
@@ -122,7 +122,7 @@ fn main() -> ExitCode {
         ["compare", "--quick"] => compare(QUICK, &["decoding"]),
         ["compare", "--raw"] => compare(FULL, &[]),
         ["compare", "--quick", "--raw"] => compare(QUICK, &[]),
-        ["profile", streams, batch] => profiled(streams, batch),
+        ["profile", streams, batch, ref arguments @ ..] => profiled(streams, batch, arguments),
         ["journals"] => with_journals(FULL),
         ["journals", "--quick"] => with_journals(QUICK),
         ["nats"] => with_nats(FULL),
@@ -146,8 +146,8 @@ fn main() -> ExitCode {
 }
 
 #[tokio::main]
-async fn profiled(streams: &str, batch: &str) -> Outcome<()> {
-    profile::profile(streams.parse()?, batch.parse()?).await
+async fn profiled(streams: &str, batch: &str, arguments: &[&str]) -> Outcome<()> {
+    profile::profile(streams.parse()?, batch.parse()?, arguments).await
 }
 
 #[tokio::main]

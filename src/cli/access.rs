@@ -8,11 +8,10 @@ use tonic::service::Interceptor;
 use tonic::{Request, Status};
 
 use super::Failure;
+use crate::identity::TOKEN_BYTES_MAX;
 
 /// A token, where there is no file of it. Not an argument: those are seen by everybody on the machine.
 pub(super) const TOKEN_VARIABLE: &str = "FANOUT_TOKEN";
-/// Longest token, in bytes. All headers of a call together may have 16 KiB.
-const TOKEN_BYTES_MAX: usize = 8 << 10;
 
 /// What to show to a coordinator, and what to expect of it.
 #[derive(Clone, Debug, Default, Args)]
@@ -44,7 +43,9 @@ impl Access {
             (self.cert.is_some(), "--cert"),
             (self.server_name.is_some(), "--server-name"),
         ];
-        given.into_iter().find_map(|(given, name)| given.then_some(name))
+        given
+            .into_iter()
+            .find_map(|(given, name)| given.then_some(name))
     }
 
     /// The token, if there is one, as it is now.
@@ -71,10 +72,14 @@ impl Token {
             None => match std::env::var(TOKEN_VARIABLE) {
                 Ok(text) => (TOKEN_VARIABLE.to_owned(), text),
                 Err(std::env::VarError::NotPresent) => return Ok(None),
-                Err(std::env::VarError::NotUnicode(_)) => (TOKEN_VARIABLE.to_owned(), String::new()),
+                Err(std::env::VarError::NotUnicode(_)) => {
+                    (TOKEN_VARIABLE.to_owned(), String::new())
+                }
             },
         };
-        header(&text).map(Some).map_err(|problem| Failure::new(format!("{place}: {problem}")))
+        header(&text)
+            .map(Some)
+            .map_err(|problem| Failure::new(format!("{place}: {problem}")))
     }
 
     /// Whether there is one.
@@ -94,9 +99,8 @@ impl Interceptor for Token {
 }
 
 fn read(path: &Path) -> Result<String, Failure> {
-    std::fs::read_to_string(path).map_err(|error| {
-        Failure::new(format!("--token-file {}: {error}", path.display()))
-    })
+    std::fs::read_to_string(path)
+        .map_err(|error| Failure::new(format!("--token-file {}: {error}", path.display())))
 }
 
 /// A token as a header, or what is wrong with it; that does not say what it is.
@@ -111,8 +115,9 @@ fn header(text: &str) -> Result<AsciiMetadataValue, String> {
     if !token.bytes().all(|byte| byte.is_ascii_graphic()) {
         return Err("a token is one word of ASCII characters".to_owned());
     }
-    let mut header: AsciiMetadataValue =
-        format!("Bearer {token}").parse().map_err(|_| "is no token".to_owned())?;
+    let mut header: AsciiMetadataValue = format!("Bearer {token}")
+        .parse()
+        .map_err(|_| "is no token".to_owned())?;
     // So that what shows headers for debugging does not show it, and it is not kept for compression.
     header.set_sensitive(true);
     Ok(header)
@@ -129,8 +134,14 @@ mod tests {
         assert!(!format!("{header:?}").contains("a.b-c_d"));
         for (text, problem) in [
             (" \n".to_owned(), "holds no token"),
-            ("secret\nsecret".to_owned(), "a token is one word of ASCII characters"),
-            ("s\u{e9}cret".to_owned(), "a token is one word of ASCII characters"),
+            (
+                "secret\nsecret".to_owned(),
+                "a token is one word of ASCII characters",
+            ),
+            (
+                "s\u{e9}cret".to_owned(),
+                "a token is one word of ASCII characters",
+            ),
             ("x".repeat(8_193), "a token has at most 8192 bytes"),
         ] {
             assert_eq!(super::header(&text).expect_err("no token"), problem);

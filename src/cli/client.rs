@@ -61,20 +61,28 @@ pub(super) async fn channel(address: &ServerAddress) -> Result<Admitted, Failure
     } else {
         format!("http://{server}")
     };
-    let uri: Uri = url.parse().map_err(|error: tonic::codegen::http::uri::InvalidUri| wrong(&error.to_string()))?;
+    let uri: Uri = url
+        .parse()
+        .map_err(|error: tonic::codegen::http::uri::InvalidUri| wrong(&error.to_string()))?;
     let token = access.token()?;
     let channel = match uri.scheme_str() {
         Some("https") => private_channel(server, &uri, access).await?,
         Some("http") => {
             if let Some(setting) = access.only_over_tls() {
-                let problem = format!("{setting} is for an https:// address, and --server is {server}");
+                let problem =
+                    format!("{setting} is for an https:// address, and --server is {server}");
                 return Err(Failure::new(problem));
             }
             if token.is_there() && !is_loopback(&uri) {
-                eprintln!("warning: the token goes to {server} without TLS: whoever is on the way can read it");
+                eprintln!(
+                    "warning: the token goes to {server} without TLS: whoever is on the way can read it"
+                );
             }
             let connecting = endpoint(url).map_err(|error| wrong(&error.to_string()))?;
-            connecting.connect().await.map_err(|error| unreachable(server, &error))?
+            connecting
+                .connect()
+                .await
+                .map_err(|error| unreachable(server, &error))?
         }
         _ => return Err(wrong("is neither http:// nor https://")),
     };
@@ -84,7 +92,10 @@ pub(super) async fn channel(address: &ServerAddress) -> Result<Admitted, Failure
 async fn private_channel(server: &str, uri: &Uri, access: &Access) -> Result<Channel, Failure> {
     let private = Private::new(uri, access.clone())?;
     // The connector makes the connections private itself, which the transport does not have to know.
-    let authority = uri.authority().map(|authority| authority.as_str()).unwrap_or_default();
+    let authority = uri
+        .authority()
+        .map(|authority| authority.as_str())
+        .unwrap_or_default();
     let endpoint = endpoint(format!("http://{authority}"))?.origin(uri.clone());
     let connector = tower::service_fn(move |_: Uri| private.clone().connect());
     let connected = endpoint.connect_with_connector(connector).await;

@@ -12,9 +12,7 @@ use tokio_rustls::client::TlsStream;
 use tokio_rustls::rustls::crypto::aws_lc_rs;
 use tokio_rustls::rustls::pki_types::pem::PemObject;
 use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
-use tokio_rustls::rustls::{
-    self, CertificateError, ClientConfig, InvalidMessage, RootCertStore,
-};
+use tokio_rustls::rustls::{self, CertificateError, ClientConfig, InvalidMessage, RootCertStore};
 use tonic::codegen::http::Uri;
 
 use super::Failure;
@@ -37,7 +35,10 @@ impl Private {
     pub(super) fn new(uri: &Uri, access: Access) -> Result<Self, Failure> {
         let host = uri.host().unwrap_or_default();
         // An IPv6 address stands in brackets.
-        let host = host.trim_start_matches('[').trim_end_matches(']').to_owned();
+        let host = host
+            .trim_start_matches('[')
+            .trim_end_matches(']')
+            .to_owned();
         let name = access.server_name.as_ref().unwrap_or(&host);
         Ok(Self {
             name: ServerName::try_from(name.clone())
@@ -58,7 +59,9 @@ impl Private {
         let connector = TlsConnector::from(Arc::new(config));
         let stream = connector.connect(self.name, stream).await?;
         if stream.get_ref().1.alpn_protocol() != Some(HTTP2) {
-            return Err(io::Error::other("there is TLS, but no HTTP/2 in it: this is no coordinator"));
+            return Err(io::Error::other(
+                "there is TLS, but no HTTP/2 in it: this is no coordinator",
+            ));
         }
         Ok(TokioIo::new(stream))
     }
@@ -69,7 +72,9 @@ fn config(access: &Access) -> Result<ClientConfig, Failure> {
     let mut roots = RootCertStore::empty();
     if let Some(path) = &access.ca {
         for authority in certificates("--ca", path)? {
-            roots.add(authority).map_err(|error| wrong("--ca", path, error))?;
+            roots
+                .add(authority)
+                .map_err(|error| wrong("--ca", path, error))?;
         }
     } else {
         roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
@@ -81,7 +86,8 @@ fn config(access: &Access) -> Result<ClientConfig, Failure> {
         None => builder.with_no_client_auth(),
         Some((cert, key)) => {
             let shown = certificates("--cert", cert)?;
-            let private = PrivateKeyDer::from_pem_file(key).map_err(|error| wrong("--key", key, error))?;
+            let private =
+                PrivateKeyDer::from_pem_file(key).map_err(|error| wrong("--key", key, error))?;
             builder
                 .with_client_auth_cert(shown, private)
                 .map_err(|error| wrong("--key", key, format!("does not go with --cert: {error}")))?
@@ -110,8 +116,12 @@ fn wrong(setting: &str, path: &Path, problem: impl std::fmt::Display) -> Failure
 pub(super) fn explain(error: &(dyn Error + 'static)) -> Option<String> {
     let mut next = Some(error);
     while let Some(error) = next {
-        let within = error.downcast_ref::<io::Error>().and_then(io::Error::get_ref);
-        let tls = within.and_then(|within| within.downcast_ref()).or(error.downcast_ref());
+        let within = error
+            .downcast_ref::<io::Error>()
+            .and_then(io::Error::get_ref);
+        let tls = within
+            .and_then(|within| within.downcast_ref())
+            .or(error.downcast_ref());
         if let Some(tls) = tls {
             return Some(of_tls(tls));
         }
@@ -207,9 +217,15 @@ mod tests {
                 AlertReceived(AlertDescription::CertificateRequired),
                 "--cert and --key",
             ),
-            (AlertReceived(AlertDescription::UnknownCA), "--tls-client-ca"),
+            (
+                AlertReceived(AlertDescription::UnknownCA),
+                "--tls-client-ca",
+            ),
             (AlertReceived(AlertDescription::CertificateExpired), "renew"),
-            (AlertReceived(AlertDescription::ProtocolVersion), "--tls-min"),
+            (
+                AlertReceived(AlertDescription::ProtocolVersion),
+                "--tls-min",
+            ),
         ] {
             let explained = explained(error.clone()).unwrap_or_default();
             assert!(explained.contains(advice), "{error:?}: {explained}");

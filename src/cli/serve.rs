@@ -41,11 +41,12 @@ pub(super) struct Health {
 pub(super) async fn serve(command: Serve) -> Outcome {
     telemetry::start(command.log_format).map_err(Failure::new)?;
     let config = command.config;
-    let others_reach_it = !config.listen.ip().to_canonical().is_loopback();
-    if others_reach_it && config.tls.certificate.is_none() && !config.tls.insecure {
+    let danger = danger(&config);
+    if let Some((danger, remedy)) = danger
+        && !config.tls.insecure
+    {
         return Err(Failure::new(format!(
-            "--listen {}: other machines reach this address, and without TLS whoever is on the way reads and changes \
-             everything; give --tls-cert and --tls-key, or say --insecure",
+            "--listen {}: {danger}; {remedy}, or say --insecure",
             config.listen
         )));
     }
@@ -61,9 +62,8 @@ pub(super) async fn serve(command: Serve) -> Outcome {
     // Before the address is announced: who reads it may end this at once.
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
-    if others_reach_it {
-        tracing::warn!(%address, "anybody who reaches this address can read and change every plan: there is no \
-            authentication yet");
+    if let Some((danger, _)) = danger {
+        tracing::warn!(%address, danger, "insecure, as it was said to be");
     }
     tracing::info!(%address, version = env!("CARGO_PKG_VERSION"), journal = kept, limits = ?config.limits, "serving");
     let shutdown = async move {
@@ -85,6 +85,26 @@ pub(super) async fn serve(command: Serve) -> Outcome {
         Ended::Cut => tracing::warn!("some calls were cut; bye"),
     }
     Ok(DONE)
+}
+
+/// What is dangerous about listening where these settings say, and what there is to do about it.
+fn danger(config: &Config) -> Option<(&'static str, &'static str)> {
+    let tls = &config.tls;
+    if config.listen.ip().to_canonical().is_loopback() {
+        None
+    } else if tls.certificate.is_none() {
+        Some((
+            "other machines reach it, and without TLS whoever is on the way reads and changes everything",
+            "give --tls-cert and --tls-key",
+        ))
+    } else if tls.client_authorities.is_none() && !config.auth.is_on() {
+        Some((
+            "other machines reach it, and anybody there reads and changes every plan",
+            "give --tokens, --jwks or --tls-client-ca",
+        ))
+    } else {
+        None
+    }
 }
 
 /// How long a server may take to say whether it is ready.

@@ -56,8 +56,7 @@ pub struct Tls {
         value_name = "TIME"
     )]
     pub reload_interval: Duration,
-    /// Listen on an address that other machines reach although there is no TLS: whoever is on the way reads and changes
-    /// everything.
+    /// Listen on an address that other machines reach although there is no TLS, or nobody has to say who they are.
     #[arg(
         long,
         env = "FANOUT_INSECURE",

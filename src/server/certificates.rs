@@ -156,20 +156,18 @@ impl Files {
             TlsVersion::V1_3 => &[&TLS13],
         };
         let certificates = self.certificate.certificates()?;
-        let key = PrivateKeyDer::from_pem_slice(&self.key.bytes)
-            .map_err(|error| self.key.wrong(format!("no private key in PEM form: {error}")))?;
+        let key = PrivateKeyDer::from_pem_slice(&self.key.bytes).map_err(|error| {
+            self.key
+                .wrong(format!("no private key in PEM form: {error}"))
+        })?;
         let builder = ServerConfig::builder_with_provider(Arc::clone(&provider))
             .with_protocol_versions(versions)
             .map_err(unfit)?;
         let builder = match &self.client_authorities {
             None => builder.with_no_client_auth(),
-            Some(authorities) => {
-                builder.with_client_cert_verifier(authorities.verifier(provider)?)
-            }
+            Some(authorities) => builder.with_client_cert_verifier(authorities.verifier(provider)?),
         };
-        let mut config = builder
-            .with_single_cert(certificates, key)
-            .map_err(unfit)?;
+        let mut config = builder.with_single_cert(certificates, key).map_err(unfit)?;
         config.alpn_protocols = PROTOCOLS.map(<[u8]>::to_vec).into();
         if self.client_authorities.is_some() {
             // A session that is taken up again would not show its certificate again.
@@ -187,8 +185,10 @@ impl Content {
             path: path.to_owned(),
             bytes: Vec::new(),
         };
-        let read = File::open(path)
-            .and_then(|file| file.take(FILE_BYTES_MAX + 1).read_to_end(&mut content.bytes));
+        let read = File::open(path).and_then(|file| {
+            file.take(FILE_BYTES_MAX + 1)
+                .read_to_end(&mut content.bytes)
+        });
         match read {
             Err(error) => Err(content.wrong(error.to_string())),
             Ok(length) if length as u64 > FILE_BYTES_MAX => {

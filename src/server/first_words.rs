@@ -109,7 +109,12 @@ mod tests {
 
     #[tokio::test]
     async fn what_was_read_to_see_what_it_is_is_read_once_more() {
-        for said in [&b""[..], b"P", b"POST / HTTP/1.1\r\n\r\n", b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\nmore"] {
+        for said in [
+            &b""[..],
+            b"P",
+            b"POST / HTTP/1.1\r\n\r\n",
+            b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\nmore",
+        ] {
             let mut unread = await_of(said).await.expect("a slice");
             let mut again = Vec::new();
             unread.read_to_end(&mut again).await.expect("a slice");

@@ -115,8 +115,8 @@ mod tests {
 
     #[test]
     fn a_peer_is_who_its_certificates_alternative_names_say_and_nothing_else() {
-        let mut certificate = CertificateParams::new(["a.example".to_owned(), "*.b.example".into()])
-            .expect("names");
+        let mut certificate =
+            CertificateParams::new(["a.example".to_owned(), "*.b.example".into()]).expect("names");
         certificate.subject_alt_names.extend([
             SanType::URI("spiffe://example/sandbox/7".try_into().expect("a URI")),
             SanType::IpAddress("10.0.0.1".parse().expect("an address")),
