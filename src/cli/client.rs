@@ -61,9 +61,7 @@ pub(super) async fn channel(address: &ServerAddress) -> Result<Admitted, Failure
     } else {
         format!("http://{server}")
     };
-    let uri: Uri = url
-        .parse()
-        .map_err(|error: tonic::codegen::http::uri::InvalidUri| wrong(&error.to_string()))?;
+    let uri: Uri = url.parse().map_err(|_| wrong("invalid URI"))?;
     let token = access.token()?;
     let channel = match uri.scheme_str() {
         Some("https") => private_channel(server, &uri, access).await?,
@@ -105,7 +103,9 @@ async fn private_channel(server: &str, uri: &Uri, access: &Access) -> Result<Cha
     let alive = HealthCheckRequest {
         service: LIVENESS.to_owned(),
     };
-    if let Err(status) = HealthClient::new(channel.clone()).check(alive).await
+    let mut health = HealthClient::new(channel.clone());
+    let answer = tokio::time::timeout(CONNECT_TIMEOUT, health.check(alive)).await;
+    if let Ok(Err(status)) = answer
         && let Some(advice) = advice(&status)
     {
         return Err(Failure::new(format!("{server}: {advice}")));
