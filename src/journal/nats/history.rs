@@ -332,7 +332,8 @@ impl Plan {
             }
         }
         self.has_read(reader.place());
-        Ok(reading.entries.iter().take(limit).cloned().collect())
+        let taken = limit.min(reading.entries.len());
+        Ok(reading.entries.drain(..taken).collect())
     }
 
     /// The history is known up to here, unless something is on its way behind another place.
@@ -391,43 +392,50 @@ impl Appends {
         message_bytes_max: usize,
         done: Done,
     ) -> Result<(), Error> {
-        let parts = stored::parts(entries, message_bytes_max - HEAD_BYTES);
-        let too_large = parts
-            .iter()
-            .find(|part| part.payload.len() > PAYLOAD_BYTES_MAX);
-        if let Some(part) = too_large {
+        let part_bytes = message_bytes_max - HEAD_BYTES;
+        let is_new = self.waiting.is_empty();
+        if is_new {
+            self.waiting.push_back(Batch::new());
+        }
+        let Some(batch) = self.waiting.back_mut() else {
+            return Ok(());
+        };
+        let before = batch.message.len();
+        let pieces = stored::write(entries, part_bytes, frame::HEAD_BYTES, &mut batch.message);
+        let largest = pieces.iter().map(|piece| piece.payload.len()).max();
+        if largest.is_some_and(|bytes| bytes > PAYLOAD_BYTES_MAX) {
+            batch.message.truncate(before);
+            if is_new {
+                self.waiting.pop_back();
+            }
             return Err(Error::Full(format!(
                 "a record of {} bytes is more than the {PAYLOAD_BYTES_MAX} that a frame can hold",
-                part.payload.len()
+                largest.unwrap_or_default()
             )));
         }
-        let bytes: usize = parts
-            .iter()
-            .map(|part| frame::HEAD_BYTES + part.payload.len())
-            .sum();
-        let fits = |batch: &&mut Batch| batch.message.len() + bytes <= message_bytes_max;
-        let batch = match self.waiting.back_mut().filter(fits) {
-            Some(batch) => batch,
-            None => {
-                self.waiting_bytes += HEAD_BYTES;
-                self.waiting.push_back_mut(Batch::new())
-            }
-        };
-        let last = parts.len().saturating_sub(1);
-        for (position, part) in parts.into_iter().enumerate() {
+        let last = pieces.len().saturating_sub(1);
+        for (position, piece) in pieces.into_iter().enumerate() {
+            let frame = piece.payload.start - frame::HEAD_BYTES..piece.payload.end;
             let continues = position < last;
-            frame::write(
-                &mut batch.message,
-                &part.payload,
-                part.entries,
-                after,
-                continues,
-            );
-            after += u64::from(part.entries);
+            frame::put_head(&mut batch.message[frame], piece.entries, after, continues);
+            after += u64::from(piece.entries);
+        }
+        let bytes = batch.message.len() - before;
+        if batch.message.len() > message_bytes_max && !batch.told.is_empty() {
+            // It is for the next message.
+            let mut next = Batch::new();
+            next.message.extend_from_slice(&batch.message[before..]);
+            batch.message.truncate(before);
+            self.waiting.push_back(next);
+            self.waiting_bytes += HEAD_BYTES;
+        } else if is_new {
+            self.waiting_bytes += HEAD_BYTES;
         }
         self.waiting_bytes += bytes;
         self.sequence += entries.len() as u64;
-        batch.told.push((self.sequence, done));
+        if let Some(batch) = self.waiting.back_mut() {
+            batch.told.push((self.sequence, done));
+        }
         Ok(())
     }
 }
