@@ -8,6 +8,7 @@ mod change;
 mod clock;
 mod name;
 mod quarantine;
+mod quota;
 mod recover;
 mod register;
 mod request_ids;
@@ -57,6 +58,14 @@ pub struct Limits {
     pub id_bytes: usize,
     /// Live plans.
     pub plans: usize,
+    /// Live plans of one tenant.
+    pub tenant_plans: u64,
+    /// Tasks in all live plans of one tenant.
+    pub tenant_tasks: u64,
+    /// Bytes that the plans of one tenant hold in memory, about.
+    pub tenant_bytes: u64,
+    /// Bytes that all plans hold in memory, about.
+    pub memory_bytes: u64,
     /// Watchers of one plan.
     pub watchers_per_plan: usize,
     /// Request ids remembered.
@@ -359,6 +368,7 @@ impl Coordinator {
         plan: &Arc<LivePlan>,
         submissions: &[engine::Submission<'_>],
     ) -> Result<(Vec<Receipt>, Standing), Error> {
+        self.check_memory(plan)?;
         let answer = self.change(plan, &Command::Submit(submissions)).await?;
         Ok((answer.receipts, answer.standing))
     }
@@ -375,6 +385,9 @@ impl Coordinator {
         first_offset: Option<u64>,
         submissions: &[engine::Submission<'_>],
     ) -> Result<(Vec<Receipt>, Standing, u64), Error> {
+        if !submissions.is_empty() {
+            self.check_memory(plan)?;
+        }
         let command = Command::SubmitNumbered {
             producer,
             first_offset,

@@ -28,6 +28,7 @@ mod planned_tasks;
 mod planning;
 mod plans;
 mod producers;
+mod quota;
 mod reading_records;
 mod reconcile;
 mod recovery;
