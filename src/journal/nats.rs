@@ -182,6 +182,7 @@ impl Shared {
             position,
             history,
             ..Place::default()
+            whole: position,
         };
         Ok(self.have(&plan_id, &subject, known))
     }
@@ -200,9 +201,9 @@ impl Shared {
                 self.forget_later(subject, last.position);
                 return Err(Error::NotFound);
             }
-            Kind::Begun => known.position = last.position,
+            Kind::Begun => (known.position, known.whole) = (last.position, last.position),
             Kind::Entries if !head.continues => {
-                known.position = last.position;
+                (known.position, known.whole) = (last.position, last.position);
                 known.sequence = head.last;
                 known.hash = head.hash;
             }

@@ -222,6 +222,7 @@ impl Plan {
                         sequence: last,
                         position,
                         hash,
+                        whole: position,
                         ..known
                     };
                     drop(appends);
