@@ -10,6 +10,7 @@
 mod history;
 mod jetstream;
 mod message;
+mod publish;
 mod reader;
 pub mod stream;
 mod subject;
@@ -23,10 +24,11 @@ use tokio::sync::watch;
 use tokio_util::task::AbortOnDropHandle;
 
 use super::{Answer, Error, History, Journal, Others};
-use history::{NatsHistory, Plan, drawn, publish};
+use history::{NatsHistory, Plan};
 use jetstream::JetStream;
 pub use jetstream::{OpenError, Options};
 use message::{Head, Kind};
+use publish::{drawn, publish};
 use reader::{Place, Reader, Step};
 use stream::{Away, Message, Stream};
 
@@ -132,7 +134,7 @@ impl Shared {
         if let Some(plan) = plans.get(plan_id).and_then(Weak::upgrade)
             && plan.is_of(known.history)
         {
-            return Arc::new(NatsHistory(plan));
+            return Arc::new(NatsHistory::of(plan));
         }
         if plans.len() == plans.capacity() {
             plans.retain(|_, plan| plan.strong_count() > 0);
@@ -147,7 +149,7 @@ impl Shared {
         );
         let plan = Arc::new(plan);
         plans.insert(plan_id, Arc::downgrade(&plan));
-        Arc::new(NatsHistory(plan))
+        Arc::new(NatsHistory::of(plan))
     }
 
     async fn last(&self, subject: &str) -> Result<Option<(Message, Head)>, Error> {
@@ -180,9 +182,9 @@ impl Shared {
         })?;
         let known = Place {
             position,
+            whole: position,
             history,
             ..Place::default()
-            whole: position,
         };
         Ok(self.have(&plan_id, &subject, known))
     }
@@ -241,13 +243,15 @@ impl Shared {
         Ok(plan_ids)
     }
 
-    async fn delete(self: Arc<Self>, plan_id: Arc<str>) -> Result<(), Error> {
+    /// Forgets a plan: whatever has the name, or only the history of this number.
+    async fn delete(self: Arc<Self>, plan_id: Arc<str>, only: Option<u64>) -> Result<(), Error> {
         let subject = subject::of(&self.name, &plan_id)?;
         for _ in 0..FORGET_ATTEMPTS {
             let Some((last, head)) = self.last(&subject).await? else {
                 return Ok(());
             };
-            if head.kind == Kind::Forgotten {
+            let is_meant = only.is_none_or(|number| number == head.history);
+            if head.kind == Kind::Forgotten || !is_meant {
                 return Ok(());
             }
             let forgotten = Head::of(Kind::Forgotten, head.history, drawn());
@@ -305,7 +309,7 @@ impl Journal for Nats {
 
     fn open(&self, plan_id: &str) -> Answer<Arc<dyn History>> {
         if let Some(plan) = self.shared.plan(plan_id).filter(|plan| !plan.is_gone()) {
-            return Answer::Ready(Ok(Arc::new(NatsHistory(plan))));
+            return Answer::Ready(Ok(Arc::new(NatsHistory::of(plan))));
         }
         Answer::Pending(Box::pin(Arc::clone(&self.shared).open(plan_id.into())))
     }
@@ -315,7 +319,13 @@ impl Journal for Nats {
     }
 
     fn delete(&self, plan_id: &str) -> Answer<()> {
-        Answer::Pending(Box::pin(Arc::clone(&self.shared).delete(plan_id.into())))
+        let deleting = Arc::clone(&self.shared).delete(plan_id.into(), None);
+        Answer::Pending(Box::pin(deleting))
+    }
+
+    fn delete_only(&self, plan_id: &str, number: u64) -> Answer<()> {
+        let deleting = Arc::clone(&self.shared).delete(plan_id.into(), Some(number));
+        Answer::Pending(Box::pin(deleting))
     }
 
     fn failure(&self) -> Option<watch::Receiver<Option<String>>> {
