@@ -13,6 +13,7 @@ mod deadlines;
 mod disk;
 mod edge;
 mod engine;
+mod fuzz;
 mod harness;
 mod health;
 mod hostile;
