@@ -21,6 +21,7 @@ mod serve;
 mod serve_journal;
 mod submit;
 mod tasks;
+mod token;
 mod watch;
 
 use std::ffi::OsString;
@@ -124,6 +125,8 @@ enum Command {
     Health(serve::Health),
     /// Check, export and import the plans of a data directory.
     Journal(journal::Journal),
+    /// Make keys and tokens for those who may call.
+    Token(token::Token),
     /// Print a completion script for a shell.
     Completions {
         /// The shell.
@@ -193,6 +196,7 @@ async fn dispatch(arguments: Arguments) -> Outcome {
         Some(Command::Delete(command)) => plans::delete(command).await,
         Some(Command::Health(command)) => serve::health(command).await,
         Some(Command::Journal(command)) => journal::journal(command).await,
+        Some(Command::Token(command)) => token::token(command),
         Some(Command::Completions { shell }) => {
             clap_complete::generate(
                 shell,

@@ -1,5 +1,9 @@
 //! Settings of the server: every limit and every wait, with unit, default and where it can be set.
 
+mod auth;
+
+pub use auth::Auth;
+
 use std::net::SocketAddr;
 use std::ops::RangeInclusive;
 use std::str::FromStr;
@@ -311,6 +315,9 @@ pub struct Config {
     /// How long things may take.
     #[command(flatten)]
     pub times: Times,
+    /// Who may call.
+    #[command(flatten)]
+    pub auth: Auth,
 }
 
 impl Default for Config {

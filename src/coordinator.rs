@@ -6,6 +6,7 @@
 
 mod change;
 mod clock;
+mod name;
 mod quarantine;
 mod recover;
 mod register;
@@ -18,6 +19,7 @@ mod watch;
 
 pub use crate::journal::Error as JournalError;
 pub use clock::Clock;
+pub use name::{plan_id_of, plan_name, tenant_of};
 pub use quarantine::{QuarantineEntry, QuarantinePage};
 pub use recover::Recovered;
 pub use register::{Deadline, PlanCommand, Registered, Source};
@@ -81,13 +83,13 @@ pub enum Error {
         limit: Option<u64>,
     },
     /// There is no such plan.
-    #[error("there is no plan {plan_id:?}")]
+    #[error("there is no plan {:?}", plan_id_of(plan_id))]
     PlanNotFound {
         /// Its name.
         plan_id: String,
     },
     /// There is no such task.
-    #[error("plan {plan_id:?} has no task {task_id:?}")]
+    #[error("plan {:?} has no task {task_id:?}", plan_id_of(plan_id))]
     TaskNotFound {
         /// Name of the plan.
         plan_id: String,
@@ -104,7 +106,8 @@ pub enum Error {
     },
     /// The name is taken by a plan of other content.
     #[error(
-        "plan {plan_id:?} exists with other content: its digest is {existing}, this one's {requested}"
+        "plan {:?} exists with other content: its digest is {existing}, this one's {requested}",
+        plan_id_of(plan_id)
     )]
     PlanExists {
         /// Its name.
@@ -115,7 +118,7 @@ pub enum Error {
         requested: String,
     },
     /// The request id was used for something else.
-    #[error("request id {request_id:?} was used for another request")]
+    #[error("request id {:?} was used for another request", plan_id_of(request_id))]
     RequestIdReused {
         /// The id.
         request_id: String,
@@ -149,7 +152,7 @@ pub enum Error {
         sequence: u64,
     },
     /// A panic left the plan in an unknown state.
-    #[error("plan {plan_id:?} is unusable after an internal error")]
+    #[error("plan {:?} is unusable after an internal error", plan_id_of(plan_id))]
     PlanPoisoned {
         /// Its name.
         plan_id: String,
@@ -328,16 +331,17 @@ impl Coordinator {
         view(&*self.current(plan_id).await?)
     }
 
-    /// All plans as they stand, oldest first. Plans that an internal error made unusable are left out.
+    /// All plans of a tenant as they stand, oldest first. Plans that an internal error made unusable are left out.
     ///
     /// # Errors
     /// Not all plans are there yet, or the journal cannot say which there are.
-    pub async fn views(&self) -> Result<Vec<PlanView>, Error> {
+    pub async fn views(&self, tenant: &str) -> Result<Vec<PlanView>, Error> {
         self.check_recovered()?;
-        let live = self.registry.all();
+        let mut live = self.registry.all();
+        live.retain(|plan| tenant_of(plan.plan_id()) == tenant);
         let mut views: Vec<_> = live.iter().filter_map(|plan| view(plan).ok()).collect();
         if self.shared.is_some() {
-            self.add_views_of_others(&mut views).await?;
+            self.add_views_of_others(tenant, &mut views).await?;
         }
         views.sort_by(|a, b| {
             let key = |view: &PlanView| (view.spec.created_at, Arc::clone(&view.spec.plan_id));

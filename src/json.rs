@@ -9,6 +9,7 @@
 //! record path uses it.
 
 mod build;
+mod halves;
 mod number;
 mod object;
 mod parse;
@@ -17,6 +18,7 @@ pub mod scan;
 mod value;
 mod write;
 
+pub use halves::Halves;
 pub use number::Number;
 pub use object::{Object, Setter, Shape, Shapes};
 pub use parse::{Error, Limits, Parsed, parse, parse_lines};

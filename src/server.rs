@@ -1,5 +1,6 @@
 //! The composition: journal, coordinator, service, health, reflection and gRPC-Web on one listener, and how they end.
 
+mod authority;
 mod edge;
 
 use std::future::{Future, poll_fn};
@@ -19,8 +20,9 @@ use crate::proto::FILE_DESCRIPTOR_SET;
 use crate::proto::fanout_service_server::FanoutServiceServer;
 use crate::proto::health::health_server::HealthServer;
 pub use crate::service::READINESS;
-use crate::service::{Fanout, HealthOf, Served};
+use crate::service::{Admission, Admitted, Fanout, HealthOf, Served};
 use crate::{engine, plan};
+use authority::Believed;
 use edge::Edge;
 
 /// Why the server did not run.
@@ -29,6 +31,9 @@ pub enum Error {
     /// The descriptors do not describe a service.
     #[error("failed to set up reflection: {0}")]
     Reflection(#[from] tonic_reflection::server::Error),
+    /// It cannot be said who may call.
+    #[error("{0}")]
+    Authority(String),
     /// The journal cannot say which plans it has.
     #[error("failed to read the journal: {0}")]
     Recovery(#[from] coordinator::Error),
@@ -70,7 +75,16 @@ pub async fn run_with(
 ) -> Result<Ended, Error> {
     let config = Arc::new(config);
     let failure = journal.failure();
-    let coordinator = Coordinator::before_recovery(journal, Clock::system(), limits(&config));
+    let (admission, believed) = match config.auth.is_on() {
+        true => {
+            let read = Believed::read(config.auth.clone()).await;
+            let (believed, authority) = read.map_err(Error::Authority)?;
+            (Some(Arc::new(Admission::new(authority))), Some(believed))
+        }
+        false => (None, None),
+    };
+    let clock = Clock::system();
+    let coordinator = Coordinator::before_recovery(journal, clock, limits(&config));
     let coordinator = Arc::new(coordinator);
     let fanout = Fanout::new(Arc::clone(&coordinator), Arc::clone(&config));
     let generated = FanoutServiceServer::new(fanout.clone())
@@ -100,7 +114,9 @@ pub async fn run_with(
             .register_encoded_file_descriptor_set(FILE_DESCRIPTOR_SET)
     };
 
-    let mut routes = Routes::new(Served::beside(generated, fanout));
+    let believing = admission.clone().zip(believed);
+    let served = Served::beside(generated, fanout);
+    let mut routes = Routes::new(Admitted::new(served, admission, clock));
     routes = routes.add_service(health);
     routes = routes.add_service(reflection().build_v1()?);
     routes = routes.add_service(reflection().build_v1alpha()?);
@@ -112,11 +128,19 @@ pub async fn run_with(
     let mut shutdown = pin!(shutdown);
     let shared = async { coordinator.run_shared().await };
     let mut shared = pin!(shared);
+    let following = async {
+        match believing {
+            Some((admission, believed)) => believed.follow(admission).await,
+            None => std::future::pending().await,
+        }
+    };
+    let mut following = pin!(following);
 
     loop {
         tokio::select! {
             () = &mut accepting => unreachable!("connections are accepted until the server drains"),
             () = &mut timers => unreachable!("timers run for ever"),
+            () = &mut following => unreachable!("files are followed for ever"),
             done = &mut recovering, if !recovered => {
                 done?;
                 recovered = true;

@@ -5,13 +5,15 @@
 //   - which tasks are left: the snapshot of WatchPlan says what has a result, GetPlan pages through the task requests
 //   - one SubmitRecord stream for all records: STARTED, PROGRESS, then the result of each task
 //   - receipts are read while records are sent, and only so many records may be without one
-//   - a lost connection is opened again; records without a receipt are sent again, as the server knows repeated ones
+//   - a lost connection is opened again, also to a server that was started again; records without a receipt are sent
+//     again, numbered as before, so that none is applied twice
 //
 // The work is a stand-in: it counts the words in all texts of the task request. Replace count, in work.go.
 package main
 
 import (
 	"context"
+	"crypto/rand"
 	"encoding/json"
 	"errors"
 	"flag"
@@ -71,7 +73,7 @@ const (
 	pageSize = 1_000
 	// Largest message, in bytes: the server's own limit.
 	messageBytesMax = 16 << 20
-	// Time for the calls before the stream, connecting included.
+	// Time for each of the calls before the stream, connecting included.
 	callTime = 30 * time.Second
 	// Time for the last receipts after a signal.
 	stopTime = 5 * time.Second
@@ -114,7 +116,7 @@ type task struct {
 
 func main() {
 	options := arguments()
-	// Soon back after a cut; how often is bounded by the stream.
+	// Soon back after a cut; how often is bounded by patience.
 	reconnecting := grpc.ConnectParams{
 		Backoff:           backoff.Config{BaseDelay: firstBackoff, Multiplier: 1.6, Jitter: 0.2, MaxDelay: backoffMax},
 		MinConnectTimeout: backoffMax,
@@ -175,7 +177,9 @@ func execute(client fanout.FanoutServiceClient, options options) (int, error) {
 		}
 		options.planID = planID
 	}
-	done, err := withResult(client, options.planID)
+	done, err := persist(func(ctx context.Context) (map[string]bool, error) {
+		return withResult(ctx, client, options.planID)
+	})
 	if err != nil {
 		return 1, err
 	}
@@ -250,9 +254,7 @@ func work(tasks []task, stream *recordStream, session string) {
 }
 
 // withResult finds the tasks that have a result already, by id.
-func withResult(client fanout.FanoutServiceClient, planID string) (map[string]bool, error) {
-	ctx, cancel := context.WithTimeout(context.Background(), callTime)
-	defer cancel()
+func withResult(ctx context.Context, client fanout.FanoutServiceClient, planID string) (map[string]bool, error) {
 	request := &fanout.WatchPlanRequest{PlanId: planID, IncludeSnapshot: true}
 	watch, err := client.WatchPlan(ctx, request, grpc.WaitForReady(true))
 	if err != nil {
@@ -278,9 +280,9 @@ func taskRequests(client fanout.FanoutServiceClient, planID string) ([]*fanout.T
 	var all []*fanout.TaskRequest
 	request := &fanout.GetPlanRequest{PlanId: planID, View: fanout.View_VIEW_FULL, PageSize: pageSize}
 	for {
-		ctx, cancel := context.WithTimeout(context.Background(), callTime)
-		page, err := client.GetPlan(ctx, request, grpc.WaitForReady(true))
-		cancel()
+		page, err := persist(func(ctx context.Context) (*fanout.GetPlanResponse, error) {
+			return client.GetPlan(ctx, request, grpc.WaitForReady(true))
+		})
 		if err != nil {
 			return nil, err
 		}
@@ -308,10 +310,15 @@ func planDemo(client fanout.FanoutServiceClient) (string, error) {
 		return "", err
 	}
 	config := `{"task_request_template": {"id": "read-{{group.key}}", "inputs": {"lines": "{{group.items}}"}}}`
-	request := &fanout.PlanRequest{Config: []byte(config), Source: &fanout.PlanRequest_Groups{Groups: groups}}
-	ctx, cancel := context.WithTimeout(context.Background(), callTime)
-	defer cancel()
-	planned, err := client.Plan(ctx, request, grpc.WaitForReady(true))
+	request := &fanout.PlanRequest{
+		// As the call may be made again: it is still one plan.
+		RequestId: rand.Text(),
+		Config:    []byte(config),
+		Source:    &fanout.PlanRequest_Groups{Groups: groups},
+	}
+	planned, err := persist(func(ctx context.Context) (*fanout.PlanResponse, error) {
+		return client.Plan(ctx, request, grpc.WaitForReady(true))
+	})
 	if err != nil {
 		return "", err
 	}

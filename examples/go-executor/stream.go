@@ -2,10 +2,10 @@ package main
 
 import (
 	"context"
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"io"
-	"math/rand/v2"
 	"os"
 	"slices"
 	"strings"
@@ -18,14 +18,8 @@ import (
 	fanout "example/go-executor/generated/fanout/v1"
 )
 
-const (
-	// Records in one message. The server allows 1,000; small messages are answered sooner.
-	recordsPerMessage = 100
-	// Failed connections in a row before the server counts as lost, and the shortest and longest waits around them.
-	connectionsMax = 10
-	firstBackoff   = 100 * time.Millisecond
-	backoffMax     = 5 * time.Second
-)
+// Records in one message. The server allows 1,000; small messages are answered sooner.
+const recordsPerMessage = 100
 
 // errStopped says that no more records are taken: a signal came, or the plan has ended.
 var errStopped = errors.New("no more records are taken")
@@ -34,10 +28,14 @@ var errStopped = errors.New("no more records are taken")
 //
 // send queues a record and waits while inFlight records are without a receipt. run talks to the server, and returns when
 // the stream was closed and every record has its receipt. What became of the records can be read when run has returned.
+//
+// The records are numbered from 0 on, as those of a producer that only this stream is. So one that is sent again, as it
+// has no receipt yet, is not applied again, and gets the receipt that it got.
 type recordStream struct {
-	client   fanout.FanoutServiceClient
-	planID   string
-	inFlight int
+	client     fanout.FanoutServiceClient
+	planID     string
+	producerID string
+	inFlight   int
 
 	// What became of the records, and the ids of the tasks that are known to have a result.
 	dispositions map[fanout.Disposition]int
@@ -48,8 +46,10 @@ type recordStream struct {
 	mutex   sync.Mutex
 	changed *sync.Cond
 	// Records without a receipt, oldest first; the first `sent` of them were sent on this connection.
-	records   []*fanout.Record
-	sent      int
+	records []*fanout.Record
+	sent    int
+	// Records with a receipt: the offset of the first one without.
+	receipted uint64
 	connected bool
 	closed    bool
 	stopped   chan struct{}
@@ -59,6 +59,7 @@ func newRecordStream(client fanout.FanoutServiceClient, planID string, inFlight 
 	stream := &recordStream{
 		client:       client,
 		planID:       planID,
+		producerID:   rand.Text(),
 		inFlight:     inFlight,
 		dispositions: map[fanout.Disposition]int{},
 		withResult:   map[string]bool{},
@@ -125,38 +126,26 @@ func (s *recordStream) refused() int {
 // run talks to the server until ctx ends. It fails if the server is lost or refuses the stream.
 func (s *recordStream) run(ctx context.Context) error {
 	defer s.close()
-	failures := 0
+	var patience patience
 	for !s.isStopped() {
 		answered, err := s.talk(ctx)
 		if err == nil || s.isStopped() {
 			return nil
 		}
 		if answered {
-			failures = 0
+			patience.reward()
 		}
-		failures++
-		if !isLostConnection(err) || failures == connectionsMax {
+		wait, again := patience.after(err)
+		if !again {
 			return err
 		}
 		s.reconnects++
-		// Full jitter: executors that lost the same server do not come back all at once.
-		wait := rand.N(min(backoffMax, firstBackoff<<failures))
 		select {
 		case <-time.After(wait):
 		case <-s.stopped:
 		}
 	}
 	return nil
-}
-
-// isLostConnection says whether another connection may do better. A connection that breaks within a call may show as
-// any of these.
-func isLostConnection(err error) bool {
-	switch status.Code(err) {
-	case codes.Unavailable, codes.Canceled, codes.Unknown:
-		return true
-	}
-	return false
 }
 
 // talk is one connection, from its first message to its end, and says whether the server answered on it.
@@ -193,33 +182,41 @@ func (s *recordStream) talk(ctx context.Context) (answered bool, err error) {
 // sendMessages sends what has no receipt yet, then what comes, and half-closes at the end.
 func (s *recordStream) sendMessages(call fanout.FanoutService_SubmitRecordClient) {
 	for {
-		records, ok := s.nextMessage()
+		request, ok := s.nextMessage()
 		if !ok {
 			return
 		}
-		if len(records) == 0 {
+		if request == nil {
 			// An error of the call comes with Recv, here and below.
 			_ = call.CloseSend()
 			return
 		}
-		if call.Send(&fanout.SubmitRecordRequest{PlanId: s.planID, Records: records}) != nil {
+		if call.Send(request) != nil {
 			return
 		}
 	}
 }
 
-// nextMessage waits for the records of the next message: none when the stream is closed and all were sent, not ok when
-// the connection is gone.
-func (s *recordStream) nextMessage() (records []*fanout.Record, ok bool) {
+// nextMessage waits for records, and returns them as a message: nil when the stream is closed and all were sent, not ok
+// when the connection is gone.
+func (s *recordStream) nextMessage() (request *fanout.SubmitRecordRequest, ok bool) {
 	s.mutex.Lock()
 	defer s.mutex.Unlock()
 	for s.connected && !s.closed && s.sent == len(s.records) {
 		s.changed.Wait()
 	}
 	unsent := s.records[s.sent:]
-	records = slices.Clone(unsent[:min(len(unsent), recordsPerMessage)])
-	s.sent += len(records)
-	return records, s.connected
+	if len(unsent) == 0 {
+		return nil, s.connected
+	}
+	request = &fanout.SubmitRecordRequest{
+		PlanId:      s.planID,
+		Records:     slices.Clone(unsent[:min(len(unsent), recordsPerMessage)]),
+		ProducerId:  s.producerID,
+		FirstOffset: new(s.receipted + uint64(s.sent)),
+	}
+	s.sent += len(request.Records)
+	return request, s.connected
 }
 
 // take takes the receipts of one message. They come in the order of the records.
@@ -254,6 +251,7 @@ func (s *recordStream) acknowledged() (*fanout.Record, error) {
 	record := s.records[0]
 	s.records = s.records[1:]
 	s.sent--
+	s.receipted++
 	s.changed.Broadcast()
 	return record, nil
 }

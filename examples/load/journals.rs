@@ -4,20 +4,14 @@
 use std::fs::File;
 use std::io::Write;
 use std::path::Path;
-use std::time::{Duration, Instant};
-
-use fanout::proto::health::HealthCheckRequest;
-use fanout::proto::health::health_check_response::ServingStatus;
-use fanout::proto::health::health_client::HealthClient;
+use std::time::Instant;
 
 use crate::server::Server;
 use crate::submit::{self, PLAN, SUBMIT, Shape};
 use crate::wire::receipts;
-use crate::{Outcome, RECORD_BYTES, Size, cell, median, ratio};
+use crate::{Outcome, RECORD_BYTES, Size, cell, median, ratio, within};
 
 const STREAMS: usize = 64;
-/// How often it is looked whether a server is ready.
-const GLANCE: Duration = Duration::from_millis(5);
 /// What a record takes in a journal beside its document, about.
 const BESIDE_DOCUMENT: usize = 60;
 
@@ -105,13 +99,7 @@ async fn replay(directory: &Path, records: usize) -> Outcome<()> {
     let begin = Instant::now();
     let server = Server::fanout_with(&["--data-dir", &data]).await?;
     let opened = begin.elapsed();
-    let mut health = HealthClient::new(server.connection(0));
-    let service = || HealthCheckRequest {
-        service: "readiness".to_owned(),
-    };
-    while health.check(service()).await?.into_inner().status() != ServingStatus::Serving {
-        tokio::time::sleep(GLANCE).await;
-    }
+    within("readiness", server.ready()).await?;
     let ready = begin.elapsed();
     println!(
         "A killed server with {records} records of as many tasks has read and checked them after {:.2} s, and is ready after {:.2} s: {:.0} records/s",

@@ -2,14 +2,15 @@
 //! settings, which are sent the same messages, in turn with it, round by round.
 //!
 //!     cargo build --release && cargo run --release --example load -- compare [--quick] [--raw]
-//!     cargo build --release && cargo run --release --example load -- profile STREAMS BATCH
+//!     cargo build --release && cargo run --release --example load -- profile STREAMS BATCH [SERVER-ARGUMENT...]
 //!     cargo build --release && cargo run --release --example load -- journals [--quick]
+//!     cargo build --release && cargo run --release --example load -- nats [--quick]
 //!
 //! The **bare echo** is a service as it is generated from the contract: it decodes each message, answers with the same, and
 //! does no work. The **keeping echo** copies each record's id and body into an arena of huge pages besides, and keeps them
 //! until the round is over; it matches nothing and has no state. With `--raw`, a harder limit, both pass bytes on as they
 //! are, and what is kept is the message. `profile` lists the functions that take the coordinator's time (with `perf`), `journals` says what it costs to
-//! keep plans on disk.
+//! keep plans on disk, `nats` on NATS.
 //! The coordinator is the `fanout` program beside this example with its default settings, but for batches of 1,024
 //! records, which it is told to allow; it matches, applies, keeps and receipts every record. Each is a process of its
 //! own, this one the client: it encodes all messages before a round begins, sends bytes, and looks at every answer for no
@@ -45,6 +46,7 @@
 mod echo;
 mod journals;
 mod latency;
+mod nats;
 mod plans;
 mod profile;
 #[path = "../program/program.rs"]
@@ -120,15 +122,17 @@ fn main() -> ExitCode {
         ["compare", "--quick"] => compare(QUICK, &["decoding"]),
         ["compare", "--raw"] => compare(FULL, &[]),
         ["compare", "--quick", "--raw"] => compare(QUICK, &[]),
-        ["profile", streams, batch] => profiled(streams, batch),
+        ["profile", streams, batch, ref arguments @ ..] => profiled(streams, batch, arguments),
         ["journals"] => with_journals(FULL),
         ["journals", "--quick"] => with_journals(QUICK),
+        ["nats"] => with_nats(FULL),
+        ["nats", "--quick"] => with_nats(QUICK),
         // What it starts as processes of their own.
         ["bare", ref how @ ..] => echo::serve(false, how == ["decoding"]),
         ["keeping", ref how @ ..] => echo::serve(true, how == ["decoding"]),
         ["serve", ..] => return fanout::cli::main(std::env::args_os()),
         _ => Err(
-            "expected: compare [--quick] [--raw], profile STREAMS BATCH, or journals [--quick]"
+            "expected: compare [--quick] [--raw], profile STREAMS BATCH, journals [--quick], or nats [--quick]"
                 .into(),
         ),
     };
@@ -142,13 +146,18 @@ fn main() -> ExitCode {
 }
 
 #[tokio::main]
-async fn profiled(streams: &str, batch: &str) -> Outcome<()> {
-    profile::profile(streams.parse()?, batch.parse()?).await
+async fn profiled(streams: &str, batch: &str, arguments: &[&str]) -> Outcome<()> {
+    profile::profile(streams.parse()?, batch.parse()?, arguments).await
 }
 
 #[tokio::main]
 async fn with_journals(size: Size) -> Outcome<()> {
     journals::compare(size).await
+}
+
+#[tokio::main]
+async fn with_nats(size: Size) -> Outcome<()> {
+    nats::compare(size).await
 }
 
 #[tokio::main]

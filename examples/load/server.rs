@@ -5,6 +5,9 @@ use std::fs;
 use std::process::Command;
 use std::time::Duration;
 
+use fanout::proto::health::HealthCheckRequest;
+use fanout::proto::health::health_check_response::ServingStatus;
+use fanout::proto::health::health_client::HealthClient;
 use tonic::transport::{Channel, Endpoint};
 
 use crate::program::{self, Program};
@@ -106,6 +109,18 @@ impl Server {
 
     pub fn connection(&self, nth: usize) -> Channel {
         self.connections[nth % self.connections.len()].clone()
+    }
+
+    /// Waits until it says that it is ready.
+    pub async fn ready(&self) -> Outcome<()> {
+        let mut health = HealthClient::new(self.connection(0));
+        let service = || HealthCheckRequest {
+            service: "readiness".to_owned(),
+        };
+        while health.check(service()).await?.into_inner().status() != ServingStatus::Serving {
+            tokio::time::sleep(GLANCE / 2).await;
+        }
+        Ok(())
     }
 
     /// Of its process.

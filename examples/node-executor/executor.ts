@@ -7,7 +7,8 @@
  *   - which tasks are left: the snapshot of WatchPlan says what has a result, GetPlan pages through the task requests
  *   - one SubmitRecord stream for all records: STARTED, PROGRESS, then the result of each task
  *   - receipts are read while records are sent, and only so many records may be without one
- *   - a lost connection is opened again; records without a receipt are sent again, as the server knows repeated ones
+ *   - a lost connection is opened again, also to a server that was started again; records without a receipt are sent
+ *     again, numbered as before, so that none is applied twice
  *
  * The work is a stand-in: it counts the words in all texts of the task request. Replace `steps`.
  */
@@ -80,8 +81,8 @@ const PAGE_SIZE = 1_000;
 const MESSAGE_BYTES_MAX = 16 << 20;
 /** Time for each of the calls before the stream, connecting included. */
 const CALL_MS = 30_000;
-/** Failed connections in a row before the server counts as lost, and the longest waits around them. */
-const CONNECTIONS_MAX = 10;
+/** Failures in a row before the server counts as lost, and the longest waits between them. */
+const FAILURES_MAX = 10;
 const FIRST_BACKOFF_MS = 100;
 const BACKOFF_MS_MAX = 5_000;
 /** Time for the last receipts after a signal. */
@@ -107,11 +108,46 @@ class Stopped extends Error {}
 /** A task request and its place in the plan, from 0. */
 type Placed = { position: number; task: TaskRequest };
 
+/** How often a server that is away is tried again, and how long to wait before. */
+class Patience {
+  #failures = 0;
+
+  /** The server has answered: what failed before no longer counts. */
+  reward(): void {
+    this.#failures = 0;
+  }
+
+  /** How long to wait after a call has failed, in ms. Throws the error if to call again is in vain. */
+  waitAfter(error: unknown): number {
+    this.#failures += 1;
+    if (!isServiceError(error) || !LOST.has(error.code) || this.#failures === FAILURES_MAX) {
+      throw error;
+    }
+    // Full jitter: executors that lost the same server do not come back all at once.
+    return Math.random() * Math.min(BACKOFF_MS_MAX, FIRST_BACKOFF_MS * 2 ** this.#failures);
+  }
+}
+
+/** Makes a call again while the server is away. */
+async function persistently<Answered>(call: () => Promise<Answered>): Promise<Answered> {
+  const patience = new Patience();
+  for (;;) {
+    try {
+      return await call();
+    } catch (error) {
+      await sleep(patience.waitAfter(error));
+    }
+  }
+}
+
 /**
  * One SubmitRecord stream that outlives its connections.
  *
  * `send` queues a record and waits while `inFlight` records are without a receipt. `run` talks to the server, and
  * returns when the stream was closed and every record has its receipt.
+ *
+ * The records are numbered from 0 on, as those of a producer that only this stream is. So one that is sent again, as it
+ * has no receipt yet, is not applied again, and gets the receipt that it got.
  */
 class RecordStream {
   /** How many records got which disposition. */
@@ -126,12 +162,11 @@ class RecordStream {
   /** Says `change` when there is room for a record, and when the stream closes. */
   readonly #events = new EventEmitter();
   readonly #stopping = new AbortController();
-  /** Records without a receipt, oldest first; the first `#sent` of them were sent on this connection. */
-  /** This run, as one of the plan's producers: its records are numbered, so that none is applied twice. */
   readonly #producerId = randomUUID();
+  /** Records without a receipt, oldest first; the first `#sent` of them were sent on this connection. */
   readonly #records: TaskRecord[] = [];
   #sent = 0;
-  /** Records with a receipt. */
+  /** Records with a receipt: the offset of the first one without. */
   #receipted = 0;
   #call: ClientDuplexStream<SubmitRecordRequest, SubmitRecordResponse> | undefined;
   #flushing = false;
@@ -184,30 +219,26 @@ class RecordStream {
   /** Talks to the server. Throws a ServiceError if it is lost or refuses the stream. */
   async run(): Promise<void> {
     const stopping = this.#stopping.signal;
-    let failures = 0;
+    const patience = new Patience();
+    let wait = 0;
     try {
       while (!stopping.aborted) {
         try {
           for await (const response of this.#connect()) {
             this.#take(response);
-            failures = 0;
+            patience.reward();
           }
           return;
         } catch (error) {
           if (stopping.aborted) {
             return;
           }
-          failures += 1;
-          if (!isServiceError(error) || !LOST.has(error.code) || failures === CONNECTIONS_MAX) {
-            throw error;
-          }
+          wait = patience.waitAfter(error);
         } finally {
           this.#call = undefined;
         }
         this.reconnects += 1;
-        // Full jitter: executors that lost the same server do not come back all at once.
-        const most = Math.min(BACKOFF_MS_MAX, FIRST_BACKOFF_MS * 2 ** failures);
-        await sleep(Math.random() * most, undefined, { signal: stopping }).catch(() => {});
+        await sleep(wait, undefined, { signal: stopping }).catch(() => {});
       }
     } finally {
       this.close();
@@ -423,7 +454,7 @@ async function withResult(client: FanoutServiceClient, planId: string): Promise<
 async function* taskRequests(client: FanoutServiceClient, planId: string): AsyncGenerator<TaskRequest> {
   const request = GetPlanRequest.fromPartial({ planId, view: View.FULL, pageSize: PAGE_SIZE });
   do {
-    const page = await answer(client.getPlan.bind(client), request);
+    const page = await persistently(() => answer(client.getPlan.bind(client), request));
     yield* page.taskRequests;
     request.pageToken = page.nextPageToken;
   } while (request.pageToken);
@@ -440,10 +471,12 @@ async function planDemo(client: FanoutServiceClient): Promise<string> {
   const groups = Object.entries(lines).map(([key, items]) => ({ key, items }));
   const config = { task_request_template: { id: "read-{{group.key}}", inputs: { lines: "{{group.items}}" } } };
   const request = PlanRequest.fromPartial({
+    // As the call may be made again: it is still one plan.
+    requestId: randomUUID(),
     config: Buffer.from(JSON.stringify(config)),
     source: { $case: "groups", value: Buffer.from(JSON.stringify(groups)) },
   });
-  const planned = await answer(client.plan.bind(client), request);
+  const planned = await persistently(() => answer(client.plan.bind(client), request));
   return planned.plan?.planId ?? "";
 }
 
@@ -469,7 +502,7 @@ type Options = { server: string; planId: string | undefined; shard: [number, num
 /** Works on what is left of a part of a plan. Returns the exit code. */
 async function execute(client: FanoutServiceClient, planId: string, options: Options): Promise<number> {
   const [index, parts] = options.shard;
-  const done = await withResult(client, planId);
+  const done = await persistently(() => withResult(client, planId));
   const tasks: Placed[] = [];
   let position = 0;
   for await (const task of taskRequests(client, planId)) {

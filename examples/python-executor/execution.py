@@ -11,17 +11,20 @@ import json
 import random
 import re
 import sys
+import uuid
 from collections import Counter, deque
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().with_name("generated")))
 try:
     # All that the executors need, so that what is missing is said here.
-    import grpc  # noqa: F401
+    import grpc
     from fanout.v1 import fanout_service_pb2 as service
     from fanout.v1 import fanout_service_pb2_grpc  # noqa: F401
     from fanout.v1 import plan_pb2 as plan
     from fanout.v1 import record_pb2 as record
+    from google.rpc import error_details_pb2 as error_details
+    from google.rpc import status_pb2 as rpc_status
 except ImportError as missing:
     sys.exit(f"executor: {missing}; install requirements.txt and run generate.sh, as README.md says")
 
@@ -50,14 +53,14 @@ RECORDS_PER_MESSAGE = 100
 PAGE_SIZE = 1_000
 # Time for the calls before the stream, connecting included.
 CALL_SECONDS = 30
-# Failed connections in a row before the server counts as lost, and the longest waits around them.
-CONNECTIONS_MAX = 10
+# Failures in a row before the server counts as lost, and the longest waits between them.
+FAILURES_MAX = 10
 FIRST_BACKOFF_SECONDS = 0.1
 BACKOFF_SECONDS_MAX = 5
 # Time for the last receipts after a signal.
 STOP_SECONDS = 5
 
-# A cut connection is tried again soon; how often is bounded by the stream.
+# A cut connection is tried again soon; how often is bounded by Patience.
 CHANNEL_OPTIONS = [
     ("grpc.initial_reconnect_backoff_ms", 100),
     ("grpc.max_reconnect_backoff_ms", BACKOFF_SECONDS_MAX * 1_000),
@@ -76,22 +79,71 @@ REFUSED = {
     record.DISPOSITION_TOO_LARGE: "is over a limit",
 }
 
+# What a call ends with whose connection broke: INTERNAL if grpc.aio was writing a message just then.
+CUT = {
+    grpc.StatusCode.UNAVAILABLE,
+    grpc.StatusCode.CANCELLED,
+    grpc.StatusCode.UNKNOWN,
+    grpc.StatusCode.INTERNAL,
+}
+
 
 class Stopped(Exception):
     """No more records are taken: a signal came, or the plan has ended."""
 
 
+class Patience:
+    """How often a server that is away is tried again, and how long to wait before."""
+
+    def __init__(self):
+        self._failures = 0
+
+    def reward(self):
+        """The server has answered: what failed before no longer counts."""
+        self._failures = 0
+
+    def seconds_after(self, error):
+        """How long to wait after a call has failed; None if to call again is in vain."""
+        self._failures += 1
+        seconds = retry_seconds(error)
+        if seconds is None or self._failures == FAILURES_MAX:
+            return None
+        # Full jitter: executors that lost the same server do not come back all at once.
+        return seconds + random.uniform(0, min(BACKOFF_SECONDS_MAX, FIRST_BACKOFF_SECONDS * 2**self._failures))
+
+
+def retry_seconds(error):
+    """How long to wait at least before a call that failed is made again; None if that would be in vain.
+
+    The server says so, with a RetryInfo. An error without any details is not the server's: the connection broke.
+    """
+    trailers = dict(error.trailing_metadata() or ())
+    details = rpc_status.Status.FromString(trailers.get("grpc-status-details-bin", b"")).details
+    for detail in details:
+        info = error_details.RetryInfo()
+        if detail.Unpack(info):
+            return info.retry_delay.ToTimedelta().total_seconds()
+    return 0 if not details and error.code() in CUT else None
+
+
 class Ledger:
     """The records of one SubmitRecord stream: which have no receipt yet, and what became of the others.
+
+    The records are numbered from 0 on, as those of a producer that only this ledger is. So one that is sent again, as
+    it has no receipt yet, is not applied again, and gets the receipt that it got.
 
     Does not wait and does not lock; a stream that is used by several threads does that around it.
     """
 
-    def __init__(self, in_flight):
+    def __init__(self, plan_id, in_flight):
         # What became of the records, and the tasks that are known to have a result.
         self.dispositions = Counter()
         self.with_result = set()
+        self._plan_id = plan_id
+        self._producer_id = str(uuid.uuid4())
         self._in_flight = in_flight
+        # Records with a receipt: the offset of the first one without.
+        self._receipted = 0
         # Records without a receipt, oldest first; the first `_sent` of them were sent on this connection.
         self._records = deque()
         self._sent = 0
@@ -124,17 +176,23 @@ class Ledger:
         """Begins a new connection: everything without a receipt is to be sent on it."""
         self._sent = 0
 
-    def next_records(self):
-        """The records of the next message, at most 100; none if all were sent."""
+    def next_request(self):
+        """The next message, of at most 100 records; None if all were sent."""
         records = list(itertools.islice(self._records, self._sent, self._sent + RECORDS_PER_MESSAGE))
+        first_offset = self._receipted + self._sent
         self._sent += len(records)
-        return records
+        if not records:
+            return None
+        return record.SubmitRecordRequest(
+            plan_id=self._plan_id, records=records, producer_id=self._producer_id, first_offset=first_offset
+        )
 
     def take(self, response):
         """Takes a message's receipts, which come in the order of the records. Returns whether the plan is open."""
         for receipt in response.receipts:
             sent = self._records.popleft()
             self._sent -= 1
+            self._receipted += 1
             self.dispositions[receipt.disposition] += 1
             if receipt.status != record.TASK_STATUS_UNSPECIFIED:
                 self.with_result.add(receipt.task_id)
@@ -161,14 +219,6 @@ def complain(sent, receipt):
         f"executor: {name_of(receipt.disposition)}: the record of task {sent.task_id} {reason}{details}",
         file=sys.stderr,
     )
-
-
-def backoff_seconds(failures):
-    """How long to wait after so many failures in a row.
-
-    Full jitter: executors that lost the same server do not come back all at once.
-    """
-    return random.uniform(0, min(BACKOFF_SECONDS_MAX, FIRST_BACKOFF_SECONDS * 2**failures))
 
 
 def texts(value):
@@ -269,7 +319,10 @@ def demo_request():
     }
     groups = [{"key": author, "items": said} for author, said in lines.items()]
     config = {"task_request_template": {"id": "read-{{group.key}}", "inputs": {"lines": "{{group.items}}"}}}
-    return plan.PlanRequest(config=json.dumps(config).encode(), groups=json.dumps(groups).encode())
+    # The request's id, as the call may be made again: it is still one plan.
+    return plan.PlanRequest(
+        request_id=str(uuid.uuid4()), config=json.dumps(config).encode(), groups=json.dumps(groups).encode()
+    )
 
 
 def shard(text):

@@ -6,7 +6,8 @@ It shows what an executor needs, and is meant to be copied:
   * which tasks are left: the snapshot of WatchPlan says what has a result, GetPlan pages through the task requests
   * one SubmitRecord stream for all records: STARTED, PROGRESS, then the result of each task
   * receipts are read while records are sent, and only so many records may be without one
-  * a lost connection is opened again; records without a receipt are sent again, as the server knows repeated ones
+  * a lost connection is opened again, also to a server that was started again; records without a receipt are sent
+    again, numbered as before, so that none is applied twice
 
 This one uses threads: one works, one talks to the server. What it does is in execution.py.
 """
@@ -14,18 +15,18 @@ This one uses threads: one works, one talks to the server. What it does is in ex
 import signal
 import sys
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 
 from execution import (
     CALL_SECONDS,
     CHANNEL_OPTIONS,
-    CONNECTIONS_MAX,
     STOP_SECONDS,
     Ledger,
+    Patience,
     Share,
     Stopped,
     arguments,
-    backoff_seconds,
     demo_request,
     first_page_request,
     records_of,
@@ -37,10 +38,6 @@ from execution import (
 # After execution.py, which says where the stubs are.
 import grpc
 from fanout.v1 import fanout_service_pb2_grpc as service_grpc
-from fanout.v1 import record_pb2 as record
-
-# What a call ends with whose connection was cut.
-CUT = {grpc.StatusCode.UNAVAILABLE}
 
 
 class RecordStream:
@@ -51,10 +48,9 @@ class RecordStream:
     """
 
     def __init__(self, stub, plan_id, in_flight):
-        self.ledger = Ledger(in_flight)
+        self.ledger = Ledger(plan_id, in_flight)
         self.reconnects = 0
         self._stub = stub
-        self._plan_id = plan_id
         # Guards the ledger and everything below.
         self._changed = threading.Condition()
         self._connection = 0
@@ -93,23 +89,23 @@ class RecordStream:
 
     def run(self):
         """Talks to the server. Raises grpc.RpcError if it is lost or refuses the stream."""
-        failures = 0
+        patience = Patience()
         try:
             while not self._stopped:
                 try:
                     for response in self._connect():
                         self._take(response)
-                        failures = 0
+                        patience.reward()
                     return
                 except grpc.RpcError as error:
                     if self._stopped:
                         return
-                    failures += 1
-                    if error.code() not in CUT or failures == CONNECTIONS_MAX:
+                    seconds = patience.seconds_after(error)
+                    if seconds is None:
                         raise
                     self.reconnects += 1
                 with self._changed:
-                    self._changed.wait_for(lambda: self._stopped, timeout=backoff_seconds(failures))
+                    self._changed.wait_for(lambda: self._stopped, timeout=seconds)
         finally:
             self.close()
 
@@ -130,10 +126,10 @@ class RecordStream:
                 )
                 if connection != self._connection:
                     return
-                records = self.ledger.next_records()
-            if not records:
+                request = self.ledger.next_request()
+            if request is None:
                 return
-            yield record.SubmitRecordRequest(plan_id=self._plan_id, records=records)
+            yield request
 
     def _take(self, response):
         with self._changed:
@@ -142,6 +138,19 @@ class RecordStream:
         if not is_open:
             # Somebody else's records, a deadline or SealPlan ended the plan: begin nothing more.
             self.close()
+
+
+def persistently(call, *arguments, **options):
+    """Calls again while the server is away. Raises grpc.RpcError if it is lost or refuses the call."""
+    patience = Patience()
+    while True:
+        try:
+            return call(*arguments, **options)
+        except grpc.RpcError as error:
+            seconds = patience.seconds_after(error)
+            if seconds is None:
+                raise
+        time.sleep(seconds)
 
 
 def with_result(stub, plan_id):
@@ -158,10 +167,10 @@ def with_result(stub, plan_id):
 
 def find_share(stub, plan_id, part):
     """What is left of a part of a plan."""
-    share = Share(plan_id, part, with_result(stub, plan_id))
+    share = Share(plan_id, part, persistently(with_result, stub, plan_id))
     request = first_page_request(plan_id)
     while True:
-        page = stub.GetPlan(request, timeout=CALL_SECONDS, wait_for_ready=True)
+        page = persistently(stub.GetPlan, request, timeout=CALL_SECONDS, wait_for_ready=True)
         share.take(page.task_requests)
         if not page.next_page_token:
             return share
@@ -212,7 +221,8 @@ def main():
         try:
             plan_id = options.plan_id
             if options.demo:
-                plan_id = stub.Plan(demo_request(), timeout=CALL_SECONDS, wait_for_ready=True).plan.plan_id
+                planned = persistently(stub.Plan, demo_request(), timeout=CALL_SECONDS, wait_for_ready=True)
+                plan_id = planned.plan.plan_id
             return execute(stub, plan_id, options.shard, options.in_flight)
         except grpc.RpcError as error:
             return report_refused_call(options.server, error)

@@ -7,7 +7,8 @@ It shows what an executor needs, and is meant to be copied:
   * which tasks are left: the snapshot of WatchPlan says what has a result, GetPlan pages through the task requests
   * one SubmitRecord stream for all records: STARTED, PROGRESS, then the result of each task
   * receipts are read while records are sent, and only so many records may be without one
-  * a lost connection is opened again; records without a receipt are sent again, as the server knows repeated ones
+  * a lost connection is opened again, also to a server that was started again; records without a receipt are sent
+    again, numbered as before, so that none is applied twice
 
 This one uses one event loop; only the work runs beside it. What it does is in execution.py.
 """
@@ -19,13 +20,12 @@ import sys
 from execution import (
     CALL_SECONDS,
     CHANNEL_OPTIONS,
-    CONNECTIONS_MAX,
     STOP_SECONDS,
     Ledger,
+    Patience,
     Share,
     Stopped,
     arguments,
-    backoff_seconds,
     demo_request,
     first_page_request,
     records_of,
@@ -37,10 +37,6 @@ from execution import (
 # After execution.py, which says where the stubs are.
 import grpc
 from fanout.v1 import fanout_service_pb2_grpc as service_grpc
-from fanout.v1 import record_pb2 as record
-
-# What a call ends with whose connection was cut: INTERNAL if grpc.aio was writing a message just then.
-CUT = {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.INTERNAL}
 
 
 class RecordStream:
@@ -51,10 +47,9 @@ class RecordStream:
     """
 
     def __init__(self, stub, plan_id, in_flight):
-        self.ledger = Ledger(in_flight)
+        self.ledger = Ledger(plan_id, in_flight)
         self.reconnects = 0
         self._stub = stub
-        self._plan_id = plan_id
         # Set, and replaced by a new one, whenever something that is waited for may have come true.
         self._changed = asyncio.Event()
         self._connection = 0
@@ -95,13 +90,13 @@ class RecordStream:
 
     async def run(self):
         """Talks to the server. Raises grpc.RpcError if it is lost or refuses the stream."""
-        failures = 0
+        patience = Patience()
         try:
             while not self._stopped:
                 try:
                     async for response in self._connect():
                         self._take(response)
-                        failures = 0
+                        patience.reward()
                     return
                 except asyncio.CancelledError:
                     # So a call ends that `stop` gave up on.
@@ -111,12 +106,12 @@ class RecordStream:
                 except grpc.RpcError as error:
                     if self._stopped:
                         return
-                    failures += 1
-                    if error.code() not in CUT or failures == CONNECTIONS_MAX:
+                    seconds = patience.seconds_after(error)
+                    if seconds is None:
                         raise
                     self.reconnects += 1
                 try:
-                    await asyncio.wait_for(self._until(lambda: self._stopped), backoff_seconds(failures))
+                    await asyncio.wait_for(self._until(lambda: self._stopped), seconds)
                 except TimeoutError:
                     pass
         finally:
@@ -135,10 +130,10 @@ class RecordStream:
             await self._until(lambda: self._closed or connection != self._connection or self.ledger.has_unsent)
             if connection != self._connection:
                 return
-            records = self.ledger.next_records()
-            if not records:
+            request = self.ledger.next_request()
+            if request is None:
                 return
-            yield record.SubmitRecordRequest(plan_id=self._plan_id, records=records)
+            yield request
 
     def _take(self, response):
         is_open = self.ledger.take(response)
@@ -146,6 +141,19 @@ class RecordStream:
         if not is_open:
             # Somebody else's records, a deadline or SealPlan ended the plan: begin nothing more.
             self.close()
+
+
+async def persistently(call, *arguments, **options):
+    """Calls again while the server is away. Raises grpc.RpcError if it is lost or refuses the call."""
+    patience = Patience()
+    while True:
+        try:
+            return await call(*arguments, **options)
+        except grpc.RpcError as error:
+            seconds = patience.seconds_after(error)
+            if seconds is None:
+                raise
+        await asyncio.sleep(seconds)
 
 
 async def with_result(stub, plan_id):
@@ -162,10 +170,10 @@ async def with_result(stub, plan_id):
 
 async def find_share(stub, plan_id, part):
     """What is left of a part of a plan."""
-    share = Share(plan_id, part, await with_result(stub, plan_id))
+    share = Share(plan_id, part, await persistently(with_result, stub, plan_id))
     request = first_page_request(plan_id)
     while True:
-        page = await stub.GetPlan(request, timeout=CALL_SECONDS, wait_for_ready=True)
+        page = await persistently(stub.GetPlan, request, timeout=CALL_SECONDS, wait_for_ready=True)
         share.take(page.task_requests)
         if not page.next_page_token:
             return share
@@ -214,7 +222,7 @@ async def main():
         try:
             plan_id = options.plan_id
             if options.demo:
-                planned = await stub.Plan(demo_request(), timeout=CALL_SECONDS, wait_for_ready=True)
+                planned = await persistently(stub.Plan, demo_request(), timeout=CALL_SECONDS, wait_for_ready=True)
                 plan_id = planned.plan.plan_id
             return await execute(stub, plan_id, options.shard, options.in_flight)
         except grpc.RpcError as error:

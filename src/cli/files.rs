@@ -5,9 +5,13 @@ use std::io::{self, Read, Write};
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
 
 use super::Failure;
-use crate::json::{self, Limits, Object, Parsed, Value};
+use crate::json::{self, Halves, Limits, Object, Parsed, Value};
+
+/// Documents may be nested deep, and reading them recurses.
+const STACK_BYTES: usize = 16 << 20;
 
 /// Whether standard input was read to its end; another time there would be nothing.
 static STDIN_IS_READ: AtomicBool = AtomicBool::new(false);
@@ -41,7 +45,14 @@ pub(super) fn read_config(path: &Path) -> Result<Object, Failure> {
 
 /// Reads a list, written as one JSON list or as JSON Lines. `null` is no list, and no error.
 pub(super) fn read_list(path: &Path) -> Result<Value, Failure> {
-    match json::parse_lines(&read(path)?, Limits::default()).map_err(|error| at(path, &error))? {
+    let text = read(path)?;
+    let halves = Halves::of(&text, Limits::default());
+    let parsed = match halves.and_then(|halves| parse_halves(&halves).ok()) {
+        Some(list) => Ok(Parsed::One(list)),
+        // Another form, or something is wrong.
+        None => json::parse_lines(&text, Limits::default()),
+    };
+    match parsed.map_err(|error| at(path, &error))? {
         Parsed::Lines(values) => Ok(Value::array(values)),
         Parsed::One(list @ (Value::Array(_) | Value::Null)) => Ok(list),
         Parsed::One(other) => {
@@ -53,6 +64,15 @@ pub(super) fn read_list(path: &Path) -> Result<Value, Failure> {
             )))
         }
     }
+}
+
+/// Reads a long list with two threads.
+fn parse_halves(halves: &Halves<'_>) -> Result<Value, json::Error> {
+    thread::scope(|scope| {
+        let reading = thread::Builder::new().stack_size(STACK_BYTES);
+        let second = reading.spawn_scoped(scope, || halves.second());
+        halves.whole(|| second.ok()?.join().ok()?)
+    })
 }
 
 fn at(path: &Path, error: &json::Error) -> Failure {

@@ -14,8 +14,8 @@ use crate::engine::{Entry, State};
 use crate::journal::{self, Journal};
 use crate::registry::LivePlan;
 
-/// Entries that are read at a time; others have their turn after each.
-const ENTRIES_AT_A_TIME: usize = 4_096;
+/// Entries that are read at a time: a plan's tasks are made beside its first ones. Others have their turn after each.
+const ENTRIES_AT_A_TIME: usize = 1 << 20;
 
 /// How often it is said how far this is.
 const PROGRESS_EVERY: Duration = Duration::from_secs(2);

@@ -13,6 +13,7 @@ use futures_util::stream::FuturesUnordered;
 use futures_util::{FutureExt, StreamExt};
 use tokio::time::{Instant, MissedTickBehavior, interval_at};
 
+use super::name::tenant_of;
 use super::recover::read;
 use super::{Coordinator, Error, PlanView, Standing, not_found, poisoned, view};
 use crate::engine::{Command, Event, Timestamp};
@@ -258,7 +259,11 @@ impl Coordinator {
     }
 
     /// Adds plans that are in the journal and not live here.
-    pub(super) async fn add_views_of_others(&self, views: &mut Vec<PlanView>) -> Result<(), Error> {
+    pub(super) async fn add_views_of_others(
+        &self,
+        tenant: &str,
+        views: &mut Vec<PlanView>,
+    ) -> Result<(), Error> {
         let plan_ids = self.journal.plans().wait().await?;
         let known: HashSet<Arc<str>> = views
             .iter()
@@ -266,7 +271,7 @@ impl Coordinator {
             .collect();
         let unknown = plan_ids
             .into_iter()
-            .filter(|plan_id| !known.contains(plan_id));
+            .filter(|plan_id| tenant_of(plan_id) == tenant && !known.contains(plan_id));
         let reading = unknown.map(|plan_id| read(Arc::clone(&self.journal), plan_id));
         let mut reading = futures_util::stream::iter(reading).buffer_unordered(LISTED_AT_A_TIME);
         while let Some((plan_id, read)) = reading.next().await {

@@ -151,6 +151,7 @@ mod tests {
 
     fn command() -> PlanCommand {
         PlanCommand {
+            tenant: Arc::default(),
             request_id: String::new(),
             plan_id: "p".into(),
             config: Object::default(),

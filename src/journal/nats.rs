@@ -173,7 +173,7 @@ impl Shared {
         };
         let history = drawn();
         let head = Head::of(Kind::Begun, history, drawn());
-        let position = publish(&*self.stream, &subject, expected, &head, &[]).await;
+        let position = publish(&*self.stream, &subject, expected, &head, head.with(&[])).await;
         let position = position.map_err(|error| match error {
             Error::Conflict { .. } => Error::Exists,
             other => other,
@@ -242,15 +242,25 @@ impl Shared {
 
     async fn delete(self: Arc<Self>, plan_id: Arc<str>) -> Result<(), Error> {
         let subject = subject::of(&self.name, &plan_id)?;
+        let meant = self.plan(&plan_id).map(|plan| plan.history());
         for _ in 0..FORGET_ATTEMPTS {
             let Some((last, head)) = self.last(&subject).await? else {
                 return Ok(());
             };
-            if head.kind == Kind::Forgotten {
+            // Somebody has forgotten the plan that is meant, and perhaps made another of its name.
+            let is_another = meant.is_some_and(|meant| meant != head.history);
+            if head.kind == Kind::Forgotten || is_another {
                 return Ok(());
             }
             let forgotten = Head::of(Kind::Forgotten, head.history, drawn());
-            let place = publish(&*self.stream, &subject, last.position, &forgotten, &[]).await;
+            let place = publish(
+                &*self.stream,
+                &subject,
+                last.position,
+                &forgotten,
+                forgotten.with(&[]),
+            )
+            .await;
             match place {
                 Ok(position) => {
                     if let Some(plan) = self

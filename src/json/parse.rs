@@ -112,6 +112,16 @@ impl<'t> Reader<'t> {
         }
     }
 
+    /// A reader of a list's elements, from where one of them begins; there is nothing around the list.
+    pub(super) fn within_list(text: &'t str, position: usize, limits: Limits) -> Self {
+        Self {
+            text,
+            position,
+            depth: 1,
+            limits,
+        }
+    }
+
     /// The next byte that is not white space.
     pub(super) fn peek(&mut self) -> Option<u8> {
         let bytes = self.text.as_bytes();
@@ -173,16 +183,38 @@ impl<'t> Reader<'t> {
         &mut self,
         mut element: impl FnMut(&mut Self) -> Result<(), Error>,
     ) -> Result<(), Error> {
+        if self.begin_list()? {
+            self.elements_until(usize::MAX, &mut element)?;
+        }
+        Ok(())
+    }
+
+    /// Opens a list, and answers whether it has elements. One that has none is closed.
+    pub(super) fn begin_list(&mut self) -> Result<bool, Error> {
         self.open(b'[', "expected a list")?;
         if self.peek() == Some(b']') {
-            return self.close();
+            self.close()?;
+            return Ok(false);
         }
+        Ok(true)
+    }
+
+    /// Reads elements of a list to its end, or until one begins at `stop`.
+    pub(super) fn elements_until(
+        &mut self,
+        stop: usize,
+        mut element: impl FnMut(&mut Self) -> Result<(), Error>,
+    ) -> Result<(), Error> {
         loop {
             element(self)?;
             match self.peek() {
                 Some(b',') => self.position += 1,
                 Some(b']') => return self.close(),
                 _ => return Err(self.error("expected ',' or ']'")),
+            }
+            self.peek();
+            if self.position == stop {
+                return Ok(());
             }
         }
     }

@@ -603,8 +603,13 @@ fn watch_follows_a_plan_until_its_end() {
 #[test]
 fn watch_goes_on_after_a_cursor_with_nothing_missed_and_nothing_repeated() {
     let (server, _) = with_plan();
-    let records = "{\"id\":\"task-a\",\"status\":\"completed\",\"n\":1.50}\n{\"id\":\"task-b\",\"status\":\"broke\"}\n";
-    server.said_with(&["submit", "--plan-id", "p"], records);
+    // Each is numbered, which takes a sequence after its own.
+    for record in [
+        "{\"id\":\"task-a\",\"status\":\"completed\",\"n\":1.50}\n",
+        "{\"id\":\"task-b\",\"status\":\"broke\"}\n",
+    ] {
+        server.said_with(&["submit", "--plan-id", "p"], record);
+    }
     let said = server.said(&["watch", "p", "--json", "--payload"]);
     let lines: Vec<_> = said.stdout.lines().collect();
     let cursors: Vec<_> = lines
@@ -619,7 +624,7 @@ fn watch_goes_on_after_a_cursor_with_nothing_missed_and_nothing_repeated() {
                 cursors[0]
             ),
             format!(
-                r#"{{"frame":"result","cursor":"{}","sequence":3,"task_id":"task-b","group_key":"b","status":"failed","successful":false,"revision":1,"matched_by":"id","record":{{"id":"task-b","status":"failed"}}}}"#,
+                r#"{{"frame":"result","cursor":"{}","sequence":4,"task_id":"task-b","group_key":"b","status":"failed","successful":false,"revision":1,"matched_by":"id","record":{{"id":"task-b","status":"failed"}}}}"#,
                 cursors[1]
             ),
             format!(
@@ -807,4 +812,53 @@ fn completions_are_scripts_that_know_every_command() {
     let start = |shell| said(directory.path(), &["completions", shell]).stdout;
     assert!(start("zsh").starts_with("#compdef fanout\n"));
     assert!(start("fish").contains("\ncomplete -c fanout "));
+}
+
+#[test]
+fn a_token_that_the_program_makes_is_one_that_its_server_believes() {
+    let folder = directory(&[]);
+    let path = |name: &str| folder.path().join(name).display().to_string();
+    let run = |arguments: &[&str]| Program::start(fanout().args(arguments)).finish();
+    let (key, keys) = (path("key"), path("keys"));
+    let made = run(&["token", "key", "--key", &key, "--jwks", &keys]);
+    assert_eq!((made.code, &*made.stdout, &*made.stderr), (0, "", ""));
+    let again = run(&["token", "key", "--key", &key, "--jwks", &keys]);
+    assert_eq!(again.code, 1, "a key is not overwritten");
+    let issue = |more: &[&str]| {
+        let issue = [
+            "token", "issue", "--key", &key, "--issuer", "ci", "--name", "n",
+        ];
+        run(&[&issue, more].concat())
+    };
+    assert_eq!(
+        issue(&["--role", "watch", "--plan", "p", "--task", "t"]).code,
+        1
+    );
+    let signed = issue(&["--role", "watch,plan"]);
+    let listed = run(&["token", "new", "--name", "listed", "--role", "watch"]);
+    std::fs::write(folder.path().join("tokens"), &listed.stderr).unwrap();
+    let server = Served::start(&[
+        "--jwks",
+        &keys,
+        "--jwt-issuer",
+        "ci",
+        "--tokens",
+        &path("tokens"),
+    ]);
+    for (token, expected) in [
+        (&*signed.stdout, true),
+        (&*listed.stdout, true),
+        ("other", false),
+    ] {
+        let header = format!("Bearer {}", token.trim()).parse().unwrap();
+        server.call(async |mut client| {
+            let mut request = tonic::Request::new(fanout::proto::ListPlansRequest::default());
+            request.metadata_mut().insert("authorization", header);
+            assert_eq!(
+                client.list_plans(request).await.is_ok(),
+                expected,
+                "{token}"
+            );
+        });
+    }
 }

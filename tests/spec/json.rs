@@ -128,6 +128,58 @@ fn a_file_of_lines_is_told_from_one_document() {
     assert_eq!(error.to_string(), "2:6: expected ':', found \"1\"");
 }
 
+/// A list of more than 256 KiB, of objects with what looks like the beginning of one where it is none.
+fn long_list(between: &str, element: impl Fn(usize) -> String) -> String {
+    let elements: Vec<String> = (0..20_000).map(element).collect();
+    format!(" [{}] ", elements.join(between))
+}
+
+#[test]
+fn a_long_list_reads_the_same_from_two_places_as_from_one() {
+    let plain = |nth: usize| format!(r#"{{"n":{nth},"text":"quoted \" and }},{{ more"}}"#);
+    let nested = |nth: usize| format!(r#"{{"n":{nth},"of":[{{"a":1}},{{"b":[2]}},{{}}]}}"#);
+    let texts =
+        [",", " ,\n  "].map(|between| [long_list(between, plain), long_list(between, nested)]);
+    for text in texts.as_flattened() {
+        let expected = parse(text).unwrap();
+        let halves = json::Halves::of(text.as_bytes(), Limits::default()).unwrap();
+        assert_eq!(halves.whole(|| halves.second()), Ok(expected.clone()));
+        assert_eq!(halves.whole(|| None), Ok(expected));
+    }
+}
+
+#[test]
+fn what_is_wrong_in_a_long_list_is_refused_at_the_same_place_as_in_a_short_one() {
+    let at = |wrong: usize| {
+        long_list(",\n", |nth| match nth == wrong {
+            true => "{\"n\" 1}".to_owned(),
+            false => format!(r#"{{"n":{nth},"padding":"{nth:020}"}}"#),
+        })
+    };
+    let cut = at(usize::MAX).trim_end().trim_end_matches(']').to_owned();
+    for text in [
+        at(0),
+        at(9_000),
+        at(11_000),
+        at(19_999),
+        cut,
+        at(usize::MAX) + "x",
+    ] {
+        let halves = json::Halves::of(text.as_bytes(), Limits::default()).unwrap();
+        let expected = parse(&text).unwrap_err();
+        assert_eq!(halves.whole(|| halves.second()), Err(expected));
+    }
+}
+
+#[test]
+fn what_is_no_long_list_of_objects_is_not_read_from_two_places() {
+    let numbers = format!("[{}1]", "1,".repeat(200_000));
+    let object = format!(r#"{{"list":{}}}"#, long_list(",", |_| "{}".into()));
+    for text in ["[{},{}]", &numbers, &object] {
+        assert!(json::Halves::of(text.as_bytes(), Limits::default()).is_none());
+    }
+}
+
 #[test]
 fn pretty_documents_have_two_spaces_and_a_final_newline() {
     let value = parse(r#"{"a":[1,{"b":[]}],"c":{}}"#).unwrap();

@@ -16,6 +16,7 @@ mod engine;
 mod harness;
 mod health;
 mod hostile;
+mod identity;
 mod journal;
 mod json;
 mod nats;

@@ -139,6 +139,19 @@ async fn a_plan_that_was_forgotten_elsewhere_is_gone_also_if_another_has_its_nam
 }
 
 #[tokio::test]
+async fn who_forgets_a_plan_forgets_no_later_one_of_its_name() {
+    let stream = Arc::new(Simulated::default());
+    let (one, other) = (stream.journal(), stream.journal());
+    create(&one).await;
+    let opened = open(&other).await;
+    one.delete("plan").wait().await.unwrap();
+    create(&one).await;
+    other.delete("plan").wait().await.unwrap();
+    assert_eq!(replay(&*open(&one).await, 0, 100).await, expected(1..=1));
+    assert_eq!(opened.latest().wait().await, Err(Error::NotFound));
+}
+
+#[tokio::test]
 async fn a_message_that_is_not_what_was_sent_is_damage() {
     for at in [60, 100] {
         let stream = Arc::new(Simulated::default());

@@ -1,7 +1,7 @@
 //! Client commands outlast a coordinator that is started again and again over the same data.
 
 use crate::harness::plan_request;
-use crate::harness::program::{Program, Served, directory};
+use crate::harness::{Program, Served, directory};
 
 /// One more than it would try in a row.
 const RESTARTS: usize = 12;

@@ -45,7 +45,8 @@ struct Appends {
     known: Place,
     /// Of the last append that has its place.
     sequence: u64,
-    waiting: VecDeque<Waiting>,
+    /// What is to be sent, a message each unless a single append is larger.
+    waiting: VecDeque<Batch>,
     waiting_bytes: usize,
     /// Whether appends are on their way.
     sending: bool,
@@ -57,11 +58,25 @@ struct Appends {
     gone: bool,
 }
 
-/// An append that is to be sent.
-struct Waiting {
-    frames: Vec<u8>,
-    last: u64,
-    done: Done,
+/// Appends that are to be sent together.
+struct Batch {
+    /// Room for a message's head, and the frames, still to be sealed.
+    message: Vec<u8>,
+    told: Told,
+}
+
+impl Batch {
+    fn new() -> Self {
+        Self {
+            message: vec![0; HEAD_BYTES],
+            told: Told::new(),
+        }
+    }
+
+    /// The sequence at its end.
+    fn last(&self) -> Option<u64> {
+        self.told.last().map(|(last, _)| *last)
+    }
 }
 
 /// Entries that were read, and may not have been taken yet.
@@ -109,6 +124,11 @@ impl Plan {
         !appends.gone && appends.known.history == history
     }
 
+    /// The history's number.
+    pub(super) fn history(&self) -> u64 {
+        self.lock().known.history
+    }
+
     /// Whether the history was forgotten.
     pub(super) fn is_gone(&self) -> bool {
         self.lock().gone
@@ -149,15 +169,10 @@ impl Plan {
             let problem = format!("more than {WAITING_BYTES_MAX} bytes wait to be sent");
             return refused(Error::Full(problem));
         }
-        let frames = match self.frames(after, entries) {
-            Ok(frames) => frames,
-            Err(error) => return refused(error),
-        };
         let (done, answer) = oneshot::channel();
-        let last = after + entries.len() as u64;
-        appends.sequence = last;
-        appends.waiting_bytes += frames.len();
-        appends.waiting.push_back(Waiting { frames, last, done });
+        if let Err(error) = appends.place(after, entries, self.message_bytes_max(), done) {
+            return refused(error);
+        }
         if !appends.sending {
             appends.sending = true;
             tokio::spawn(Arc::clone(self).send());
@@ -168,52 +183,32 @@ impl Plan {
         }))
     }
 
-    /// The frames of an append, still to be sealed.
-    fn frames(&self, mut after: u64, entries: &[Arc<Entry>]) -> Result<Vec<u8>, Error> {
-        let parts = stored::parts(entries, self.frames_max());
-        let mut frames = Vec::new();
-        let last = parts.len().saturating_sub(1);
-        for (position, part) in parts.into_iter().enumerate() {
-            let bytes = part.payload.len();
-            if bytes > PAYLOAD_BYTES_MAX {
-                return Err(Error::Full(format!(
-                    "a record of {bytes} bytes is more than the {PAYLOAD_BYTES_MAX} that a frame can hold"
-                )));
-            }
-            let continues = position < last;
-            frame::write(&mut frames, &part.payload, part.entries, after, continues);
-            after += u64::from(part.entries);
-        }
-        Ok(frames)
-    }
-
-    /// Most bytes of frames in one message.
-    fn frames_max(&self) -> usize {
-        self.stream
-            .message_bytes_max()
-            .saturating_sub(HEAD_BYTES)
-            .max(1)
+    /// Most bytes of a message.
+    fn message_bytes_max(&self) -> usize {
+        self.stream.message_bytes_max().max(HEAD_BYTES + 1)
     }
 
     /// Sends what waits, until nothing does.
     async fn send(self: Arc<Self>) {
         loop {
-            let (known, mut frames, told) = {
+            let (known, batch) = {
                 let mut appends = self.lock();
-                let Some((frames, told)) = appends.take(self.frames_max()) else {
+                let Some(batch) = appends.waiting.pop_front() else {
                     appends.sending = false;
                     if appends.arrived > appends.known.position {
                         self.others.add(Arc::clone(&self.plan_id));
                     }
                     return;
                 };
-                (appends.known, frames, told)
+                appends.waiting_bytes -= batch.message.len();
+                (appends.known, batch)
             };
+            let last = batch.last().unwrap_or(known.sequence);
+            let Batch { mut message, told } = batch;
             let mut hash = known.hash;
-            frame::seal(&mut frames, 0, &mut hash);
-            let last = told.last().map_or(known.sequence, |(last, _)| *last);
+            frame::seal(&mut message[HEAD_BYTES..], 0, &mut hash);
             let began = Instant::now();
-            let sent = self.send_append(known, last, hash, &frames).await;
+            let sent = self.send_append(known, last, hash, message).await;
             let mut appends = self.lock();
             match sent {
                 Ok(position) => {
@@ -234,10 +229,9 @@ impl Plan {
                     let waiting = std::mem::take(&mut appends.waiting);
                     drop(appends);
                     tell(told, &Err(error.clone()));
-                    let waiting = waiting
-                        .into_iter()
-                        .map(|waiting| (waiting.last, waiting.done));
-                    tell(waiting.collect(), &Err(error));
+                    for batch in waiting {
+                        tell(batch.told, &Err(error.clone()));
+                    }
                 }
             }
         }
@@ -249,7 +243,7 @@ impl Plan {
         known: Place,
         last: u64,
         hash: frame::Hash,
-        frames: &[u8],
+        mut message: Vec<u8>,
     ) -> Result<u64, Error> {
         let mut head = Head {
             after: known.sequence,
@@ -257,11 +251,26 @@ impl Plan {
             hash,
             ..Head::of(Kind::Entries, known.history, drawn())
         };
+        let bytes_max = self.message_bytes_max();
+        if message.len() <= bytes_max {
+            head.write(&mut message);
+            return publish(
+                &*self.stream,
+                &self.subject,
+                known.position,
+                &head,
+                message.into(),
+            )
+            .await;
+        }
         let mut position = known.position;
-        let mut pieces = frames.chunks(self.frames_max()).peekable();
+        let mut pieces = message[HEAD_BYTES..]
+            .chunks(bytes_max - HEAD_BYTES)
+            .peekable();
         while let Some(piece) = pieces.next() {
             head.continues = pieces.peek().is_some();
-            position = publish(&*self.stream, &self.subject, position, &head, piece).await?;
+            let message = head.with(piece);
+            position = publish(&*self.stream, &self.subject, position, &head, message).await?;
             head.piece += 1;
         }
         Ok(position)
@@ -374,18 +383,52 @@ impl Plan {
 }
 
 impl Appends {
-    /// Takes what is to be sent next: as many appends as fit a message, at least one.
-    fn take(&mut self, bytes_max: usize) -> Option<(Vec<u8>, Told)> {
-        let first = self.waiting.pop_front()?;
-        let mut frames = first.frames;
-        let mut told = vec![(first.last, first.done)];
-        let fits = |next: &mut Waiting, bytes: usize| bytes + next.frames.len() <= bytes_max;
-        while let Some(next) = self.waiting.pop_front_if(|next| fits(next, frames.len())) {
-            frames.extend_from_slice(&next.frames);
-            told.push((next.last, next.done));
+    /// Puts an append behind what waits; `done` is told what becomes of it.
+    fn place(
+        &mut self,
+        mut after: u64,
+        entries: &[Arc<Entry>],
+        message_bytes_max: usize,
+        done: Done,
+    ) -> Result<(), Error> {
+        let parts = stored::parts(entries, message_bytes_max - HEAD_BYTES);
+        let too_large = parts
+            .iter()
+            .find(|part| part.payload.len() > PAYLOAD_BYTES_MAX);
+        if let Some(part) = too_large {
+            return Err(Error::Full(format!(
+                "a record of {} bytes is more than the {PAYLOAD_BYTES_MAX} that a frame can hold",
+                part.payload.len()
+            )));
         }
-        self.waiting_bytes = self.waiting_bytes.saturating_sub(frames.len());
-        Some((frames, told))
+        let bytes: usize = parts
+            .iter()
+            .map(|part| frame::HEAD_BYTES + part.payload.len())
+            .sum();
+        let fits = |batch: &&mut Batch| batch.message.len() + bytes <= message_bytes_max;
+        let batch = match self.waiting.back_mut().filter(fits) {
+            Some(batch) => batch,
+            None => {
+                self.waiting_bytes += HEAD_BYTES;
+                self.waiting.push_back_mut(Batch::new())
+            }
+        };
+        let last = parts.len().saturating_sub(1);
+        for (position, part) in parts.into_iter().enumerate() {
+            let continues = position < last;
+            frame::write(
+                &mut batch.message,
+                &part.payload,
+                part.entries,
+                after,
+                continues,
+            );
+            after += u64::from(part.entries);
+        }
+        self.waiting_bytes += bytes;
+        self.sequence += entries.len() as u64;
+        batch.told.push((self.sequence, done));
+        Ok(())
     }
 }
 
@@ -408,9 +451,8 @@ pub(super) async fn publish(
     subject: &str,
     expected: u64,
     head: &Head,
-    frames: &[u8],
+    message: Bytes,
 ) -> Result<u64, Error> {
-    let message = head.with(frames);
     let id = format!("{:016x}-{}", head.append, head.piece);
     let until = Instant::now() + PATIENCE;
     loop {

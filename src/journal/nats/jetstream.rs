@@ -180,7 +180,11 @@ impl JetStream {
         Ok(())
     }
 
+    /// The stream, if it is there: what is asked of one that is not would be answered by nobody.
     fn handle(&self) -> Result<Handle<()>, Away> {
+        if let Some(why) = &*self.away.borrow() {
+            return Err(Away(why.clone()));
+        }
         let handle = self.handle.get().cloned();
         handle.ok_or_else(|| Away("there is no connection to NATS yet".into()))
     }
@@ -189,7 +193,7 @@ impl JetStream {
     pub(super) fn arrivals(self: Arc<Self>) -> impl Messages<Item = Option<(String, u64)>> {
         stream! {
             loop {
-                let there = self.health().wait_for(Option::is_none).await.is_ok();
+                drop(self.health().wait_for(Option::is_none).await);
                 let Ok(handle) = self.handle() else {
                     tokio::time::sleep(LOOK_EVERY.1).await;
                     continue;
@@ -205,8 +209,7 @@ impl JetStream {
                     consumer.messages().await.map_err(|error| error.to_string())
                 };
                 let mut arriving = match arriving.await {
-                    Ok(arriving) if there => Box::pin(arriving),
-                    Ok(_) => continue,
+                    Ok(arriving) => Box::pin(arriving),
                     Err(error) => {
                         tracing::debug!(error, "cannot follow the stream yet");
                         tokio::time::sleep(LOOK_EVERY.1).await;
@@ -336,6 +339,7 @@ impl Stream for JetStream {
             .expected_last_subject_sequence(expected);
         let subject = subject.to_owned();
         Box::pin(async move {
+            self.handle()?;
             let sent = match self.context.send_publish(subject, message).await {
                 Ok(sent) => sent.await,
                 Err(error) => Err(error),

@@ -17,7 +17,7 @@
 //! Numbers are little-endian. An append whose last message is missing counts for nothing: its writer was overtaken, or has
 //! died, and the next append follows what was before it.
 
-use bytes::{BufMut, Bytes, BytesMut};
+use bytes::Bytes;
 
 use crate::journal::disk::frame::Hash;
 
@@ -65,25 +65,34 @@ impl Head {
         }
     }
 
-    /// The message.
+    /// The message with these frames.
     pub(super) fn with(&self, frames: &[u8]) -> Bytes {
-        let mut message = BytesMut::with_capacity(HEAD_BYTES + frames.len());
-        message.put_u8(FORM);
-        message.put_u8(match self.kind {
+        let mut message = Vec::with_capacity(HEAD_BYTES + frames.len());
+        message.resize(HEAD_BYTES, 0);
+        message.extend_from_slice(frames);
+        self.write(&mut message);
+        message.into()
+    }
+
+    /// Writes the head where a message has left room for it.
+    pub(super) fn write(&self, message: &mut [u8]) {
+        let Some(head) = message.first_chunk_mut::<HEAD_BYTES>() else {
+            return;
+        };
+        head[0] = FORM;
+        head[1] = match self.kind {
             Kind::Entries => 0,
             Kind::Begun => 1,
             Kind::Forgotten => 2,
-        });
-        message.put_u8(u8::from(self.continues));
-        message.put_u8(0);
-        message.put_u32_le(self.piece);
-        message.put_u64_le(self.history);
-        message.put_u64_le(self.append);
-        message.put_u64_le(self.after);
-        message.put_u64_le(self.last);
-        message.put_slice(&self.hash);
-        message.put_slice(frames);
-        message.freeze()
+        };
+        head[2] = u8::from(self.continues);
+        head[3] = 0;
+        head[4..8].copy_from_slice(&self.piece.to_le_bytes());
+        head[8..16].copy_from_slice(&self.history.to_le_bytes());
+        head[16..24].copy_from_slice(&self.append.to_le_bytes());
+        head[24..32].copy_from_slice(&self.after.to_le_bytes());
+        head[32..40].copy_from_slice(&self.last.to_le_bytes());
+        head[40..56].copy_from_slice(&self.hash);
     }
 
     /// Reads a message; `None` if it is none of ours.

@@ -4,12 +4,15 @@ import (
 	"bytes"
 	"context"
 	"fmt"
+	"io"
 	"os/exec"
 	"regexp"
 	"strings"
 	"syscall"
 	"testing"
 	"time"
+
+	"google.golang.org/protobuf/proto"
 
 	fanout "example/go-executor/generated/fanout/v1"
 )
@@ -135,6 +138,124 @@ func TestRecordsSentAgainAfterACutAreAppliedOnce(t *testing.T) {
 	wantAppliedOnce(t, server, "cut", tasks)
 }
 
+// wantSentOnce checks that no record has another one's receipt, and that each was applied once, although the server was
+// lost. frames are those of the whole plan.
+func (e *execution) wantSentOnce(t *testing.T, frames []*fanout.WatchPlanResponse, tasks int) {
+	t.Helper()
+	line := fmt.Sprintf(
+		` %d of %d tasks have a result; %d receipts \(%d ACCEPTED\), 0 outstanding, [1-9]\d* reconnects\n$`,
+		tasks, tasks, 4*tasks, 4*tasks)
+	if !regexp.MustCompile(line).MatchString(e.output.String()) {
+		t.Errorf("output: %q, expected %q", e.output.String(), line)
+	}
+	results, kinds := 0, map[fanout.RecordKind]int{}
+	for _, frame := range frames {
+		kinds[frame.GetProgress().GetKind()]++
+		if result := frame.GetResult(); result != nil {
+			results++
+			if result.Revision != 1 {
+				t.Errorf("task %s was given revision %d", result.TaskId, result.Revision)
+			}
+		}
+	}
+	started, progress := kinds[fanout.RecordKind_RECORD_KIND_STARTED], kinds[fanout.RecordKind_RECORD_KIND_PROGRESS]
+	if results != tasks || started != tasks || progress != 2*tasks {
+		t.Errorf("%d results, %d times STARTED, %d times PROGRESS", results, started, progress)
+	}
+}
+
+func TestNumberedRecordsSentAgainAfterACutAndAKillGetTheReceiptsThatTheyGot(t *testing.T) {
+	t.Parallel()
+	const tasks, enough = 600, 100
+	server := startServer(t, "--data-dir", t.TempDir())
+	registerTasks(t, server, "numbered", tasks, explicit)
+	open := func(ctx context.Context, count int) fanout.FanoutService_SubmitRecordClient {
+		t.Helper()
+		call, err := server.SubmitRecord(ctx)
+		check(t, err)
+		for offset := range count {
+			record := &fanout.Record{Id: fmt.Sprintf("task-%d", offset), Status: "completed"}
+			check(t, call.Send(&fanout.SubmitRecordRequest{
+				PlanId: "numbered", Records: []*fanout.Record{record}, ProducerId: "sandbox", FirstOffset: new(uint64(offset)),
+			}))
+		}
+		return call
+	}
+	receiptsOfAll := func() []*fanout.Receipt {
+		t.Helper()
+		call := open(limited(t), tasks)
+		check(t, call.CloseSend())
+		var receipts []*fanout.Receipt
+		for {
+			response, err := call.Recv()
+			if err == io.EOF {
+				return receipts
+			}
+			check(t, err)
+			receipts = append(receipts, response.Receipts...)
+		}
+	}
+	committedOffset := func() uint64 {
+		t.Helper()
+		request := &fanout.SubmitRecordsRequest{PlanId: "numbered", ProducerId: "sandbox"}
+		response, err := server.SubmitRecords(limited(t), request)
+		check(t, err)
+		return response.GetCommittedOffset()
+	}
+	wantSame := func(had, got []*fanout.Receipt) {
+		t.Helper()
+		if len(got) != tasks {
+			t.Fatalf("%d receipts", len(got))
+		}
+		for offset, receipt := range had {
+			if !proto.Equal(receipt, got[offset]) {
+				t.Fatalf("record %d had the receipt %v, and now has %v", offset, receipt, got[offset])
+			}
+		}
+	}
+
+	ctx, cancel := context.WithCancel(limited(t))
+	defer cancel()
+	call := open(ctx, tasks/2)
+	var first []*fanout.Receipt
+	for range enough {
+		response, err := call.Recv()
+		check(t, err)
+		first = append(first, response.Receipts...)
+	}
+	cancel()
+	if committed := committedOffset(); committed < enough {
+		t.Errorf("%d records are committed, but %d have a receipt", committed, enough)
+	}
+	// Somebody else's record takes the place of the first one.
+	submit(t, server, "numbered", &fanout.Record{Id: "task-0", Status: "failed"})
+
+	again := receiptsOfAll()
+	wantSame(first, again)
+	for _, receipt := range again {
+		if receipt.Disposition != fanout.Disposition_DISPOSITION_ACCEPTED || receipt.Revision != 1 {
+			t.Errorf("the receipt of a record sent again is %v", receipt)
+		}
+	}
+
+	server = server.startAgain(t, syscall.SIGKILL)
+	if committed := committedOffset(); committed != tasks {
+		t.Errorf("%d records are committed", committed)
+	}
+	wantSame(again, receiptsOfAll())
+	seal(t, server, "numbered")
+	superseding := 0
+	results := results(t, server, "numbered")
+	for _, result := range results {
+		if result.Revision != 1 {
+			superseding++
+		}
+	}
+	if len(results) != tasks+1 || superseding != 1 {
+		t.Errorf("%d results, %d of them supersede an earlier one", len(results), superseding)
+	}
+}
+
 func TestTwoShardsCompleteAPlanAndDoNoTaskTwice(t *testing.T) {
 	t.Parallel()
 	const tasks = 301
@@ -201,12 +322,37 @@ func TestAnExecutorWhoseConnectionIsCutComesBackAndLosesNothing(t *testing.T) {
 		awaitResults(t, watch, 100)
 		wire.cut()
 	}
-	executor.wantEnd(t, 0, fmt.Sprintf(" %d of %d tasks have a result", tasks, tasks), `^$`)
-	if !regexp.MustCompile(` 0 outstanding, [1-9]\d* reconnects\n$`).MatchString(executor.output.String()) {
-		t.Errorf("output: %q", executor.output.String())
-	}
+	executor.wantEnd(t, 0, "", `^$`)
 	wantPlan(t, server, "wire", fanout.PlanStatus_PLAN_STATUS_COMPLETED)
-	wantAppliedOnce(t, server, "wire", tasks)
+	frames, err := frames(limited(t), server, &fanout.WatchPlanRequest{PlanId: "wire"})
+	check(t, err)
+	executor.wantSentOnce(t, frames, tasks)
+}
+
+func TestAnExecutorAndAWatcherGoOnWithAServerThatWasKilledOrDrainedAndStartedAgain(t *testing.T) {
+	t.Parallel()
+	const tasks = 600
+	server := startServer(t, "--data-dir", t.TempDir())
+	registerTasks(t, server, "again", tasks, whenAllRecorded)
+	executor := execute(t, server.address, "--plan-id", "again", "--in-flight", "8")
+	var seen []*fanout.WatchPlanResponse
+	cursor := ""
+	for _, signal := range []syscall.Signal{syscall.SIGKILL, syscall.SIGTERM, syscall.SIGKILL} {
+		watch, err := server.WatchPlan(limited(t), &fanout.WatchPlanRequest{PlanId: "again", After: cursor})
+		check(t, err)
+		for range tasks {
+			frame, err := watch.Recv()
+			check(t, err)
+			seen = append(seen, frame)
+			cursor = frame.Cursor
+		}
+		server = server.startAgain(t, signal)
+	}
+	rest, err := frames(limited(t), server, &fanout.WatchPlanRequest{PlanId: "again", After: cursor})
+	check(t, err)
+	executor.wantEnd(t, 0, "", `^$`)
+	wantPlan(t, server, "again", fanout.PlanStatus_PLAN_STATUS_COMPLETED)
+	executor.wantSentOnce(t, append(seen, rest...), tasks)
 }
 
 func TestAnExecutorLeavesOnSigtermAlthoughTheServerAnswersNoMore(t *testing.T) {

@@ -2,6 +2,7 @@ package client
 
 import (
 	"bufio"
+	"context"
 	"encoding/json"
 	"net"
 	"os"
@@ -13,13 +14,14 @@ import (
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials/insecure"
+	health "google.golang.org/grpc/health/grpc_health_v1"
 
 	fanout "example/go-executor/generated/fanout/v1"
 )
 
 const (
 	messageBytesMax = 16 << 20
-	startTime       = 10 * time.Second
+	startTime       = 60 * time.Second
 )
 
 // server is `fanout serve` on a free port of the loopback interface. It is killed when the test ends.
@@ -27,11 +29,27 @@ type server struct {
 	fanout.FanoutServiceClient
 	process *os.Process
 	address string
+	options []string
+	// Closed when it has ended.
+	ended <-chan struct{}
 }
 
 func startServer(t *testing.T, options ...string) *server {
 	t.Helper()
-	arguments := append([]string{"serve", "--listen", "127.0.0.1:0", "--log-format", "json"}, options...)
+	return startServerAt(t, "127.0.0.1:0", options)
+}
+
+// startAgain ends the server with a signal, and starts it again at its address.
+func (s *server) startAgain(t *testing.T, with os.Signal) *server {
+	t.Helper()
+	check(t, s.process.Signal(with))
+	check(t, waitFor(limited(t), s.ended))
+	return startServerAt(t, s.address, s.options)
+}
+
+func startServerAt(t *testing.T, listen string, options []string) *server {
+	t.Helper()
+	arguments := append([]string{"serve", "--listen", listen, "--log-format", "json"}, options...)
 	command := exec.Command(binary, arguments...)
 	command.Env = append(os.Environ(), "FANOUT_LOG=info")
 	log, err := command.StderrPipe()
@@ -39,9 +57,9 @@ func startServer(t *testing.T, options ...string) *server {
 	check(t, command.Start())
 	serving := make(chan string, 1)
 	var lines strings.Builder
-	read := make(chan struct{})
+	ended := make(chan struct{})
 	go func() {
-		defer close(read)
+		defer close(ended)
 		for scanner := bufio.NewScanner(log); scanner.Scan(); {
 			lines.WriteString(scanner.Text() + "\n")
 			var line struct {
@@ -51,11 +69,11 @@ func startServer(t *testing.T, options ...string) *server {
 				serving <- line.Fields.Address
 			}
 		}
+		_ = command.Wait() // Whoever ends it knows how.
 	}()
 	t.Cleanup(func() {
 		_ = command.Process.Kill()
-		<-read
-		_ = command.Wait()
+		<-ended
 		if t.Failed() {
 			t.Logf("the server's log:\n%s", lines.String())
 		}
@@ -68,13 +86,28 @@ func startServer(t *testing.T, options ...string) *server {
 		)
 		check(t, err)
 		t.Cleanup(func() { _ = connection.Close() })
-		return &server{fanout.NewFanoutServiceClient(connection), command.Process, address}
-	case <-read:
+		awaitReadiness(t, connection)
+		return &server{fanout.NewFanoutServiceClient(connection), command.Process, address, options, ended}
+	case <-ended:
 		t.Fatal("the server ended before it served")
 	case <-time.After(startTime):
 		t.Fatalf("the server did not say in %v that it serves", startTime)
 	}
 	return nil
+}
+
+// awaitReadiness waits until the plans of the server's data directory are read.
+func awaitReadiness(t *testing.T, connection *grpc.ClientConn) {
+	t.Helper()
+	ctx, cancel := context.WithCancel(limited(t))
+	defer cancel()
+	watch, err := health.NewHealthClient(connection).Watch(ctx, &health.HealthCheckRequest{Service: "readiness"})
+	check(t, err)
+	for status := health.HealthCheckResponse_UNKNOWN; status != health.HealthCheckResponse_SERVING; {
+		answer, err := watch.Recv()
+		check(t, err)
+		status = answer.Status
+	}
 }
 
 // wire is a TCP relay to a server. cut breaks the connections there are; later ones work.

@@ -5,6 +5,9 @@
 import assert from "node:assert/strict";
 import { type ChildProcess, spawn } from "node:child_process";
 import { once } from "node:events";
+import { mkdtemp, rm } from "node:fs/promises";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
 import { describe, test, type TestContext } from "node:test";
 
 import {
@@ -76,6 +79,33 @@ async function noTaskWasDoneTwice(server: Server, planId: string, tasks: number)
   );
 }
 
+/** A folder that is removed when the test has ended. */
+async function folder(test: TestContext): Promise<string> {
+  const path = await mkdtemp(join(tmpdir(), "fanout-"));
+  test.after(() => rm(path, { recursive: true, force: true, maxRetries: 10 }));
+  return path;
+}
+
+/**
+ * The executor has ended well, no record has another one's receipt, and each was applied once, although the server was
+ * lost. `frames` are those of the whole plan.
+ */
+function eachWasSentOnce({ code, output, errors }: Ended, frames: WatchPlanResponse[], tasks: number): void {
+  assert.deepEqual({ code, errors }, { code: 0, errors: "" });
+  const receipts = `${4 * tasks} receipts (${4 * tasks} ACCEPTED)`;
+  assert.ok(output.includes(`: ${tasks} of ${tasks} tasks have a result; ${receipts}, 0 outstanding, `), output);
+  assert.match(output, /, [1-9]\d* reconnects\n$/);
+  const seen = frames.flatMap(({ frame }) => (frame ? [frame] : []));
+  const revisions = seen.flatMap((frame) => (frame.$case === "result" ? [frame.value.revision] : []));
+  assert.deepEqual(
+    revisions,
+    Array.from({ length: tasks }, () => 1),
+  );
+  const kinds = seen.flatMap((frame) => (frame.$case === "progress" ? [frame.value.kind] : []));
+  assert.equal(kinds.filter((kind) => kind === RecordKind.STARTED).length, tasks);
+  assert.equal(kinds.filter((kind) => kind === RecordKind.PROGRESS).length, 2 * tasks);
+}
+
 // Together, as some of them wait most of their time.
 describe("the executor", { concurrency: 3 }, () => {
   test("two shards complete a plan and do no task twice", async (t) => {
@@ -135,14 +165,31 @@ describe("the executor", { concurrency: 3 }, () => {
       await untilResults(watch.frames, 100);
       wire.cut();
     }
-    const { code, output, errors } = await executor.end();
+    const ended = await executor.end();
     watch.stop();
-    assert.deepEqual({ code, errors }, { code: 0, errors: "" });
-    assert.ok(output.includes(` ${tasks} of ${tasks} tasks have a result`), output);
-    assert.match(output, / 0 outstanding, [1-9]\d* reconnects\n$/);
     assert.ok(wire.connections > 1);
     await planIs(server, "wire", PlanStatus.COMPLETED);
-    await noTaskWasDoneTwice(server, "wire", tasks);
+    eachWasSentOnce(ended, await server.frames({ planId: "wire" }), tasks);
+  });
+
+  test("an executor and a watcher go on with a server that was killed or drained and started again", async (t) => {
+    const tasks = 600;
+    let server = await Server.start(t, "--data-dir", await folder(t));
+    await server.registerTasks("again", tasks, SealRule.WHEN_ALL_RECORDED);
+    const executor = new Executor(t, server.address, "--plan-id", "again", "--in-flight", "8");
+    const seen: WatchPlanResponse[] = [];
+    const after = () => seen.at(-1)?.cursor ?? "";
+    for (const signal of ["SIGKILL", "SIGTERM", "SIGKILL"] as const) {
+      const watch = server.watch({ planId: "again", after: after() });
+      for (let count = 0; count < tasks; count += 1) {
+        seen.push((await watch.frames.next()).value);
+      }
+      watch.stop();
+      server = await server.startAgain(signal);
+    }
+    seen.push(...(await server.frames({ planId: "again", after: after() })));
+    await planIs(server, "again", PlanStatus.COMPLETED);
+    eachWasSentOnce(await executor.end(), seen, tasks);
   });
 
   test("an executor whose server is gone gives up after ten attempts and says so", async (t) => {

@@ -91,19 +91,34 @@ export class Server {
   private constructor(
     readonly test: TestContext,
     readonly process: ChildProcess,
+    readonly options: string[],
     readonly address: string,
   ) {
     this.client = this.connect();
   }
 
-  static async start(test: TestContext, ...options: string[]): Promise<Server> {
+  static start(test: TestContext, ...options: string[]): Promise<Server> {
+    return Server.#startAt("127.0.0.1:0", test, options);
+  }
+
+  /** Ends it by this signal, and starts it again at its address. */
+  async startAgain(signal: NodeJS.Signals): Promise<Server> {
+    const ended = once(this.process, "exit");
+    this.process.kill(signal);
+    await within(ended, "the end of the server");
+    return Server.#startAt(this.address, this.test, this.options);
+  }
+
+  static async #startAt(listen: string, test: TestContext, options: string[]): Promise<Server> {
     const process = spawn(
       given("FANOUT_BINARY"),
-      ["serve", "--listen", "127.0.0.1:0", "--log-format", "json", ...options],
+      ["serve", "--listen", listen, "--log-format", "json", ...options],
       { stdio: ["ignore", "ignore", "pipe"], env: { ...globalThis.process.env, FANOUT_LOG: "info" } },
     );
     test.after(() => process.kill("SIGKILL"));
-    return new Server(test, process, await within(servingAddress(process), "the start of the server"));
+    const address = await within(servingAddress(process), "the start of the server");
+    await within(readiness(process, address), "the reading of the server's plans");
+    return new Server(test, process, options, address);
   }
 
   /** Another client, with a connection of its own. */
@@ -160,6 +175,14 @@ export class Server {
       frames.push(frame);
     }
     return frames;
+  }
+}
+
+/** Waits until the plans of the server's data directory are read, or it has ended. */
+async function readiness(server: ChildProcess, address: string): Promise<void> {
+  let code: number | undefined;
+  while (code !== 0 && server.exitCode === null && server.signalCode === null) {
+    [code] = await once(spawn(given("FANOUT_BINARY"), ["health", "--server", address], { stdio: "ignore" }), "exit");
   }
 }
 

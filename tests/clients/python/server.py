@@ -10,10 +10,11 @@ import threading
 from collections import deque
 
 import grpc
+from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 BINARY = os.environ.get("FANOUT_BINARY") or sys.exit("FANOUT_BINARY is not set; start run.sh")
 MESSAGE_BYTES_MAX = 16 << 20
-START_SECONDS = 10
+START_SECONDS = 60
 END_SECONDS = 10
 
 
@@ -21,12 +22,15 @@ class Server:
     """`fanout serve` on a free port of the loopback interface. With `with`: killed at the end if it still runs."""
 
     def __init__(self, *options):
-        self._command = [BINARY, "serve", "--listen", "127.0.0.1:0", "--log-format", "json", *options]
+        self._command = [BINARY, "serve", "--log-format", "json", *options, "--listen"]
 
     def __enter__(self):
+        return self._start("127.0.0.1:0")
+
+    def _start(self, listen):
         environment = os.environ | {"FANOUT_LOG": "info"}
         self.process = subprocess.Popen(
-            self._command,
+            [*self._command, listen],
             stdin=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
             text=True,
@@ -41,6 +45,7 @@ class Server:
             self.__exit__()
             raise AssertionError(f"the server did not say that it serves:\n{''.join(self.log)}")
         self.channel = grpc.insecure_channel(self.address, [("grpc.max_receive_message_length", MESSAGE_BYTES_MAX)])
+        self._await_readiness()
         return self
 
     def __exit__(self, *_):
@@ -59,6 +64,20 @@ class Server:
                 self.address = fields["address"]
                 self._serving.set()
         self._serving.set()
+
+    def _await_readiness(self):
+        """Waits until the plans of its data directory are read."""
+        request = health_pb2.HealthCheckRequest(service="readiness")
+        watch = health_pb2_grpc.HealthStub(self.channel).Watch(request, timeout=START_SECONDS)
+        next(answer for answer in watch if answer.status == health_pb2.HealthCheckResponse.SERVING)
+        watch.cancel()
+
+    def start_again(self, number):
+        """Ends it by this signal, and starts it again at the same address. Calls need a stub of the new channel."""
+        self.process.send_signal(number)
+        self.wait()
+        self.__exit__()
+        self._start(self.address)
 
     def terminate(self):
         """Sends SIGTERM."""

@@ -4,18 +4,26 @@ import json
 import signal
 import subprocess
 import sys
+import tempfile
 import unittest
 from collections import Counter
+from itertools import islice
 from pathlib import Path
 
+import grpc
 from calls import SECONDS, ServerTest, frames, register_tasks, seal
 from fanout.v1 import fanout_service_pb2 as service
 from fanout.v1 import fanout_service_pb2_grpc as service_grpc
 from fanout.v1 import plan_pb2 as plan
 from fanout.v1 import record_pb2 as record
+from google.protobuf import duration_pb2 as duration
+from google.rpc import error_details_pb2 as error_details
+from google.rpc import status_pb2 as rpc_status
 from server import Server, Wire
 
 EXAMPLE = Path(__file__).resolve().parents[3] / "examples/python-executor"
+sys.path.insert(0, str(EXAMPLE))
+import execution
 
 
 class Executor:
@@ -49,6 +57,16 @@ class Executor:
     def until_results(self, watch, count):
         while count > 0:
             count -= next(watch).HasField("result")
+
+    def check_that_all_was_sent_once(self, tasks, frames, output):
+        """Although the server was lost, no record has another one's receipt, and each was applied once."""
+        self.assertIn(f" {tasks} of {tasks} tasks have a result; ", output)
+        receipts = 4 * tasks
+        self.assertRegex(output, rf" {receipts} receipts \({receipts} ACCEPTED\), 0 outstanding, [1-9]\d* reconnects$")
+        revisions = {frame.result.task_id: frame.result.revision for frame in frames if frame.HasField("result")}
+        self.assertEqual({f"task-{n}": 1 for n in range(tasks)}, revisions)
+        kinds = Counter(frame.progress.kind for frame in frames if frame.HasField("progress"))
+        self.assertEqual({record.RECORD_KIND_STARTED: tasks, record.RECORD_KIND_PROGRESS: 2 * tasks}, kinds)
 
     def test_two_shards_complete_a_plan_and_do_no_task_twice(self):
         register_tasks(self.stub, "shards", 301, plan.SEAL_RULE_WHEN_ALL_RECORDED)
@@ -98,11 +116,31 @@ class Executor:
             wire.cut()
         code, output, errors = self.finish(executor)
         self.assertEqual((0, ""), (code, errors))
-        self.assertIn(f" {tasks} of {tasks} tasks have a result", output)
-        self.assertRegex(output, r" 0 outstanding, [1-9]\d* reconnects$")
         self.plan_is("wire", plan.PLAN_STATUS_COMPLETED)
-        results = [frame.result for frame in frames(self.stub, "wire") if frame.HasField("result")]
-        self.assertEqual([1] * tasks, [result.revision for result in results])
+        self.check_that_all_was_sent_once(tasks, frames(self.stub, "wire"), output)
+
+    def test_an_executor_and_a_watcher_go_on_with_a_server_that_was_killed_or_drained_and_started_again(self):
+        tasks = 600
+        directory = self.enterContext(tempfile.TemporaryDirectory())
+        server = self.enterContext(Server("--data-dir", directory))
+        register_tasks(
+            service_grpc.FanoutServiceStub(server.channel), "again", tasks, plan.SEAL_RULE_WHEN_ALL_RECORDED
+        )
+        executor = self.start("--plan-id", "again", "--in-flight", "8", server=server.address)
+        seen, cursor = [], ""
+        # Three watches see as many frames as there are tasks, then the server ends; the last one sees the plan's end.
+        for number in (signal.SIGKILL, signal.SIGTERM, signal.SIGKILL, None):
+            stub = service_grpc.FanoutServiceStub(server.channel)
+            watch = stub.WatchPlan(service.WatchPlanRequest(plan_id="again", after=cursor), timeout=SECONDS)
+            for frame in islice(watch, tasks) if number else watch:
+                seen.append(frame)
+                cursor = frame.cursor
+            if number:
+                server.start_again(number)
+        code, output, errors = self.finish(executor)
+        self.assertEqual((0, ""), (code, errors))
+        self.assertEqual(plan.PLAN_STATUS_COMPLETED, seen[-1].end.status)
+        self.check_that_all_was_sent_once(tasks, seen, output)
 
     def test_an_executor_leaves_on_sigterm_although_the_server_answers_no_more(self):
         register_tasks(self.stub, "silent", 3_000)
@@ -147,6 +185,46 @@ class Executor:
         code, output, errors = self.finish(self.start("--plan-id", "nowhere"))
         self.assertEqual((1, ""), (code, output))
         self.assertIn("NOT_FOUND", errors)
+
+
+class Refusal(grpc.RpcError):
+    """A status as a call raises it: with these details if it is the server's."""
+
+    def __init__(self, code, *details):
+        self.code = lambda: code
+        status = rpc_status.Status(code=code.value[0])
+        for detail in details:
+            status.details.add().Pack(detail)
+        trailers = (("grpc-status-details-bin", status.SerializeToString()),)
+        self.trailing_metadata = lambda: trailers if details else None
+
+
+class Waits(unittest.TestCase):
+    """How long both executors wait before they call again."""
+
+    info = error_details.ErrorInfo(domain="fanout.v1")
+    retry = error_details.RetryInfo(retry_delay=duration.Duration(seconds=7, nanos=500_000_000))
+
+    def test_a_call_is_made_again_after_the_time_that_the_server_says_and_never_earlier(self):
+        for code in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.RESOURCE_EXHAUSTED, grpc.StatusCode.ABORTED):
+            patience = execution.Patience()
+            waits = [patience.seconds_after(Refusal(code, self.info, self.retry)) for _ in range(9)]
+            for wait, backoff in zip(waits, [0.2, 0.4, 0.8, 1.6, 3.2, 5, 5, 5, 5]):
+                self.assertTrue(7.5 <= wait <= 7.5 + backoff, waits)
+            self.assertIsNone(patience.seconds_after(Refusal(code, self.info, self.retry)))
+            patience.reward()
+            self.assertIsNotNone(patience.seconds_after(Refusal(code, self.info, self.retry)))
+
+    def test_a_broken_connection_is_opened_again_and_what_the_server_refuses_for_good_is_not_repeated(self):
+        wait = execution.Patience().seconds_after(Refusal(grpc.StatusCode.UNAVAILABLE))
+        self.assertTrue(0 <= wait <= 0.2, wait)
+        for refusal in [
+            Refusal(grpc.StatusCode.INTERNAL, self.info),
+            Refusal(grpc.StatusCode.RESOURCE_EXHAUSTED, self.info),
+            Refusal(grpc.StatusCode.OUT_OF_RANGE, self.info),
+            Refusal(grpc.StatusCode.UNIMPLEMENTED),
+        ]:
+            self.assertIsNone(execution.Patience().seconds_after(refusal))
 
 
 class ThreadsExecutor(Executor, ServerTest):

@@ -1,5 +1,7 @@
 """A client in another language against the real server, over real connections."""
 
+import signal
+import tempfile
 import threading
 import unittest
 from collections import Counter
@@ -7,11 +9,13 @@ from collections import Counter
 import grpc
 from calls import SECONDS, ServerTest, dispositions, frames, register, register_tasks, seal, submit
 from fanout.v1 import fanout_service_pb2 as service
+from fanout.v1 import fanout_service_pb2_grpc as service_grpc
 from fanout.v1 import plan_pb2 as plan
 from fanout.v1 import record_pb2 as record
 from google.protobuf import descriptor_pool, message_factory
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoReflectionDescriptorDatabase
+from server import Server
 
 
 class CutStream(ServerTest):
@@ -47,6 +51,51 @@ class CutStream(ServerTest):
         results = [frame.result for frame in frames(self.stub, "cut") if frame.HasField("result")]
         self.assertEqual(tasks, len(results))
         self.assertEqual(tasks, len({result.task_id for result in results}))
+
+    def test_numbered_records_sent_again_after_a_cut_and_a_kill_get_the_receipts_that_they_got(self):
+        tasks, enough = 600, 100
+        directory = self.enterContext(tempfile.TemporaryDirectory())
+        server = self.enterContext(Server("--data-dir", directory))
+        stub = service_grpc.FanoutServiceStub(server.channel)
+        register_tasks(stub, "numbered", tasks)
+        enough_read = threading.Event()
+
+        def requests(count):
+            for offset in range(count):
+                sent = record.Record(id=f"task-{offset}", status="completed")
+                yield record.SubmitRecordRequest(
+                    plan_id="numbered", records=[sent], producer_id="sandbox", first_offset=offset
+                )
+            enough_read.wait(SECONDS)
+
+        def receipts_of_all():
+            return [response.receipts[0] for response in stub.SubmitRecord(requests(tasks), timeout=SECONDS)]
+
+        def committed_offset():
+            request = record.SubmitRecordsRequest(plan_id="numbered", producer_id="sandbox")
+            return stub.SubmitRecords(request, timeout=SECONDS).committed_offset
+
+        call = stub.SubmitRecord(requests(tasks // 2), timeout=SECONDS)
+        first = [next(call).receipts[0] for _ in range(enough)]
+        call.cancel()
+        enough_read.set()
+        self.assertLessEqual(enough, committed_offset())
+        # Somebody else's record takes the place of the first one.
+        submit(stub, "numbered", record.Record(id="task-0", status="failed"))
+
+        again = receipts_of_all()
+        self.assertEqual(first, again[:enough])
+        self.assertEqual(["DISPOSITION_ACCEPTED"] * tasks, dispositions(again))
+        self.assertEqual([1] * tasks, [receipt.revision for receipt in again])
+
+        server.start_again(signal.SIGKILL)
+        stub = service_grpc.FanoutServiceStub(server.channel)
+        self.assertEqual(tasks, committed_offset())
+        self.assertEqual(again, receipts_of_all())
+        seal(stub, "numbered")
+        results = [frame.result for frame in frames(stub, "numbered") if frame.HasField("result")]
+        self.assertEqual(tasks + 1, len(results))
+        self.assertEqual(["task-0"], [result.task_id for result in results if result.revision != 1])
 
 
 class Surroundings(ServerTest):

@@ -25,6 +25,7 @@ import java.util.Iterator;
 import java.util.List;
 import java.util.Map;
 import java.util.Set;
+import java.util.UUID;
 import java.util.concurrent.CountDownLatch;
 import java.util.concurrent.TimeUnit;
 import java.util.regex.Matcher;
@@ -40,7 +41,8 @@ import java.util.stream.Collectors;
  *   <li>which tasks are left: the snapshot of WatchPlan says what has a result, GetPlan pages through the task requests
  *   <li>one SubmitRecord stream for all records: STARTED, PROGRESS, then the result of each task
  *   <li>receipts are read while records are sent, and only so many records may be without one
- *   <li>a lost connection is opened again; records without a receipt are sent again, as the server knows repeated ones
+ *   <li>a lost connection is opened again, also to a server that was started again; records without a receipt are sent
+ *       again, numbered as before, so that none is applied twice
  * </ul>
  *
  * <p>The work is a stand-in: it counts the words in all texts of the task request. Replace {@code count} in
@@ -196,7 +198,7 @@ public final class Executor {
 
     /** Works on what is left of a part of a plan. True if all of it was done. */
     private boolean execute(String planId) throws InterruptedException {
-        Set<String> done = withResult(planId);
+        Set<String> done = Patience.persist(() -> withResult(planId));
         List<TaskRequest> requests = taskRequests(planId);
         List<Task> tasks = new ArrayList<>();
         for (int position = options.shard.index; position < requests.size(); position += options.shard.parts) {
@@ -205,7 +207,7 @@ public final class Executor {
             }
         }
 
-        RecordStream stream = new RecordStream(FanoutServiceGrpc.newStub(channel), planId, options.inFlight);
+        RecordStream stream = new RecordStream(channel, planId, options.inFlight);
         CountDownLatch left = stopOnSignal(stream);
         Thread working = new Thread(() -> work(tasks, stream), "work");
         working.start();
@@ -287,13 +289,13 @@ public final class Executor {
     }
 
     /** All task requests, in plan order. */
-    private List<TaskRequest> taskRequests(String planId) {
+    private List<TaskRequest> taskRequests(String planId) throws InterruptedException {
         List<TaskRequest> all = new ArrayList<>();
         GetPlanRequest.Builder request =
                 GetPlanRequest.newBuilder().setPlanId(planId).setView(View.VIEW_FULL).setPageSize(PAGE_SIZE);
         GetPlanResponse page;
         do {
-            page = calls().getPlan(request.build());
+            page = Patience.persist(() -> calls().getPlan(request.build()));
             all.addAll(page.getTaskRequestsList());
             request.setPageToken(page.getNextPageToken());
         } while (!page.getNextPageToken().isEmpty());
@@ -301,7 +303,7 @@ public final class Executor {
     }
 
     /** Plans four tasks, one for each author, and returns the plan's id. */
-    private String planDemo() {
+    private String planDemo() throws InterruptedException {
         ArrayNode groups = JsonNodeFactory.instance.arrayNode();
         addGroup(groups, "carroll", "Begin at the beginning", "and go on till you come to the end", "then stop");
         addGroup(groups, "dickens", "It was the best of times", "it was the worst of times");
@@ -311,10 +313,12 @@ public final class Executor {
         var template = Work.object().put("id", "read-{{group.key}}");
         template.putObject("inputs").put("lines", "{{group.items}}");
         PlanRequest request = PlanRequest.newBuilder()
+                // As the call may be made again: it is still one plan.
+                .setRequestId(UUID.randomUUID().toString())
                 .setConfig(Work.text(Work.object().set("task_request_template", template)))
                 .setGroups(Work.text(groups))
                 .build();
-        return calls().plan(request).getPlan().getPlanId();
+        return Patience.persist(() -> calls().plan(request)).getPlan().getPlanId();
     }
 
     private static void addGroup(ArrayNode groups, String key, String... lines) {

@@ -1,5 +1,6 @@
 package dev.fanout.executor;
 
+import fanout.v1.FanoutServiceGrpc;
 import fanout.v1.FanoutServiceGrpc.FanoutServiceStub;
 import fanout.v1.PlanOuterClass.PlanStatus;
 import fanout.v1.RecordOuterClass.Disposition;
@@ -9,6 +10,7 @@ import fanout.v1.RecordOuterClass.SubmitRecordRequest;
 import fanout.v1.RecordOuterClass.SubmitRecordResponse;
 import fanout.v1.RecordOuterClass.TaskStatus;
 import fanout.v1.RecordOuterClass.Violation;
+import io.grpc.ManagedChannel;
 import io.grpc.Status;
 import io.grpc.StatusRuntimeException;
 import io.grpc.stub.ClientCallStreamObserver;
@@ -21,7 +23,7 @@ import java.util.List;
 import java.util.Map;
 import java.util.Set;
 import java.util.TreeMap;
-import java.util.concurrent.ThreadLocalRandom;
+import java.util.UUID;
 import java.util.concurrent.TimeUnit;
 
 /**
@@ -30,29 +32,29 @@ import java.util.concurrent.TimeUnit;
  * <p>{@link #send} queues a record and waits while as many as may be are without a receipt. {@link #run} talks to the
  * server, and returns when the stream was closed and every record has its receipt. {@link #stop} may be called from any
  * thread.
+ *
+ * <p>The records are numbered from 0 on, as those of a producer that only this stream is. So one that is sent again, as
+ * it has no receipt yet, is not applied again, and gets the receipt that it got.
  */
 final class RecordStream implements Work.Records {
     /** Records in one message. The server allows 1,000; small messages are answered sooner. */
     private static final int RECORDS_PER_MESSAGE = 100;
 
-    /** Failed connections in a row before the server counts as lost. */
-    private static final int CONNECTIONS_MAX = 10;
-
-    /** The shortest and the longest limit of the waits between connections. */
-    private static final long FIRST_BACKOFF_MILLIS = 100;
-    private static final long BACKOFF_MILLIS_MAX = 5_000;
-
     /** Time for the last receipts after {@link #stop}. */
     private static final long STOP_SECONDS = 5;
 
+    private final ManagedChannel channel;
     private final FanoutServiceStub stub;
     private final String planId;
+    private final String producerId = UUID.randomUUID().toString();
     private final int inFlight;
 
     // The stream's monitor guards what follows, and is notified of each change.
     /** Records without a receipt, oldest first: those sent on this connection, and then those that were not. */
     private final Deque<Record> sent = new ArrayDeque<>();
     private final Deque<Record> unsent = new ArrayDeque<>();
+    /** Records with a receipt: the offset of the first one without. */
+    private long receipted;
     private final Map<Disposition, Integer> dispositions = new TreeMap<>();
     private final Set<String> withResult = new HashSet<>();
     private int reconnects;
@@ -62,8 +64,9 @@ final class RecordStream implements Work.Records {
     private long givenUpAt;
 
     /** @param inFlight records that may be without a receipt, from 1 */
-    RecordStream(FanoutServiceStub stub, String planId, int inFlight) {
-        this.stub = stub;
+    RecordStream(ManagedChannel channel, String planId, int inFlight) {
+        this.channel = channel;
+        this.stub = FanoutServiceGrpc.newStub(channel);
         this.planId = planId;
         this.inFlight = inFlight;
     }
@@ -130,26 +133,29 @@ final class RecordStream implements Work.Records {
      */
     void run() throws InterruptedException {
         try {
-            int failures = 0;
+            Patience patience = new Patience();
             while (true) {
                 Connection connection = new Connection();
-                Status status = talk(connection);
-                synchronized (this) {
-                    if (status.isOk() || stopped) {
-                        return;
+                try {
+                    talk(connection);
+                    return;
+                } catch (StatusRuntimeException error) {
+                    synchronized (this) {
+                        if (stopped) {
+                            return;
+                        }
+                        if (connection.isAnswered) {
+                            patience.reward();
+                        }
+                        long wait = patience.waitAfter(error).toNanos();
+                        reconnects++;
+                        waitUntil(System.nanoTime() + wait);
+                        if (stopped) {
+                            return;
+                        }
                     }
-                    failures = connection.isAnswered ? 1 : failures + 1;
-                    if (!isLostConnection(status) || failures == CONNECTIONS_MAX) {
-                        throw status.asRuntimeException();
-                    }
-                    reconnects++;
-                    // Full jitter: executors that lost the same server do not come back all at once.
-                    long most = Math.min(BACKOFF_MILLIS_MAX, FIRST_BACKOFF_MILLIS << failures);
-                    waitUntil(System.nanoTime()
-                            + TimeUnit.MILLISECONDS.toNanos(ThreadLocalRandom.current().nextLong(most)));
-                    if (stopped) {
-                        return;
-                    }
+                    // How long to wait is said by `patience` alone.
+                    channel.resetConnectBackoff();
                 }
             }
         } finally {
@@ -164,21 +170,13 @@ final class RecordStream implements Work.Records {
         }
     }
 
-    /** Whether another connection may do better. One that breaks within a call may show as any of these. */
-    private static boolean isLostConnection(Status status) {
-        return switch (status.getCode()) {
-            case UNAVAILABLE, CANCELLED, UNKNOWN -> true;
-            default -> false;
-        };
-    }
-
     /**
      * One connection, from its first message to its end: first sends what has no receipt yet, then what comes, and
-     * half-closes at the end.
+     * half-closes at the end. Then every record has its receipt.
      *
-     * @return its status: OK if every record has its receipt
+     * @throws StatusRuntimeException if it broke or was refused
      */
-    private Status talk(Connection connection) throws InterruptedException {
+    private void talk(Connection connection) throws InterruptedException {
         synchronized (this) {
             while (!sent.isEmpty()) {
                 unsent.addFirst(sent.removeLast());
@@ -189,15 +187,17 @@ final class RecordStream implements Work.Records {
         ClientCallStreamObserver<SubmitRecordRequest> requests = connection.requests;
         try {
             while (awaitTurn(connection)) {
-                List<Record> records = nextMessage();
-                if (!records.isEmpty()) {
-                    requests.onNext(SubmitRecordRequest.newBuilder().setPlanId(planId).addAllRecords(records).build());
+                SubmitRecordRequest request = nextMessage();
+                if (request.getRecordsCount() > 0) {
+                    requests.onNext(request);
                 } else {
                     connection.isHalfClosed = true;
                     requests.onCompleted();
                 }
             }
-            return connection.status;
+            if (connection.error != null) {
+                throw connection.error;
+            }
         } finally {
             requests.cancel("the executor hangs up", null); // Nothing happens if the call is over.
         }
@@ -208,9 +208,10 @@ final class RecordStream implements Work.Records {
         while (true) {
             long left = givenUpAt - System.nanoTime();
             if (stopped && left <= 0) {
-                connection.end(Status.CANCELLED.withDescription("the last receipts did not come in time"));
+                Status late = Status.CANCELLED.withDescription("the last receipts did not come in time");
+                connection.end(late.asRuntimeException());
             }
-            if (connection.status != null) {
+            if (connection.hasEnded) {
                 return false;
             }
             if (!connection.isHalfClosed && (unsent.isEmpty() ? closed : connection.requests.isReady())) {
@@ -224,14 +225,20 @@ final class RecordStream implements Work.Records {
         }
     }
 
-    /** The records of the next message: none if all were sent. */
-    private synchronized List<Record> nextMessage() {
+    /** The next message. It has no records if all were sent. */
+    private synchronized SubmitRecordRequest nextMessage() {
+        long firstOffset = receipted + sent.size();
         List<Record> records = new ArrayList<>();
         while (!unsent.isEmpty() && records.size() < RECORDS_PER_MESSAGE) {
             records.add(unsent.remove());
         }
         sent.addAll(records);
-        return records;
+        return SubmitRecordRequest.newBuilder()
+                .setPlanId(planId)
+                .addAllRecords(records)
+                .setProducerId(producerId)
+                .setFirstOffset(firstOffset)
+                .build();
     }
 
     /** One call, and what is told of it. */
@@ -239,8 +246,9 @@ final class RecordStream implements Work.Records {
         private ClientCallStreamObserver<SubmitRecordRequest> requests;
         private boolean isHalfClosed;
         private boolean isAnswered;
-        /** How it ended; null before. */
-        private Status status;
+        private boolean hasEnded;
+        /** What it ended with; null before, and if it ended well. */
+        private StatusRuntimeException error;
 
         @Override
         public void beforeStart(ClientCallStreamObserver<SubmitRecordRequest> requests) {
@@ -262,19 +270,20 @@ final class RecordStream implements Work.Records {
 
         @Override
         public void onError(Throwable error) {
-            end(Status.fromThrowable(error));
+            end(Status.fromThrowable(error).asRuntimeException(Status.trailersFromThrowable(error)));
         }
 
         @Override
         public void onCompleted() {
-            end(Status.OK);
+            end(null);
         }
 
         /** The first end counts. */
-        private void end(Status how) {
+        private void end(StatusRuntimeException with) {
             synchronized (RecordStream.this) {
-                if (status == null) {
-                    status = how;
+                if (!hasEnded) {
+                    hasEnded = true;
+                    error = with;
                 }
                 RecordStream.this.notifyAll();
             }
@@ -285,10 +294,12 @@ final class RecordStream implements Work.Records {
     private synchronized void take(Connection connection, SubmitRecordResponse response) {
         for (Receipt receipt : response.getReceiptsList()) {
             if (sent.isEmpty()) {
-                connection.end(Status.INTERNAL.withDescription("the server sent more receipts than it got records"));
+                Status wrong = Status.INTERNAL.withDescription("the server sent more receipts than it got records");
+                connection.end(wrong.asRuntimeException());
                 return;
             }
             Record record = sent.remove();
+            receipted++;
             dispositions.merge(receipt.getDisposition(), 1, Integer::sum);
             if (receipt.getStatus() != TaskStatus.TASK_STATUS_UNSPECIFIED) {
                 withResult.add(receipt.getTaskId());

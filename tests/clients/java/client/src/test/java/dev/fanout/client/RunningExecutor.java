@@ -3,12 +3,17 @@ package dev.fanout.client;
 import static org.junit.jupiter.api.Assertions.assertEquals;
 import static org.junit.jupiter.api.Assertions.assertTrue;
 
+import fanout.v1.FanoutServiceOuterClass.WatchPlanResponse;
+import fanout.v1.RecordOuterClass.RecordKind;
 import java.io.File;
 import java.io.IOException;
 import java.nio.file.Files;
 import java.nio.file.Path;
 import java.util.ArrayList;
+import java.util.Collections;
+import java.util.EnumMap;
 import java.util.List;
+import java.util.Map;
 import java.util.concurrent.TimeUnit;
 import java.util.regex.Pattern;
 
@@ -70,6 +75,31 @@ final class RunningExecutor implements AutoCloseable {
         assertEquals(code, exitCode(), said);
         assertTrue(output().contains(line) && output().lines().count() <= 1, "expected " + line + "\n" + said);
         assertTrue(Pattern.compile(errorPattern).matcher(errors()).find(), "expected " + errorPattern + "\n" + said);
+    }
+
+    /**
+     * Waits for its end, and checks that no record has another one's receipt, and that each was applied once, although
+     * the server was lost.
+     *
+     * @param frames those of the whole plan
+     */
+    void assertSentOnce(int tasks, List<WatchPlanResponse> frames) throws IOException, InterruptedException {
+        int receipts = 4 * tasks;
+        assertEnds(0, String.format(
+                " %d of %d tasks have a result; %d receipts (%d ACCEPTED), 0 outstanding, ",
+                tasks, tasks, receipts, receipts), "^$");
+        assertTrue(output().matches("(?s).*, [1-9]\\d* reconnects\n"), output());
+        List<Integer> revisions = new ArrayList<>();
+        Map<RecordKind, Integer> kinds = new EnumMap<>(RecordKind.class);
+        for (WatchPlanResponse frame : frames) {
+            if (frame.hasResult()) {
+                revisions.add(frame.getResult().getRevision());
+            } else if (frame.hasProgress()) {
+                kinds.merge(frame.getProgress().getKind(), 1, Integer::sum);
+            }
+        }
+        assertEquals(Collections.nCopies(tasks, 1), revisions);
+        assertEquals(Map.of(RecordKind.RECORD_KIND_STARTED, tasks, RecordKind.RECORD_KIND_PROGRESS, 2 * tasks), kinds);
     }
 
     @Override

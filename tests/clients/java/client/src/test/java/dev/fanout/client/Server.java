@@ -44,15 +44,17 @@ final class Server implements AutoCloseable {
     static final long DEADLINE_SECONDS = 60;
 
     private static final int MESSAGE_BYTES_MAX = 16 << 20;
-    private static final long START_SECONDS = 10;
+    private static final long START_SECONDS = 60;
 
     final String address;
+    private final List<String> options;
     private final Process process;
     /** What it says. The monitor of the list guards it. */
     private final List<String> log;
     private final ManagedChannel channel;
 
-    private Server(Process process, List<String> log, String address) {
+    private Server(List<String> options, Process process, List<String> log, String address) {
+        this.options = options;
         this.process = process;
         this.log = log;
         this.address = address;
@@ -63,11 +65,20 @@ final class Server implements AutoCloseable {
 
     /** Starts {@code FANOUT_BINARY} with these options of {@code serve}. */
     static Server start(String... options) throws IOException, InterruptedException, TimeoutException {
-        String binary = System.getenv("FANOUT_BINARY");
-        assertTrue(binary != null, "FANOUT_BINARY is not set; start run.sh");
-        List<String> command = new ArrayList<>(
-                List.of(binary, "serve", "--listen", "127.0.0.1:0", "--log-format", "json"));
-        command.addAll(List.of(options));
+        return startAt("127.0.0.1:0", List.of(options));
+    }
+
+    /** Ends it by this signal, and starts it again at its address. */
+    Server startAgain(String signal) throws IOException, InterruptedException, TimeoutException {
+        assertEquals(0, new ProcessBuilder("kill", "-" + signal, Long.toString(process.pid())).start().waitFor());
+        assertTrue(process.waitFor(DEADLINE_SECONDS, TimeUnit.SECONDS), "the server does not end");
+        return startAt(address, options);
+    }
+
+    private static Server startAt(String listen, List<String> options)
+            throws IOException, InterruptedException, TimeoutException {
+        List<String> command = new ArrayList<>(List.of(binary(), "serve", "--listen", listen, "--log-format", "json"));
+        command.addAll(options);
         ProcessBuilder builder = new ProcessBuilder(command).redirectOutput(ProcessBuilder.Redirect.DISCARD);
         builder.environment().put("FANOUT_LOG", "info");
         Process process = builder.start();
@@ -79,12 +90,31 @@ final class Server implements AutoCloseable {
         reading.setDaemon(true);
         reading.start();
         try {
-            return new Server(process, log, serving.get(START_SECONDS, TimeUnit.SECONDS));
+            Server server = new Server(options, process, log, serving.get(START_SECONDS, TimeUnit.SECONDS));
+            server.awaitReadiness();
+            return server;
         } catch (ExecutionException ended) {
             throw new AssertionError("the server ended before it served:\n" + String.join("\n", log), ended);
         } catch (TimeoutException error) {
             process.destroyForcibly();
             throw error;
+        }
+    }
+
+    private static String binary() {
+        String binary = System.getenv("FANOUT_BINARY");
+        assertTrue(binary != null, "FANOUT_BINARY is not set; start run.sh");
+        return binary;
+    }
+
+    /** Waits until the plans of its data directory are read. */
+    private void awaitReadiness() throws IOException, InterruptedException {
+        ProcessBuilder asking = new ProcessBuilder(binary(), "health", "--server", address)
+                .redirectOutput(ProcessBuilder.Redirect.DISCARD)
+                .redirectError(ProcessBuilder.Redirect.DISCARD);
+        long deadline = System.nanoTime() + TimeUnit.SECONDS.toNanos(START_SECONDS);
+        while (asking.start().waitFor() != 0) {
+            assertTrue(System.nanoTime() < deadline, "the server does not become ready");
         }
     }
 
@@ -120,7 +150,7 @@ final class Server implements AutoCloseable {
     @Override
     public void close() {
         channel.shutdownNow();
-        process.destroyForcibly();
+        process.destroyForcibly().onExit().join();
     }
 
     /** Calls, each of which ends at its deadline. */

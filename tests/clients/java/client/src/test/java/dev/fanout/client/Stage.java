@@ -15,6 +15,11 @@ final class Stage implements AfterEachCallback {
         return add(Server.start(options));
     }
 
+    /** The server, ended by this signal and started again at its address. */
+    Server again(Server server, String signal) throws Exception {
+        return add(server.startAgain(signal));
+    }
+
     Wire wire(Server server) {
         return add(new Wire(server.address));
     }
