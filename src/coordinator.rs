@@ -8,6 +8,7 @@ mod change;
 mod clock;
 mod name;
 mod quarantine;
+mod quota;
 mod recover;
 mod register;
 mod request_ids;
@@ -57,6 +58,14 @@ pub struct Limits {
     pub id_bytes: usize,
     /// Live plans.
     pub plans: usize,
+    /// Live plans of one tenant.
+    pub tenant_plans: u64,
+    /// Tasks in all live plans of one tenant.
+    pub tenant_tasks: u64,
+    /// Bytes that the plans of one tenant hold in memory, about.
+    pub tenant_bytes: u64,
+    /// Bytes that all plans hold in memory, about.
+    pub memory_bytes: u64,
     /// Watchers of one plan.
     pub watchers_per_plan: usize,
     /// Request ids remembered.
@@ -319,8 +328,16 @@ impl Coordinator {
     /// There is no such plan, or the journal cannot say.
     pub async fn current(&self, plan_id: &str) -> Result<Arc<LivePlan>, Error> {
         let plan = self.plan(plan_id).await?;
-        self.catch_up(&plan).await?;
-        Ok(plan)
+        match self.catch_up(&plan).await {
+            Ok(()) => Ok(plan),
+            // It was forgotten elsewhere, and another may have its name since.
+            Err(Error::PlanNotFound { .. }) => {
+                let plan = self.plan(plan_id).await?;
+                self.catch_up(&plan).await?;
+                Ok(plan)
+            }
+            Err(error) => Err(error),
+        }
     }
 
     /// The plan as it stands.
@@ -359,6 +376,7 @@ impl Coordinator {
         plan: &Arc<LivePlan>,
         submissions: &[engine::Submission<'_>],
     ) -> Result<(Vec<Receipt>, Standing), Error> {
+        self.check_memory(plan)?;
         let answer = self.change(plan, &Command::Submit(submissions)).await?;
         Ok((answer.receipts, answer.standing))
     }
@@ -375,6 +393,9 @@ impl Coordinator {
         first_offset: Option<u64>,
         submissions: &[engine::Submission<'_>],
     ) -> Result<(Vec<Receipt>, Standing, u64), Error> {
+        if !submissions.is_empty() {
+            self.check_memory(plan)?;
+        }
         let command = Command::SubmitNumbered {
             producer,
             first_offset,
@@ -399,7 +420,7 @@ impl Coordinator {
         reason: EndReason,
         note: &str,
     ) -> Result<PlanView, Error> {
-        let plan = self.plan(plan_id).await?;
+        let plan = self.current(plan_id).await?;
         if !request_id.is_empty() {
             let fingerprint = request_ids::fingerprint(&format!("{reason:?}"), plan_id);
             let mut request_ids = self.request_ids.lock().await;
@@ -443,7 +464,8 @@ impl Coordinator {
             Some(plan) => Some(plan.turn().await),
             None => None,
         };
-        let deleted = plan.and_then(|plan| view(&plan).ok()).map(Arc::new);
+        let deleted = plan.as_ref().and_then(|plan| view(plan).ok());
+        let deleted = deleted.map(Arc::new);
         if let Some(deleted) = deleted.as_ref().filter(|_| !request_id.is_empty()) {
             // The answer is kept for a day; the plan must not be.
             let kept = PlanView {
@@ -453,16 +475,33 @@ impl Coordinator {
             let answer = Some(Arc::new(kept));
             request_ids.claim(request_id, fingerprint, plan_id, answer, self.clock.now())?;
         }
-        if let Err(error) = self.journal.delete(plan_id).wait().await {
+        let forgotten = match &plan {
+            Some(plan) => self.forget(plan).await,
+            None => self.journal.delete(plan_id).wait().await,
+        };
+        if let Err(error) = forgotten {
             request_ids.give_back(request_id);
             return Err(error.into());
         }
-        self.registry.remove(plan_id);
         if let Some(deleted) = &deleted {
             self.timers.forget(deleted);
         }
         tracing::info!(plan.id = plan_id, "plan deleted");
         Ok(deleted)
+    }
+
+    /// Forgets this very plan, if nobody has: its name may be another's already.
+    async fn forget(&self, plan: &LivePlan) -> Result<(), journal::Error> {
+        if !self.registry.has_this(plan) {
+            return Ok(());
+        }
+        let number = plan.journal().number();
+        self.journal
+            .delete_only(plan.plan_id(), number)
+            .wait()
+            .await?;
+        self.registry.remove_this(plan);
+        Ok(())
     }
 
     /// Waits until the plan has ended, is gone or unusable, at most so long.

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use tokio::task::JoinSet;
 
+use super::name::tenant_of;
 use super::{Coordinator, Error};
 use crate::engine::{Entry, State};
 use crate::journal::{self, Journal};
@@ -93,7 +94,8 @@ impl Coordinator {
 
     pub(super) fn serve_again(&self, plan: LivePlan) -> Arc<LivePlan> {
         let plan = Arc::new(plan);
-        self.registry.insert(Arc::clone(&plan));
+        let tenant = tenant_of(plan.plan_id());
+        self.registry.insert(Arc::clone(&plan), tenant);
         if let Some(due) = plan.due() {
             self.timers.add(due, plan.plan_id());
         }

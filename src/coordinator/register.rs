@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use super::name::plan_name;
+use super::name::{plan_name, tenant_of};
 use super::{Coordinator, Error, PlanView, view};
 use crate::engine::{Command, Completion, Entry, Event, SealRule, Spec, State, Terms, Timestamp};
 use crate::journal::{self, History};
@@ -126,6 +126,7 @@ impl Coordinator {
         if let Some(plan) = self.taken(&spec.plan_id).await? {
             return registered_before(&plan, &spec, document);
         }
+        self.check_quota(&spec)?;
         if !request_id.is_empty() {
             request_ids.claim(&request_id, fingerprint, &spec.plan_id, None, now)?;
         }
@@ -155,7 +156,8 @@ impl Coordinator {
         };
         let plan = Arc::new(LivePlan::new(Arc::clone(&spec), history, created));
         plan.use_at(now);
-        self.registry.insert(Arc::clone(&plan));
+        let tenant = tenant_of(&spec.plan_id);
+        self.registry.insert(Arc::clone(&plan), tenant);
         drop(loading);
         drop(request_ids);
 

@@ -188,6 +188,9 @@ pub struct Terms {
     pub created_at: Timestamp,
 }
 
+/// What a task takes beside its request, about: its names, its place, its slot.
+const BYTES_OF_TASK: usize = 96;
+
 impl Spec {
     /// Makes the spec of a plan.
     ///
@@ -322,6 +325,13 @@ impl Spec {
     #[must_use]
     pub fn request_bytes(&self, task: u32) -> usize {
         self.tasks.place(task).len()
+    }
+
+    /// How many bytes of memory it takes, about.
+    #[must_use]
+    pub fn bytes(&self) -> u64 {
+        let text = self.config.len() + self.head.len() + self.tasks.requests.len();
+        (text + self.tasks.len() * BYTES_OF_TASK) as u64
     }
 
     /// The same plan without what makes it large: tasks, their index, documents. For an answer that is kept.

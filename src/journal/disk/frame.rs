@@ -102,7 +102,7 @@ pub(in crate::journal) fn write(
 }
 
 /// Makes a frame of a payload with room before it, still to be [sealed](seal). The room is zero.
-pub(super) fn put_head(frame: &mut [u8], entries: u32, after: u64, continues: bool) {
+pub(in crate::journal) fn put_head(frame: &mut [u8], entries: u32, after: u64, continues: bool) {
     let length = frame.len() - HEAD_BYTES;
     debug_assert!(length <= PAYLOAD_BYTES_MAX, "the caller checks");
     let length = u32::try_from(length).unwrap_or(u32::MAX);
