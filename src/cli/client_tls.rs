@@ -33,6 +33,8 @@ pub(super) struct Private {
 
 impl Private {
     pub(super) fn new(uri: &Uri, access: Access) -> Result<Self, Failure> {
+        // What is wrong with the files is not to be taken for a server that is away.
+        config(&access)?;
         let host = uri.host().unwrap_or_default();
         // An IPv6 address stands in brackets.
         let host = host

@@ -2,6 +2,7 @@
 
 use std::io;
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -17,6 +18,8 @@ use crate::service::Peer;
 const HANDSHAKE: u8 = 22;
 /// Most bytes that are read of a peer that is only there to be told why it is refused.
 const FAREWELL_BYTES_MAX: u64 = 1 << 20;
+/// How long an HTTP/2 client says nothing when it waits for an answer.
+const QUIET: Duration = Duration::from_millis(250);
 /// What a peer without TLS is told.
 const PLAIN_REFUSAL: &str = "this port speaks TLS only: use https://";
 
@@ -67,9 +70,15 @@ fn named_in(certificate: &CertificateDer<'_>) -> Peer {
 
 /// Tells a peer without TLS that it needs it, in the words of the protocol that it speaks.
 async fn refuse_plain(stream: &mut TcpStream) -> io::Result<()> {
-    let mut said = [0; 64];
+    let mut said = [0; 1_024];
     let length = stream.read(&mut said).await?;
     let answer = if begins_preface(&said[..length]) {
+        // Not before it has asked something, or it would take the end of the connection for one that broke.
+        while let Ok(read) = tokio::time::timeout(QUIET, stream.read(&mut said)).await {
+            if read? == 0 {
+                break;
+            }
+        }
         goaway(PLAIN_REFUSAL)
     } else {
         let length = PLAIN_REFUSAL.len() + 1;

@@ -126,21 +126,14 @@ fn every_client_command_works_over_mutual_tls_with_a_token() {
         &["tasks", "p"],
         &["explain", "p", "task-b"],
         &["quarantine", "list", "p"],
-        &["watch", "p", "--snapshot"],
         &["seal", "p"],
+        &["watch", "p"],
         &["reconcile", "--plan-id", "p"],
         &["delete", "p"],
         &[
             &["run"],
             &plan[..],
-            &[
-                "--quiet",
-                "--plan-id",
-                "r",
-                "--",
-                "echo",
-                "{\"success\":true}",
-            ],
+            &["--quiet", "--", "echo", "{\"success\":true}"],
         ]
         .concat(),
         &[

@@ -31,12 +31,15 @@ struct Secured {
     authority: Authority,
 }
 
+/// So that nothing is said about new files that a test has not asked for.
+const ONLY_WHEN_ASKED: [&str; 2] = ["--tls-reload-interval", "1h"];
+
 impl Secured {
     fn start(arguments: &[&str]) -> Self {
         let authority = Authority::new("first");
         let files = tempfile::tempdir().unwrap();
         put(files.path(), &authority.server());
-        let served = serve(files.path(), arguments);
+        let served = serve(files.path(), &[&ONLY_WHEN_ASKED[..], arguments].concat());
         Self {
             served,
             files,
@@ -51,7 +54,8 @@ impl Secured {
         put(files.path(), &authority.server());
         let clients = files.path().join("clients.pem");
         std::fs::write(&clients, authority.pem()).unwrap();
-        let arguments = [&["--tls-client-ca", clients.to_str().unwrap()], arguments].concat();
+        let mutual = ["--tls-client-ca", clients.to_str().unwrap()];
+        let arguments = [&ONLY_WHEN_ASKED[..], &mutual, arguments].concat();
         let served = serve(files.path(), &arguments);
         Self {
             served,
@@ -209,7 +213,7 @@ async fn a_client_with_tls_is_answered_without_it_where_there_is_none() {
 
 #[tokio::test]
 async fn only_who_shows_a_valid_certificate_of_the_authority_is_let_in() {
-    let mut server = Secured::mutual(&["--log-format", "json"]);
+    let mut server = Secured::mutual(&[]);
     let foreign = Authority::new("foreign");
     let own = server.authority.client("spiffe://example/sandbox/7");
     let expired = server
