@@ -39,8 +39,9 @@ const HTTP1_BUFFER_BYTES: usize = 64 << 10;
 const LOCAL_RESETS_MAX: usize = 1_024;
 /// What every HTTP/2 connection begins with.
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
-/// How long a new connection may take to say it when the server drains: who has just connected is told to go elsewhere.
-const LAST_PREFACE: Duration = Duration::from_millis(100);
+/// How long a connection without a call may take to say it, and to make its first call, when the server drains: who has just
+/// connected is told to go elsewhere.
+const LAST_WORDS: Duration = Duration::from_millis(100);
 /// How often to look whether the rest of a preface has come.
 const PREFACE_POLL: Duration = Duration::from_millis(20);
 /// How long to wait when no connection can be accepted, as when there are no file descriptors left.
@@ -145,7 +146,7 @@ impl Edge {
         let first_bytes = async {
             tokio::select! {
                 () = tokio::time::sleep(self.first_bytes) => {}
-                () = self.draining.cancelled() => tokio::time::sleep(LAST_PREFACE).await,
+                () = self.draining.cancelled() => tokio::time::sleep(LAST_WORDS).await,
             }
         };
         tokio::select! {
@@ -155,7 +156,10 @@ impl Edge {
         }
         // Its streams end when the connection is to end, also if only its age says so.
         let closing = self.draining.child_token();
+        // Told to end before its first call, a client would take that call for failed: it is answered instead.
+        let called = CancellationToken::new();
         let service = service_fn(|request| {
+            called.cancel();
             let (routes, closing) = (self.routes.clone(), Closing(closing.clone()));
             let origins = self.origins.clone();
             let grpc = |request| call(routes, request, closing);
@@ -163,19 +167,21 @@ impl Edge {
         });
         let mut connection = pin!(self.http.serve_connection(TokioIo::new(stream), service));
         let mut age = pin!(sleep_about(self.age));
-        let mut ended = pin!(closing.cancelled());
+        let mut ended = pin!(async {
+            closing.cancelled().await;
+            let _ = tokio::time::timeout(LAST_WORDS, called.cancelled()).await;
+        });
         let mut ending = false;
         loop {
             tokio::select! {
                 biased;
                 () = self.cut.cancelled() => return Ok(()),
-                // Before it is asked to end: asked before it has read anything, it would end without a word.
-                served = connection.as_mut() => return served,
                 () = &mut ended, if !ending => {
                     ending = true;
                     connection.as_mut().graceful_shutdown();
                 }
-                () = &mut age, if !ending => closing.cancel(),
+                () = &mut age, if !closing.is_cancelled() => closing.cancel(),
+                served = connection.as_mut() => return served,
             }
         }
     }
