@@ -14,13 +14,16 @@ const PLAN: &str = "joined";
 /// Records in one message, and tasks in a page.
 const BATCH: u64 = 1_000;
 
+/// A replica that is ready has read such a plan, and taken a record, by then.
+pub const TAKEN_WITHIN: Duration = Duration::from_secs(2);
+
 /// What was measured.
 pub struct Joined {
     /// From the start of the process until it was ready.
     pub ready: Duration,
-    /// From then until it answered the first page of the result.
+    /// From when it was ready until it answered the first page of the result.
     pub read: Duration,
-    /// From then until it acknowledged a record.
+    /// From when it was ready until it acknowledged a record.
     pub taken: Duration,
 }
 

@@ -171,6 +171,9 @@ async fn replicas(
             "a replica that joined was ready after {ready} ms, read a plan of {} records {read} ms later, and took one after {taken} ms",
             arguments.join
         );
+        if joined.taken > join::TAKEN_WITHIN {
+            tally.wrong("a replica that joined took over too late");
+        }
     }
     Ok(())
 }

@@ -39,7 +39,8 @@ digest, with what any replica has shown for it. At the end every acknowledged re
 watches from the beginning must be equal to the byte on all replicas, and again after all of them were killed and started.
 
 After each fault a record is sent to one replica after the other, the one that was hit first, until somebody acknowledges
-it: within 5 s, for the fault that takes all of NATS within 5 s of its return.
+it: within 5 s, for the fault that takes all of NATS within 5 s of its return. The fresh replica at the end answers the first
+page of its plan, and takes a record, within 2 s of being ready.
 
 The last line is `acknowledged A, lost L, doubled D, equal yes|no`: records with a receipt, those of them that a plan does
 not have, records that were applied twice, and whether all else was as it must be. Exit code 1 unless it ends with `lost 0,

@@ -39,12 +39,14 @@ fn told(status: &Status) -> Option<Duration> {
     status.get_error_details().retry_info()?.retry_delay
 }
 
-/// Whether the same call may succeed later: the server says so, or is away, or the connection broke.
+/// Whether the same call may succeed later: the server says so, or is away, or the connection broke. An error that is not
+/// the server's own has no details; then it comes from the transport, which calls some breaks internal.
 pub(super) fn is_passing(status: &Status) -> bool {
-    matches!(
-        status.code(),
-        Code::Unavailable | Code::Cancelled | Code::Unknown
-    ) || told(status).is_some()
+    match status.code() {
+        Code::Unavailable | Code::Cancelled | Code::Unknown => true,
+        Code::Internal => status.get_error_details().error_info().is_none(),
+        _ => told(status).is_some(),
+    }
 }
 
 #[cfg(test)]
@@ -84,5 +86,17 @@ mod tests {
         assert_eq!(wait(Code::ResourceExhausted, details), [Some(700)]);
         assert_eq!(wait(Code::Aborted, ErrorDetails::new()), [None]);
         assert_eq!(wait(Code::NotFound, ErrorDetails::new()), [None]);
+    }
+
+    #[test]
+    fn an_internal_error_is_the_transports_unless_it_says_that_it_is_the_servers() {
+        let ours = ErrorDetails::with_error_info("INTERNAL", "fanout.v1", []);
+        let broken = Status::internal("h2 protocol error: http2 error");
+        assert!(is_passing(&broken));
+        assert!(!is_passing(&Status::with_error_details(
+            Code::Internal,
+            "a defect",
+            ours
+        )));
     }
 }

@@ -42,7 +42,8 @@ const HEADER_BYTES_MAX: u32 = 16 << 10;
 const HTTP1_BUFFER_BYTES: usize = 64 << 10;
 /// Streams that this side had to reset on one connection before it is closed.
 const LOCAL_RESETS_MAX: usize = 1_024;
-/// How long a new connection may take to say its first bytes when the server drains: who has just connected is told to go elsewhere.
+/// How long a connection without a call may take to say its first bytes, and to make its first call, when the server drains:
+/// who has just connected is told to go elsewhere.
 const LAST_WORDS: Duration = Duration::from_millis(100);
 /// How long to wait when no connection can be accepted, as when there are no file descriptors left.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
@@ -187,7 +188,10 @@ impl Edge {
     {
         // Its streams end when the connection is to end, also if only its age says so.
         let closing = self.draining.child_token();
+        // Told to end before its first call, a client would take that call for failed: it is answered instead.
+        let called = CancellationToken::new();
         let service = service_fn(|mut request: Request<Incoming>| {
+            called.cancel();
             if let Some(peer) = &peer {
                 request.extensions_mut().insert(Arc::clone(peer));
             }
@@ -198,19 +202,21 @@ impl Edge {
         });
         let mut connection = pin!(self.http.serve_connection(TokioIo::new(stream), service));
         let mut age = pin!(sleep_about(self.age));
-        let mut ended = pin!(closing.cancelled());
+        let mut ended = pin!(async {
+            closing.cancelled().await;
+            let _ = tokio::time::timeout(LAST_WORDS, called.cancelled()).await;
+        });
         let mut ending = false;
         loop {
             tokio::select! {
                 biased;
                 () = self.cut.cancelled() => return Ok(()),
-                // Before it is asked to end: asked before it has read anything, it would end without a word.
-                served = connection.as_mut() => return served,
                 () = &mut ended, if !ending => {
                     ending = true;
                     connection.as_mut().graceful_shutdown();
                 }
-                () = &mut age, if !ending => closing.cancel(),
+                () = &mut age, if !closing.is_cancelled() => closing.cancel(),
+                served = connection.as_mut() => return served,
             }
         }
     }

@@ -205,13 +205,13 @@ impl JetStream {
                     ..pull::OrderedConfig::default()
                 };
                 let arriving = async {
-                    let consumer = handle.create_consumer(config).await.map_err(|error| error.to_string())?;
-                    consumer.messages().await.map_err(|error| error.to_string())
+                    let consumer = in_time(handle.create_consumer(config)).await?.map_err(away)?;
+                    in_time(consumer.messages()).await?.map_err(away)
                 };
                 let mut arriving = match arriving.await {
                     Ok(arriving) => Box::pin(arriving),
-                    Err(error) => {
-                        tracing::debug!(error, "cannot follow the stream yet");
+                    Err(Away(why)) => {
+                        tracing::debug!(why, "cannot follow the stream yet");
                         tokio::time::sleep(LOOK_EVERY.1).await;
                         continue;
                     }
@@ -383,7 +383,7 @@ impl Stream for JetStream {
                 ..pull::OrderedConfig::default()
             };
             let consumer = in_time(handle.create_consumer(config)).await?.map_err(away)?;
-            let mut messages = consumer.messages().await.map_err(away)?;
+            let mut messages = in_time(consumer.messages()).await?.map_err(away)?;
             loop {
                 let next = in_time(messages.next()).await?;
                 let Some(next) = next else {
