@@ -1,5 +1,7 @@
 //! Settings of the server: every limit and every wait, with unit, default and where it can be set.
 
+pub mod telemetry;
+
 use std::net::SocketAddr;
 use std::ops::RangeInclusive;
 use std::str::FromStr;
@@ -311,6 +313,9 @@ pub struct Config {
     /// How long things may take.
     #[command(flatten)]
     pub times: Times,
+    /// What the server tells of itself, and where.
+    #[command(flatten)]
+    pub telemetry: telemetry::Telemetry,
 }
 
 impl Default for Config {

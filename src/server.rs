@@ -1,8 +1,11 @@
 //! The composition: journal, coordinator, service, health, reflection and gRPC-Web on one listener, and how they end.
 
 mod edge;
+mod observed;
 
 use std::future::{Future, poll_fn};
+use std::io;
+use std::net::SocketAddr;
 use std::pin::pin;
 use std::sync::Arc;
 use std::task::Poll;
@@ -22,6 +25,7 @@ pub use crate::service::READINESS;
 use crate::service::{Fanout, HealthOf, Served};
 use crate::{engine, plan};
 use edge::Edge;
+use observed::Observed;
 
 /// Why the server did not run.
 #[derive(Debug, thiserror::Error)]
@@ -32,6 +36,14 @@ pub enum Error {
     /// The journal cannot say which plans it has.
     #[error("failed to read the journal: {0}")]
     Recovery(#[from] coordinator::Error),
+    /// The port for metrics and probes cannot be opened.
+    #[error("--metrics-listen {address}: failed to bind: {source}")]
+    Observed {
+        /// Its address.
+        address: SocketAddr,
+        /// Why not.
+        source: io::Error,
+    },
 }
 
 /// How the server ended.
@@ -94,7 +106,7 @@ pub async fn run_with(
         }
     };
     ready.send_replace(recovered && sound);
-    let health = HealthServer::new(HealthOf::new(readiness));
+    let health = HealthServer::new(HealthOf::new(readiness.clone()));
     let reflection = || {
         tonic_reflection::server::Builder::configure()
             .register_encoded_file_descriptor_set(FILE_DESCRIPTOR_SET)
@@ -105,6 +117,19 @@ pub async fn run_with(
     routes = routes.add_service(reflection().build_v1()?);
     routes = routes.add_service(reflection().build_v1alpha()?);
     let edge = Edge::new(routes, &config);
+    let observed = Observed {
+        coordinator: Arc::clone(&coordinator),
+        ready: readiness,
+        connections: edge.connections.clone(),
+    };
+    // Open until this function is over.
+    let _observing = match config.telemetry.metrics_listen {
+        Some(address) => {
+            let opened = observed.open(address).await;
+            Some(opened.map_err(|source| Error::Observed { address, source })?)
+        }
+        None => None,
+    };
     let accepting = edge.accept(listener);
     let mut accepting = pin!(accepting);
     let timers = async { coordinator.run_timers().await };

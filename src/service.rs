@@ -47,6 +47,7 @@ use crate::proto::{
     ReconcileRequest, ReconcileResponse, RematchRecordRequest, RematchRecordResponse,
     SealPlanRequest, SealPlanResponse, View, WatchPlanRequest,
 };
+use crate::telemetry::traces;
 
 /// The service.
 #[derive(Clone)]
@@ -81,7 +82,7 @@ fn closing(extensions: &Extensions) -> CancellationToken {
 async fn detached<T: Send + 'static>(
     call: impl Future<Output = Result<T, Error>> + Send + 'static,
 ) -> Result<T, Status> {
-    match tokio::spawn(call).await {
+    match tokio::spawn(traces::carried(call)).await {
         Ok(answer) => answer.map_err(|error| status::of(&error)),
         Err(_) => Err(status::panicked()),
     }
@@ -125,7 +126,8 @@ impl FanoutService for Fanout {
     ) -> Result<Response<WrittenMessage>, Status> {
         let fanout = self.clone();
         let message = request.into_inner();
-        let submitted = tokio::spawn(async move { submit_record::once(&fanout, &message).await });
+        let submitted = async move { submit_record::once(&fanout, &message).await };
+        let submitted = tokio::spawn(traces::carried(submitted));
         let answer = submitted.await.unwrap_or_else(|_| Err(status::panicked()));
         answer.map(Response::new)
     }

@@ -13,6 +13,7 @@ use super::{Coordinator, Error};
 use crate::engine::{Entry, State};
 use crate::journal::{self, Journal};
 use crate::registry::LivePlan;
+use crate::telemetry;
 
 /// Entries that are read at a time; others have their turn after each.
 const ENTRIES_AT_A_TIME: usize = 4_096;
@@ -117,6 +118,7 @@ pub(super) async fn read(journal: Arc<dyn Journal>, plan_id: Arc<str>) -> (Arc<s
             }
             entries.extend(part);
         }
+        telemetry::metrics::history_replayed();
         let events = entries.len() as u64;
         if entries.is_empty() {
             // It was begun, and nothing more.

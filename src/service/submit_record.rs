@@ -13,6 +13,7 @@ use std::future::{Future, poll_fn};
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::{Context, Poll};
+use std::time::Instant;
 
 use prost::bytes::BytesMut;
 use tokio_stream::Stream;
@@ -29,6 +30,7 @@ use crate::coordinator::Error;
 use crate::engine::Submission;
 use crate::proto::records::{RecordsMessage, WrittenMessage};
 use crate::registry::LivePlan;
+use crate::telemetry::{metrics, traces};
 
 /// So many messages are answered together at most, and no more are taken after so many bytes.
 const TOGETHER_MAX: (usize, usize) = (64, 64 << 10);
@@ -170,6 +172,7 @@ async fn answer(
     messages: &[RecordsMessage],
     room: &mut Room,
 ) -> Answered {
+    let begun = Instant::now();
     if let Some(first) = messages.first() {
         source.find(fanout, first).await;
     }
@@ -226,7 +229,9 @@ async fn answer(
         }
     }
     drop(reading);
+    let traced = traces::begin_change(plan.plan_id());
     let submitting = submit(fanout, plan, source.producer(), first_offset, &submissions);
+    let submitting = traces::within(traced.as_ref(), submitting);
     match submitting.instrument(change.clone()).await {
         Ok(outcome) => {
             let _writing = tracing::trace_span!(parent: &change, "write").entered();
@@ -234,6 +239,10 @@ async fn answer(
             match receipt::answers(answers, &outcome, &ends, plan.spec(), limits) {
                 Ok(answers) => answered.answers = Some((answers, outcome.receipts.len())),
                 Err(too_large) => answered.failed = Some(too_large),
+            }
+            metrics::records_answered(&outcome.receipts, begun.elapsed());
+            if let Some(traced) = traced {
+                traces::end_change(&traced, &outcome.receipts);
             }
         }
         Err(error) => answered.failed = Some(status::of(&error)),

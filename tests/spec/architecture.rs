@@ -32,6 +32,7 @@ const MAY_IMPORT: [(&str, &[&str]); 14] = [
             "engine",
             "plan",
             "proto",
+            "telemetry",
         ],
     ),
     (
@@ -43,23 +44,32 @@ const MAY_IMPORT: [(&str, &[&str]); 14] = [
             "plan",
             "reconcile",
             "config",
+            "telemetry",
             "proto",
             "json",
         ],
     ),
     (
         "coordinator",
-        &["registry", "journal", "engine", "plan", "reconcile", "json"],
+        &[
+            "registry",
+            "journal",
+            "engine",
+            "telemetry",
+            "plan",
+            "reconcile",
+            "json",
+        ],
     ),
     ("registry", &["journal", "engine"]),
-    ("journal", &["engine"]),
+    ("journal", &["engine", "telemetry"]),
     ("engine", &["reconcile", "plan", "json"]),
     ("reconcile", &["plan", "json"]),
     ("plan", &["json"]),
     ("json", &[]),
     ("proto", &[]),
     ("config", &[]),
-    ("telemetry", &[]),
+    ("telemetry", &["engine"]),
 ];
 
 /// Rooms that compute and nothing else.

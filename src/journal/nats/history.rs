@@ -14,6 +14,7 @@ use super::stream::{Away, Message, Published, Stream};
 use crate::engine::Entry;
 use crate::journal::disk::frame::{self, PAYLOAD_BYTES_MAX};
 use crate::journal::{Answer, Error, History, Others, stored};
+use crate::telemetry;
 
 /// What waits to be sent of one plan is refused from here on, unless it is a single append.
 const WAITING_BYTES_MAX: usize = 64 << 20;
@@ -460,7 +461,10 @@ pub(super) async fn publish(
             .publish(subject, expected, &id, message.clone())
             .await
         {
-            Ok(Published::At(position)) => return Ok(position),
+            Ok(Published::At(position)) => {
+                telemetry::metrics::journal_wrote(message.len());
+                return Ok(position);
+            }
             Ok(Published::Full(problem)) => return Err(Error::Full(problem)),
             Ok(Published::Refused) => None,
             Err(Away(why)) => Some(why),
