@@ -1,8 +1,10 @@
 //! The program: arguments, one file for each group of commands, exit codes. Data goes to standard output, the rest to
 //! standard error.
 
+mod access;
 mod banner;
 mod client;
+mod client_tls;
 mod display;
 mod documents;
 mod executor;
@@ -22,6 +24,7 @@ mod serve;
 mod serve_journal;
 mod submit;
 mod tasks;
+mod token;
 mod trace_context;
 mod watch;
 
@@ -128,6 +131,8 @@ enum Command {
     Health(serve::Health),
     /// Check, export and import the plans of a data directory.
     Journal(journal::Journal),
+    /// Make keys and tokens for those who may call.
+    Token(token::Token),
     /// Print a completion script for a shell.
     Completions {
         /// The shell.
@@ -202,6 +207,7 @@ async fn dispatch(arguments: Arguments, settings: Vec<banner::Setting>) -> Outco
         Some(Command::Delete(command)) => plans::delete(command).await,
         Some(Command::Health(command)) => serve::health(command).await,
         Some(Command::Journal(command)) => journal::journal(command).await,
+        Some(Command::Token(command)) => token::token(command),
         Some(Command::Completions { shell }) => {
             clap_complete::generate(
                 shell,

@@ -1,6 +1,13 @@
 //! Settings of the server: every limit and every wait, with unit, default and where it can be set.
 
+mod auth;
+mod memory;
 pub mod telemetry;
+mod tls;
+
+pub use auth::Auth;
+pub use memory::MemoryMax;
+pub use tls::{Tls, TlsVersion};
 
 use std::net::SocketAddr;
 use std::ops::RangeInclusive;
@@ -104,6 +111,39 @@ pub struct Limits {
     /// Most bytes of record documents in one plan's history.
     #[arg(long, env = "FANOUT_PLAN_DOCUMENT_BYTES_MAX", default_value_t = 8 << 30, value_name = "BYTES")]
     pub plan_document_bytes_max: u64,
+    /// Most live plans of one tenant.
+    #[arg(
+        long,
+        env = "FANOUT_TENANT_PLANS_MAX",
+        default_value_t = 10_000,
+        value_name = "N"
+    )]
+    pub tenant_plans_max: u64,
+    /// Most tasks in all live plans of one tenant.
+    #[arg(
+        long,
+        env = "FANOUT_TENANT_TASKS_MAX",
+        default_value_t = 100_000_000,
+        value_name = "N"
+    )]
+    pub tenant_tasks_max: u64,
+    /// Most bytes that the plans of one tenant hold in memory, about.
+    #[arg(
+        long,
+        env = "FANOUT_TENANT_BYTES_MAX",
+        default_value_t = 1 << 50,
+        value_name = "BYTES"
+    )]
+    pub tenant_bytes_max: u64,
+    /// Most bytes that all plans hold in memory, about: then no plan and no record is taken. auto: half of what the process
+    /// may have (of its control group's limit, else of the machine's memory).
+    #[arg(
+        long,
+        env = "FANOUT_MEMORY_BYTES_MAX",
+        default_value = "auto",
+        value_name = "BYTES"
+    )]
+    pub memory_bytes_max: MemoryMax,
     /// Most watchers of one plan.
     #[arg(
         long,
@@ -290,7 +330,8 @@ impl FromStr for WebOrigins {
 /// Settings of the server.
 #[derive(Clone, Debug, clap::Args)]
 pub struct Config {
-    /// Address to listen on. The default is reached from this machine only: there is no authentication yet.
+    /// Address to listen on. The default is reached from this machine only; for one that others reach there has to be TLS, and
+    /// callers who say who they are, or --insecure.
     #[arg(
         long,
         env = "FANOUT_LISTEN",
@@ -307,6 +348,9 @@ pub struct Config {
         value_name = "ORIGINS"
     )]
     pub web_origins: WebOrigins,
+    /// How connections are kept private.
+    #[command(flatten)]
+    pub tls: Tls,
     /// What may not be exceeded.
     #[command(flatten)]
     pub limits: Limits,
@@ -316,6 +360,9 @@ pub struct Config {
     /// What the server tells of itself, and where.
     #[command(flatten)]
     pub telemetry: telemetry::Telemetry,
+    /// Who may call.
+    #[command(flatten)]
+    pub auth: Auth,
 }
 
 impl Default for Config {

@@ -7,7 +7,9 @@
 mod census;
 mod change;
 mod clock;
+mod name;
 mod quarantine;
+mod quota;
 mod recover;
 mod register;
 mod request_ids;
@@ -19,6 +21,7 @@ mod watch;
 
 pub use crate::journal::Error as JournalError;
 pub use clock::Clock;
+pub use name::{plan_id_of, plan_name, tenant_of};
 pub use quarantine::{QuarantineEntry, QuarantinePage};
 pub use recover::Recovered;
 pub use register::{Deadline, PlanCommand, Registered, Source};
@@ -56,6 +59,14 @@ pub struct Limits {
     pub id_bytes: usize,
     /// Live plans.
     pub plans: usize,
+    /// Live plans of one tenant.
+    pub tenant_plans: u64,
+    /// Tasks in all live plans of one tenant.
+    pub tenant_tasks: u64,
+    /// Bytes that the plans of one tenant hold in memory, about.
+    pub tenant_bytes: u64,
+    /// Bytes that all plans hold in memory, about.
+    pub memory_bytes: u64,
     /// Watchers of one plan.
     pub watchers_per_plan: usize,
     /// Request ids remembered.
@@ -82,13 +93,13 @@ pub enum Error {
         limit: Option<u64>,
     },
     /// There is no such plan.
-    #[error("there is no plan {plan_id:?}")]
+    #[error("there is no plan {:?}", plan_id_of(plan_id))]
     PlanNotFound {
         /// Its name.
         plan_id: String,
     },
     /// There is no such task.
-    #[error("plan {plan_id:?} has no task {task_id:?}")]
+    #[error("plan {:?} has no task {task_id:?}", plan_id_of(plan_id))]
     TaskNotFound {
         /// Name of the plan.
         plan_id: String,
@@ -105,7 +116,8 @@ pub enum Error {
     },
     /// The name is taken by a plan of other content.
     #[error(
-        "plan {plan_id:?} exists with other content: its digest is {existing}, this one's {requested}"
+        "plan {:?} exists with other content: its digest is {existing}, this one's {requested}",
+        plan_id_of(plan_id)
     )]
     PlanExists {
         /// Its name.
@@ -116,7 +128,7 @@ pub enum Error {
         requested: String,
     },
     /// The request id was used for something else.
-    #[error("request id {request_id:?} was used for another request")]
+    #[error("request id {:?} was used for another request", plan_id_of(request_id))]
     RequestIdReused {
         /// The id.
         request_id: String,
@@ -150,7 +162,7 @@ pub enum Error {
         sequence: u64,
     },
     /// A panic left the plan in an unknown state.
-    #[error("plan {plan_id:?} is unusable after an internal error")]
+    #[error("plan {:?} is unusable after an internal error", plan_id_of(plan_id))]
     PlanPoisoned {
         /// Its name.
         plan_id: String,
@@ -317,8 +329,16 @@ impl Coordinator {
     /// There is no such plan, or the journal cannot say.
     pub async fn current(&self, plan_id: &str) -> Result<Arc<LivePlan>, Error> {
         let plan = self.plan(plan_id).await?;
-        self.catch_up(&plan).await?;
-        Ok(plan)
+        match self.catch_up(&plan).await {
+            Ok(()) => Ok(plan),
+            // It was forgotten elsewhere, and another may have its name since.
+            Err(Error::PlanNotFound { .. }) => {
+                let plan = self.plan(plan_id).await?;
+                self.catch_up(&plan).await?;
+                Ok(plan)
+            }
+            Err(error) => Err(error),
+        }
     }
 
     /// The plan as it stands.
@@ -329,16 +349,17 @@ impl Coordinator {
         view(&*self.current(plan_id).await?)
     }
 
-    /// All plans as they stand, oldest first. Plans that an internal error made unusable are left out.
+    /// All plans of a tenant as they stand, oldest first. Plans that an internal error made unusable are left out.
     ///
     /// # Errors
     /// Not all plans are there yet, or the journal cannot say which there are.
-    pub async fn views(&self) -> Result<Vec<PlanView>, Error> {
+    pub async fn views(&self, tenant: &str) -> Result<Vec<PlanView>, Error> {
         self.check_recovered()?;
-        let live = self.registry.all();
+        let mut live = self.registry.all();
+        live.retain(|plan| tenant_of(plan.plan_id()) == tenant);
         let mut views: Vec<_> = live.iter().filter_map(|plan| view(plan).ok()).collect();
         if self.shared.is_some() {
-            self.add_views_of_others(&mut views).await?;
+            self.add_views_of_others(tenant, &mut views).await?;
         }
         views.sort_by(|a, b| {
             let key = |view: &PlanView| (view.spec.created_at, Arc::clone(&view.spec.plan_id));
@@ -356,6 +377,7 @@ impl Coordinator {
         plan: &Arc<LivePlan>,
         submissions: &[engine::Submission<'_>],
     ) -> Result<(Vec<Receipt>, Standing), Error> {
+        self.check_memory(plan)?;
         let answer = self.change(plan, &Command::Submit(submissions)).await?;
         Ok((answer.receipts, answer.standing))
     }
@@ -372,6 +394,9 @@ impl Coordinator {
         first_offset: Option<u64>,
         submissions: &[engine::Submission<'_>],
     ) -> Result<(Vec<Receipt>, Standing, u64), Error> {
+        if !submissions.is_empty() {
+            self.check_memory(plan)?;
+        }
         let command = Command::SubmitNumbered {
             producer,
             first_offset,
@@ -396,7 +421,7 @@ impl Coordinator {
         reason: EndReason,
         note: &str,
     ) -> Result<PlanView, Error> {
-        let plan = self.plan(plan_id).await?;
+        let plan = self.current(plan_id).await?;
         if !request_id.is_empty() {
             let fingerprint = request_ids::fingerprint(&format!("{reason:?}"), plan_id);
             let mut request_ids = self.request_ids.lock().await;
@@ -440,7 +465,8 @@ impl Coordinator {
             Some(plan) => Some(plan.turn().await),
             None => None,
         };
-        let deleted = plan.and_then(|plan| view(&plan).ok()).map(Arc::new);
+        let deleted = plan.as_ref().and_then(|plan| view(plan).ok());
+        let deleted = deleted.map(Arc::new);
         if let Some(deleted) = deleted.as_ref().filter(|_| !request_id.is_empty()) {
             // The answer is kept for a day; the plan must not be.
             let kept = PlanView {
@@ -450,16 +476,33 @@ impl Coordinator {
             let answer = Some(Arc::new(kept));
             request_ids.claim(request_id, fingerprint, plan_id, answer, self.clock.now())?;
         }
-        if let Err(error) = self.journal.delete(plan_id).wait().await {
+        let forgotten = match &plan {
+            Some(plan) => self.forget(plan).await,
+            None => self.journal.delete(plan_id).wait().await,
+        };
+        if let Err(error) = forgotten {
             request_ids.give_back(request_id);
             return Err(error.into());
         }
-        self.registry.remove(plan_id);
         if let Some(deleted) = &deleted {
             self.timers.forget(deleted);
         }
         tracing::info!(plan.id = plan_id, "plan deleted");
         Ok(deleted)
+    }
+
+    /// Forgets this very plan, if nobody has: its name may be another's already.
+    async fn forget(&self, plan: &LivePlan) -> Result<(), journal::Error> {
+        if !self.registry.has_this(plan) {
+            return Ok(());
+        }
+        let number = plan.journal().number();
+        self.journal
+            .delete_only(plan.plan_id(), number)
+            .wait()
+            .await?;
+        self.registry.remove_this(plan);
+        Ok(())
     }
 
     /// Waits until the plan has ended, is gone or unusable, at most so long.

@@ -9,6 +9,7 @@ pub mod cli;
 pub mod config;
 pub mod coordinator;
 pub mod engine;
+pub mod identity;
 pub mod journal;
 pub mod json;
 pub mod plan;

@@ -7,27 +7,31 @@
 
 mod parts;
 mod turn;
+mod usage;
 mod watchers;
 
 pub use parts::{Part, Parts};
 pub use turn::{Deciding, TurnHeld};
+pub use usage::Usage;
 pub use watchers::WatcherPlace;
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock, RwLockReadGuard};
 
 use tokio::sync::watch;
 
 use crate::engine::{Entry, Spec, State, Timestamp};
 use crate::journal::History;
 use turn::Turn;
+use usage::{Share, Usages};
 use watchers::Watchers;
 
 /// The live plans.
 pub struct Registry {
     plans: RwLock<HashMap<Arc<str>, Arc<LivePlan>>>,
     plans_max: usize,
+    usages: Usages,
 }
 
 /// Why a plan cannot be registered.
@@ -45,7 +49,30 @@ impl Registry {
         Self {
             plans: RwLock::default(),
             plans_max,
+            usages: Usages::default(),
         }
+    }
+
+    /// What all plans hold.
+    #[must_use]
+    pub fn usage(&self) -> &Usage {
+        self.usages.all()
+    }
+
+    /// What the plans of a tenant hold.
+    #[must_use]
+    pub fn usage_of(&self, tenant: &str) -> Arc<Usage> {
+        self.usages.of(tenant)
+    }
+
+    /// How many plans of a tenant are live, and how many tasks they have together.
+    #[must_use]
+    pub fn count_of(&self, is_of_tenant: impl Fn(&str) -> bool) -> (u64, u64) {
+        let plans = self.read();
+        let of_tenant = plans.values().filter(|plan| is_of_tenant(plan.plan_id()));
+        of_tenant.fold((0, 0), |(plans, tasks), plan| {
+            (plans + 1, tasks + plan.spec().tasks.len() as u64)
+        })
     }
 
     /// The plan of this name.
@@ -73,8 +100,12 @@ impl Registry {
         }
     }
 
-    /// Registers a plan. The caller serialises registrations, so that [`Registry::room_for`] still holds.
-    pub fn insert(&self, plan: Arc<LivePlan>) {
+    /// Registers a plan of a tenant. The caller serialises registrations, so that [`Registry::room_for`] still holds.
+    pub fn insert(&self, plan: Arc<LivePlan>, tenant: &str) {
+        let share = plan.share.get_or_init(|| self.usages.share(tenant));
+        if let Ok(live) = plan.read() {
+            share.hold(live.state.bytes());
+        }
         let mut plans = self.plans.write().unwrap_or_else(PoisonError::into_inner);
         plans.insert(Arc::clone(plan.plan_id()), plan);
     }
@@ -94,9 +125,14 @@ impl Registry {
 
     /// Takes this very plan out, if it is in here. Its watchers see that it is gone.
     pub fn remove_this(&self, plan: &LivePlan) -> bool {
-        let is_this = |there: &Arc<LivePlan>| std::ptr::eq(&**there, plan);
-        let is_here = self.get(plan.plan_id()).as_ref().is_some_and(is_this);
-        is_here && self.remove(plan.plan_id()).is_some()
+        self.has_this(plan) && self.remove(plan.plan_id()).is_some()
+    }
+
+    /// Whether this very plan is in here, and not another of its name.
+    #[must_use]
+    pub fn has_this(&self, plan: &LivePlan) -> bool {
+        let there = self.get(plan.plan_id());
+        there.is_some_and(|there| std::ptr::eq(&*there, plan))
     }
 
     /// Whether as many plans are live as may be.
@@ -176,6 +212,8 @@ pub struct LivePlan {
     parts: Parts,
     /// When somebody last asked for it: milliseconds since 1970-01-01T00:00:00Z.
     used_at: AtomicU64,
+    /// What it holds, once it is registered.
+    share: OnceLock<Share>,
 }
 
 /// What the state lock guards.
@@ -221,7 +259,14 @@ impl LivePlan {
             watchers: Watchers::default(),
             parts: Parts::default(),
             used_at: AtomicU64::new(0),
+            share: OnceLock::new(),
         }
+    }
+
+    /// Bytes that the plans of its tenant hold.
+    #[must_use]
+    pub fn bytes_of_tenant(&self) -> u64 {
+        self.share.get().map_or(0, Share::of_tenant)
     }
 
     /// When to look at it again: at its deadline, or when it can be forgotten.
@@ -318,6 +363,9 @@ impl LivePlan {
         }
         live.history.extend(entries);
         let answer = read(&live.state);
+        if let Some(share) = self.share.get() {
+            share.hold(live.state.bytes());
+        }
         let (sequence, ended) = (live.state.sequence(), live.state.end().is_some());
         drop(live);
         self.head.send_if_modified(|head| {

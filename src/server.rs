@@ -1,9 +1,13 @@
 //! The composition: journal, coordinator, service, health, reflection and gRPC-Web on one listener, and how they end.
 
+mod authority;
+mod certificates;
 mod edge;
+mod first_words;
 mod observed;
+mod tls;
 
-use std::future::{Future, poll_fn};
+use std::future::{Future, pending, poll_fn};
 use std::io;
 use std::net::SocketAddr;
 use std::pin::pin;
@@ -21,9 +25,11 @@ use crate::journal::{self, Journal};
 use crate::proto::FILE_DESCRIPTOR_SET;
 use crate::proto::fanout_service_server::FanoutServiceServer;
 use crate::proto::health::health_server::HealthServer;
-pub use crate::service::READINESS;
-use crate::service::{Fanout, HealthOf, Served};
+use crate::service::{Admission, Admitted, Fanout, HealthOf, Served};
+pub use crate::service::{LIVENESS, Peer, READINESS};
 use crate::{engine, plan};
+use authority::Believed;
+pub use certificates::{CertificateError, Certificates};
 use edge::Edge;
 use observed::Observed;
 
@@ -33,6 +39,9 @@ pub enum Error {
     /// The descriptors do not describe a service.
     #[error("failed to set up reflection: {0}")]
     Reflection(#[from] tonic_reflection::server::Error),
+    /// It cannot be said who may call.
+    #[error("{0}")]
+    Authority(String),
     /// The journal cannot say which plans it has.
     #[error("failed to read the journal: {0}")]
     Recovery(#[from] coordinator::Error),
@@ -44,6 +53,9 @@ pub enum Error {
         /// Why not.
         source: io::Error,
     },
+    /// There is to be TLS, and its certificates cannot be used.
+    #[error(transparent)]
+    Certificates(#[from] CertificateError),
 }
 
 /// How the server ended.
@@ -73,8 +85,24 @@ pub async fn run(
 /// those that are not are answered with UNAVAILABLE.
 ///
 /// # Errors
-/// The service cannot be put together, or the journal cannot say which plans it has.
+/// The service cannot be put together, the journal cannot say which plans it has, or the certificates cannot be used.
 pub async fn run_with(
+    journal: Arc<dyn Journal>,
+    listener: TcpListener,
+    config: Config,
+    shutdown: impl Future<Output = ()>,
+) -> Result<Ended, Error> {
+    let certificates = Certificates::read(&config.tls)?;
+    run_certified(certificates, journal, listener, config, shutdown).await
+}
+
+/// As [`run_with`], with certificates that were read before, so that what is wrong with them is known before anything
+/// else is done.
+///
+/// # Errors
+/// The service cannot be put together, or the journal cannot say which plans it has.
+pub async fn run_certified(
+    certificates: Option<Certificates>,
     journal: Arc<dyn Journal>,
     listener: TcpListener,
     config: Config,
@@ -82,7 +110,16 @@ pub async fn run_with(
 ) -> Result<Ended, Error> {
     let config = Arc::new(config);
     let failure = journal.failure();
-    let coordinator = Coordinator::before_recovery(journal, Clock::system(), limits(&config));
+    let (admission, believed) = match config.auth.is_on() {
+        true => {
+            let read = Believed::read(config.auth.clone()).await;
+            let (believed, authority) = read.map_err(Error::Authority)?;
+            (Some(Arc::new(Admission::new(authority))), Some(believed))
+        }
+        false => (None, None),
+    };
+    let clock = Clock::system();
+    let coordinator = Coordinator::before_recovery(journal, clock, limits(&config));
     let coordinator = Arc::new(coordinator);
     let fanout = Fanout::new(Arc::clone(&coordinator), Arc::clone(&config));
     let generated = FanoutServiceServer::new(fanout.clone())
@@ -112,11 +149,21 @@ pub async fn run_with(
             .register_encoded_file_descriptor_set(FILE_DESCRIPTOR_SET)
     };
 
-    let mut routes = Routes::new(Served::beside(generated, fanout));
+    let believing = admission.clone().zip(believed);
+    let served = Served::beside(generated, fanout);
+    let mut routes = Routes::new(Admitted::new(served, admission, clock));
     routes = routes.add_service(health);
     routes = routes.add_service(reflection().build_v1()?);
     routes = routes.add_service(reflection().build_v1alpha()?);
-    let edge = Edge::new(routes, &config);
+    let offered = certificates.as_ref().map(Certificates::offered);
+    let edge = Edge::new(routes, offered, &config);
+    let renewing = async {
+        match certificates {
+            Some(certificates) => certificates.keep_current().await,
+            None => pending().await,
+        }
+    };
+    let mut renewing = pin!(renewing);
     let observed = Observed {
         coordinator: Arc::clone(&coordinator),
         ready: readiness,
@@ -137,11 +184,20 @@ pub async fn run_with(
     let mut shutdown = pin!(shutdown);
     let shared = async { coordinator.run_shared().await };
     let mut shared = pin!(shared);
+    let following = async {
+        match believing {
+            Some((admission, believed)) => believed.follow(admission).await,
+            None => pending().await,
+        }
+    };
+    let mut following = pin!(following);
 
     loop {
         tokio::select! {
             () = &mut accepting => unreachable!("connections are accepted until the server drains"),
             () = &mut timers => unreachable!("timers run for ever"),
+            () = &mut following => unreachable!("files are followed for ever"),
+            () = &mut renewing => unreachable!("certificates are looked at for ever"),
             done = &mut recovering, if !recovered => {
                 done?;
                 recovered = true;
@@ -216,6 +272,10 @@ fn limits(config: &Config) -> Limits {
         one_task_request_bytes: limits.message_bytes_max / 2,
         id_bytes: limits.key_bytes_max,
         plans: limits.plans_max,
+        tenant_plans: limits.tenant_plans_max,
+        tenant_tasks: limits.tenant_tasks_max,
+        tenant_bytes: limits.tenant_bytes_max,
+        memory_bytes: limits.memory_bytes_max.bytes(),
         watchers_per_plan: limits.watchers_per_plan_max,
         request_ids: limits.request_ids_max,
         request_id_life: REQUEST_ID_LIFE,

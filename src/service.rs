@@ -2,10 +2,12 @@
 //!
 //! A handler's future is dropped when its client goes away, so whatever changes a plan runs on a task of its own.
 
+mod admission;
 mod call;
 mod convert;
 mod framing;
 mod health;
+mod peer;
 mod plan_stream;
 mod quarantine;
 mod receipt;
@@ -19,8 +21,10 @@ mod tasks;
 mod watch_plan;
 mod web;
 
+pub use admission::{Admission, Admitted};
 pub use call::{Closing, call};
-pub use health::{HealthOf, READINESS};
+pub use health::{HealthOf, LIVENESS, READINESS};
+pub use peer::Peer;
 pub use served::Served;
 pub use web::in_a_browsers_words;
 
@@ -31,11 +35,15 @@ use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tonic::{Extensions, Request, Response, Status, Streaming};
 
+use admission::{caller, named};
 use framing::{MessageStream, one_by_one};
 
 use crate::config::{Config, PAGE_SIZE, REASON_BYTES_MAX};
-use crate::coordinator::{Coordinator, Error, PlanCommand, Registered};
+use crate::coordinator::{
+    Coordinator, Error, PlanCommand, PlanView, Registered, plan_id_of, plan_name,
+};
 use crate::engine::EndReason;
+use crate::identity::Caller;
 use crate::proto::fanout_service_server::FanoutService;
 use crate::proto::records::{RecordsMessage, WrittenMessage};
 use crate::proto::{
@@ -91,10 +99,12 @@ async fn detached<T: Send + 'static>(
 #[tonic::async_trait]
 impl FanoutService for Fanout {
     async fn plan(&self, request: Request<PlanRequest>) -> Result<Response<PlanResponse>, Status> {
+        let caller = caller(request.extensions());
         let request = request.into_inner();
         let limits = self.config.limits;
         let page_size = convert::page_size(request.page_size, PAGE_SIZE.0)?;
-        let command = blocking(move || convert::plan_command(request, &limits)).await?;
+        let mut command = blocking(move || convert::plan_command(request, &limits)).await?;
+        of_tenant(&mut command, &caller)?;
         let response = self.register(command, page_size, ()).await?;
         Ok(Response::new(response))
     }
@@ -104,7 +114,8 @@ impl FanoutService for Fanout {
         request: Request<Streaming<PlanStreamRequest>>,
     ) -> Result<Response<PlanStreamResponse>, Status> {
         let closing = closing(request.extensions());
-        let planned = plan_stream::serve(self, request.into_inner(), &closing).await;
+        let caller = caller(request.extensions());
+        let planned = plan_stream::serve(self, &caller, request.into_inner(), &closing).await;
         planned.map(Response::new)
     }
 
@@ -115,8 +126,9 @@ impl FanoutService for Fanout {
         request: Request<Streaming<RecordsMessage>>,
     ) -> Result<Response<Self::SubmitRecordStream>, Status> {
         let closing = closing(request.extensions());
+        let caller = caller(request.extensions());
         let requests = request.into_inner();
-        let answers = submit_record::serve(self.clone(), requests, closing);
+        let answers = submit_record::serve(self.clone(), caller, requests, closing);
         Ok(Response::new(one_by_one(answers)))
     }
 
@@ -125,8 +137,9 @@ impl FanoutService for Fanout {
         request: Request<RecordsMessage>,
     ) -> Result<Response<WrittenMessage>, Status> {
         let fanout = self.clone();
+        let caller = caller(request.extensions());
         let message = request.into_inner();
-        let submitted = async move { submit_record::once(&fanout, &message).await };
+        let submitted = async move { submit_record::once(&fanout, caller, &message).await };
         let submitted = tokio::spawn(traces::carried(submitted));
         let answer = submitted.await.unwrap_or_else(|_| Err(status::panicked()));
         answer.map(Response::new)
@@ -137,7 +150,9 @@ impl FanoutService for Fanout {
         request: Request<ReconcileRequest>,
     ) -> Result<Response<ReconcileResponse>, Status> {
         let closing = closing(request.extensions());
-        let reconciled = reconcile_request::serve(self, request.into_inner(), &closing).await;
+        let caller = caller(request.extensions());
+        let reconciled = reconcile_request::serve(self, &caller, request.into_inner(), &closing);
+        let reconciled = reconciled.await;
         reconciled.map(Response::new)
     }
 
@@ -148,7 +163,8 @@ impl FanoutService for Fanout {
         request: Request<WatchPlanRequest>,
     ) -> Result<Response<Self::WatchPlanStream>, Status> {
         let closing = closing(request.extensions());
-        let frames = watch_plan::serve(self, request.get_ref(), closing).await?;
+        let caller = caller(request.extensions());
+        let frames = watch_plan::serve(self, &caller, request.get_ref(), closing).await?;
         Ok(Response::new(one_by_one(frames)))
     }
 
@@ -156,14 +172,15 @@ impl FanoutService for Fanout {
         &self,
         request: Request<GetPlanRequest>,
     ) -> Result<Response<GetPlanResponse>, Status> {
+        let caller = caller(request.extensions());
         let request = request.into_inner();
         let limits = &self.config.limits;
-        let plan_id = convert::required_plan_id(&request.plan_id, limits)?;
+        let name = named(&caller, &request.plan_id, limits)?;
         let page_size = convert::page_size(request.page_size, PAGE_SIZE.0)?;
         let start = convert::task_page_start(&request.page_token)?;
         let view = self
             .coordinator
-            .view(plan_id)
+            .view(&name)
             .await
             .map_err(|error| status::of(&error))?;
         let mut response = GetPlanResponse {
@@ -184,12 +201,20 @@ impl FanoutService for Fanout {
         &self,
         request: Request<ListPlansRequest>,
     ) -> Result<Response<ListPlansResponse>, Status> {
+        let caller = caller(request.extensions());
         let request = request.into_inner();
         let page_size = convert::page_size(request.page_size, PAGE_SIZE.0)?;
         let wanted = convert::PlanFilter::read(&request)?;
-        let views = self.coordinator.views().await;
+        let views = self.coordinator.views(&caller.tenant).await;
         let views = views.map_err(|error| status::of(&error))?;
-        let mut matching = views.iter().filter(|view| wanted.admits(view));
+        let is_theirs = |view: &&PlanView| {
+            let bound = caller.plan_id.as_deref();
+            bound.is_none_or(|plan_id| plan_id == plan_id_of(&view.spec.plan_id))
+        };
+        let mut matching = views
+            .iter()
+            .filter(is_theirs)
+            .filter(|view| wanted.admits(view));
         let plans: Vec<_> = matching.by_ref().take(page_size).collect();
         let next_page_token = match (plans.last(), matching.next()) {
             (Some(last), Some(_)) => convert::plan_page_token(last),
@@ -206,7 +231,8 @@ impl FanoutService for Fanout {
         &self,
         request: Request<GetTaskRequest>,
     ) -> Result<Response<GetTaskResponse>, Status> {
-        let answer = tasks::get(self, request.get_ref()).await;
+        let caller = caller(request.extensions());
+        let answer = tasks::get(self, &caller, request.get_ref()).await;
         answer.map(Response::new)
     }
 
@@ -214,7 +240,8 @@ impl FanoutService for Fanout {
         &self,
         request: Request<ListTasksRequest>,
     ) -> Result<Response<ListTasksResponse>, Status> {
-        let answer = tasks::list(self, request.get_ref()).await;
+        let caller = caller(request.extensions());
+        let answer = tasks::list(self, &caller, request.get_ref()).await;
         answer.map(Response::new)
     }
 
@@ -222,7 +249,8 @@ impl FanoutService for Fanout {
         &self,
         request: Request<ExplainTaskRequest>,
     ) -> Result<Response<ExplainTaskResponse>, Status> {
-        let answer = tasks::explain(self, request.get_ref()).await;
+        let caller = caller(request.extensions());
+        let answer = tasks::explain(self, &caller, request.get_ref()).await;
         answer.map(Response::new)
     }
 
@@ -230,7 +258,8 @@ impl FanoutService for Fanout {
         &self,
         request: Request<ListQuarantineRequest>,
     ) -> Result<Response<ListQuarantineResponse>, Status> {
-        let answer = quarantine::list(self, request.get_ref()).await;
+        let caller = caller(request.extensions());
+        let answer = quarantine::list(self, &caller, request.get_ref()).await;
         answer.map(Response::new)
     }
 
@@ -238,7 +267,8 @@ impl FanoutService for Fanout {
         &self,
         request: Request<RematchRecordRequest>,
     ) -> Result<Response<RematchRecordResponse>, Status> {
-        let rematched = quarantine::rematch(self, request.into_inner()).await;
+        let caller = caller(request.extensions());
+        let rematched = quarantine::rematch(self, &caller, request.into_inner()).await;
         rematched.map(Response::new)
     }
 
@@ -246,7 +276,8 @@ impl FanoutService for Fanout {
         &self,
         request: Request<DiscardRecordRequest>,
     ) -> Result<Response<DiscardRecordResponse>, Status> {
-        let discarded = quarantine::discard(self, request.into_inner()).await;
+        let caller = caller(request.extensions());
+        let discarded = quarantine::discard(self, &caller, request.into_inner()).await;
         discarded.map(Response::new)
     }
 
@@ -254,13 +285,14 @@ impl FanoutService for Fanout {
         &self,
         request: Request<SealPlanRequest>,
     ) -> Result<Response<SealPlanResponse>, Status> {
+        let caller = caller(request.extensions());
         let SealPlanRequest {
             plan_id,
             request_id,
             reason,
         } = request.into_inner();
         let plan = self
-            .end(plan_id, request_id, EndReason::Sealed, reason)
+            .end(&caller, plan_id, request_id, EndReason::Sealed, reason)
             .await?;
         Ok(Response::new(SealPlanResponse { plan: Some(plan) }))
     }
@@ -269,13 +301,14 @@ impl FanoutService for Fanout {
         &self,
         request: Request<CancelPlanRequest>,
     ) -> Result<Response<CancelPlanResponse>, Status> {
+        let caller = caller(request.extensions());
         let CancelPlanRequest {
             plan_id,
             request_id,
             reason,
         } = request.into_inner();
         let plan = self
-            .end(plan_id, request_id, EndReason::Cancelled, reason)
+            .end(&caller, plan_id, request_id, EndReason::Cancelled, reason)
             .await?;
         Ok(Response::new(CancelPlanResponse { plan: Some(plan) }))
     }
@@ -284,12 +317,13 @@ impl FanoutService for Fanout {
         &self,
         request: Request<DeletePlanRequest>,
     ) -> Result<Response<DeletePlanResponse>, Status> {
+        let caller = caller(request.extensions());
         let DeletePlanRequest {
             plan_id,
             request_id,
         } = request.into_inner();
-        convert::required_plan_id(&plan_id, &self.config.limits)?;
-        convert::text("request_id", &request_id, self.config.limits.key_bytes_max)?;
+        let plan_id = named(&caller, &plan_id, &self.config.limits)?.into_owned();
+        let request_id = self.request_id(&caller, &request_id)?;
         let coordinator = Arc::clone(&self.coordinator);
         let deleted = async move { coordinator.delete(&plan_id, &request_id).await };
         let view = detached(deleted).await?;
@@ -335,13 +369,14 @@ impl Fanout {
 
     async fn end(
         &self,
+        caller: &Caller,
         plan_id: String,
         request_id: String,
         end_reason: EndReason,
         note: String,
     ) -> Result<crate::proto::Plan, Status> {
-        convert::required_plan_id(&plan_id, &self.config.limits)?;
-        convert::text("request_id", &request_id, self.config.limits.key_bytes_max)?;
+        let plan_id = named(caller, &plan_id, &self.config.limits)?.into_owned();
+        let request_id = self.request_id(caller, &request_id)?;
         convert::text("reason", &note, REASON_BYTES_MAX)?;
         let coordinator = Arc::clone(&self.coordinator);
         let ended = async move {
@@ -351,6 +386,31 @@ impl Fanout {
         };
         detached(ended).await.map(|view| convert::plan(&view))
     }
+}
+
+impl Fanout {
+    /// The request id of a tenant among those of all; empty if there is none.
+    fn request_id(&self, caller: &Caller, request_id: &str) -> Result<String, Status> {
+        convert::text("request_id", request_id, self.config.limits.key_bytes_max)?;
+        if request_id.is_empty() {
+            return Ok(String::new());
+        }
+        Ok(plan_name(&caller.tenant, request_id).into_owned())
+    }
+}
+
+/// Makes the plan its tenant's.
+fn of_tenant(command: &mut PlanCommand, caller: &Caller) -> Result<(), Status> {
+    if let Some(bound) = &caller.plan_id
+        && **bound != *command.plan_id
+    {
+        return Err(status::bound_to_plan());
+    }
+    command.tenant = Arc::clone(&caller.tenant);
+    if !command.request_id.is_empty() {
+        command.request_id = plan_name(&caller.tenant, &command.request_id).into_owned();
+    }
+    Ok(())
 }
 
 /// Runs something that takes the processor for a while where it holds up nobody.

@@ -15,9 +15,9 @@ const RECORDS: usize = 204_800;
 /// A function with a smaller share, in percent, is not listed.
 const SHARE_MIN: &str = "0.7";
 
-/// Sends records over so many streams, and lists the functions that take the time of it.
-pub async fn profile(streams: usize, batch: usize) -> Outcome<()> {
-    let server = Server::fanout().await?;
+/// Sends records over so many streams to a server with these arguments, and lists the functions that take the time of it.
+pub async fn profile(streams: usize, batch: usize, arguments: &[&str]) -> Outcome<()> {
+    let server = Server::fanout_with(arguments).await?;
     let shape = Shape {
         streams,
         batch,

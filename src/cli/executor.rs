@@ -16,6 +16,7 @@ use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 
+use super::access::TOKEN_VARIABLE;
 use super::print::{number, object};
 use super::trace_context::TRACEPARENT;
 use crate::json::{self, Object, Value};
@@ -143,6 +144,8 @@ impl Executor {
         let traceparent = traceparent.into_iter().filter(|(_, said)| !said.is_empty());
         Command::new(program)
             .args(arguments)
+            // Who runs tasks need not be who plans them.
+            .env_remove(TOKEN_VARIABLE)
             .envs(traceparent)
             .envs(environment.iter().copied())
             .stdin(Stdio::piped())

@@ -14,7 +14,7 @@ use crate::config::Config;
 use crate::proto::health::HealthCheckRequest;
 use crate::proto::health::health_check_response::ServingStatus;
 use crate::proto::health::health_client::HealthClient;
-use crate::server::{self, Ended, READINESS};
+use crate::server::{self, Certificates, Ended, READINESS};
 use crate::telemetry::{self, LogFormat, traces};
 
 /// `fanout serve`.
@@ -42,6 +42,16 @@ pub(super) struct Health {
 pub(super) async fn serve(command: Serve, settings: &[Setting]) -> Outcome {
     telemetry::start(command.log_format).map_err(Failure::new)?;
     let config = command.config;
+    let danger = danger(&config);
+    if let Some((danger, remedy)) = danger
+        && !config.tls.insecure
+    {
+        return Err(Failure::new(format!(
+            "--listen {}: {danger}; {remedy}, or say --insecure",
+            config.listen
+        )));
+    }
+    let certificates = Certificates::read(&config.tls)?;
     let otlp_endpoint = otlp_endpoint(&config);
     let sending = otlp_endpoint.as_deref().map(traces::start).transpose();
     let sending = sending.map_err(|error| Failure::new(format!("--otlp-endpoint: {error}")))?;
@@ -56,9 +66,8 @@ pub(super) async fn serve(command: Serve, settings: &[Setting]) -> Outcome {
     // Before the address is announced: who reads it may end this at once.
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
-    if !address.ip().is_loopback() {
-        tracing::warn!(%address, "anybody who reaches this address can read and change every plan: there is no \
-            authentication yet");
+    if let Some((danger, _)) = danger {
+        tracing::warn!(%address, danger, "insecure, as it was said to be");
     }
     tracing::info!(%address, version = telemetry::VERSION_AND_COMMIT, journal = kept, limits = ?config.limits, "serving");
     banner::say(settings, command.log_format);
@@ -76,7 +85,7 @@ pub(super) async fn serve(command: Serve, settings: &[Setting]) -> Outcome {
             std::process::exit(FAILED.into());
         });
     };
-    let ended = server::run_with(journal, listener, config, shutdown).await;
+    let ended = server::run_certified(certificates, journal, listener, config, shutdown).await;
     if let Some(sending) = sending {
         tokio::task::spawn_blocking(move || sending.end()).await?;
     }
@@ -94,15 +103,36 @@ fn otlp_endpoint(config: &Config) -> Option<String> {
     endpoint.filter(|endpoint| !endpoint.is_empty())
 }
 
+/// What is dangerous about listening where these settings say, and what there is to do about it.
+fn danger(config: &Config) -> Option<(&'static str, &'static str)> {
+    let tls = &config.tls;
+    if config.listen.ip().to_canonical().is_loopback() {
+        None
+    } else if tls.certificate.is_none() {
+        Some((
+            "other machines reach it, and without TLS whoever is on the way reads and changes everything",
+            "give --tls-cert and --tls-key",
+        ))
+    } else if tls.client_authorities.is_none() && !config.auth.is_on() {
+        Some((
+            "other machines reach it, and anybody there reads and changes every plan",
+            "give --tokens, --jwks or --tls-client-ca",
+        ))
+    } else {
+        None
+    }
+}
+
 /// How long a server may take to say whether it is ready.
 const HEALTH_TIMEOUT: Duration = Duration::from_secs(5);
 
 pub(super) async fn health(command: Health) -> Outcome {
     let Health {
-        server: ServerAddress { server },
+        server: address,
         service,
     } = command;
-    let mut client = HealthClient::new(channel(&server).await?);
+    let mut client = HealthClient::new(channel(&address).await?);
+    let server = address.server;
     let request = HealthCheckRequest {
         service: service.clone(),
     };

@@ -10,7 +10,7 @@ pub struct Telemetry {
     /// caller sent are told there.
     #[arg(long, env = "FANOUT_METRICS_LISTEN", value_name = "ADDRESS:PORT")]
     pub metrics_listen: Option<SocketAddr>,
-    /// OpenTelemetry collector that spans are sent to over gRPC (OTLP): http://HOST:PORT or https://. If it is not given,
+    /// OpenTelemetry collector that spans are sent to over gRPC (OTLP), without TLS: http://HOST:PORT. If it is not given,
     /// OTEL_EXPORTER_OTLP_ENDPOINT is looked at.
     #[arg(
         long,

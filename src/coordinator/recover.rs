@@ -9,14 +9,15 @@ use std::time::{Duration, Instant};
 
 use tokio::task::JoinSet;
 
+use super::name::tenant_of;
 use super::{Coordinator, Error};
 use crate::engine::{Entry, State};
 use crate::journal::{self, Journal};
 use crate::registry::LivePlan;
 use crate::telemetry;
 
-/// Entries that are read at a time; others have their turn after each.
-const ENTRIES_AT_A_TIME: usize = 4_096;
+/// Entries that are read at a time: a plan's tasks are made beside its first ones. Others have their turn after each.
+const ENTRIES_AT_A_TIME: usize = 1 << 20;
 
 /// How often it is said how far this is.
 const PROGRESS_EVERY: Duration = Duration::from_secs(2);
@@ -94,7 +95,8 @@ impl Coordinator {
 
     pub(super) fn serve_again(&self, plan: LivePlan) -> Arc<LivePlan> {
         let plan = Arc::new(plan);
-        self.registry.insert(Arc::clone(&plan));
+        let tenant = tenant_of(plan.plan_id());
+        self.registry.insert(Arc::clone(&plan), tenant);
         if let Some(due) = plan.due() {
             self.timers.add(due, plan.plan_id());
         }

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
+use super::name::{plan_name, tenant_of};
 use super::{Coordinator, Error, PlanView, view};
 use crate::engine::{Command, Completion, Entry, Event, SealRule, Spec, State, Terms, Timestamp};
 use crate::journal::{self, History};
@@ -17,6 +18,8 @@ use crate::telemetry;
 /// What is to be planned.
 #[derive(Clone, Debug)]
 pub struct PlanCommand {
+    /// Whose plan it is; empty is a tenant, too.
+    pub tenant: Arc<str>,
     /// Makes the request idempotent; empty if not wanted.
     pub request_id: String,
     /// Name of the plan; empty: made from the config, else a UUIDv8 of the request id, else a UUIDv7.
@@ -126,6 +129,7 @@ impl Coordinator {
         if let Some(plan) = self.taken(&spec.plan_id).await? {
             return registered_before(&plan, &spec, document);
         }
+        self.check_quota(&spec)?;
         if !request_id.is_empty() {
             request_ids.claim(&request_id, fingerprint, &spec.plan_id, None, now)?;
         }
@@ -155,7 +159,8 @@ impl Coordinator {
         };
         let plan = Arc::new(LivePlan::new(Arc::clone(&spec), history, created));
         plan.use_at(now);
-        self.registry.insert(Arc::clone(&plan));
+        let tenant = tenant_of(&spec.plan_id);
+        self.registry.insert(Arc::clone(&plan), tenant);
         drop(loading);
         drop(request_ids);
 
@@ -235,13 +240,15 @@ fn prepare(
             limit: None,
         });
     }
+    let id = plan_id(
+        command.plan_id,
+        &command.request_id,
+        &command.config,
+        limits.id_bytes,
+    )?;
+    let name = plan_name(&command.tenant, &id);
     let terms = Terms {
-        plan_id: plan_id(
-            command.plan_id,
-            &command.request_id,
-            &command.config,
-            limits.id_bytes,
-        )?,
+        plan_id: name.into(),
         digest,
         labels: command.labels,
         completion: command.completion,
@@ -465,9 +472,9 @@ fn plan_id(
     request_id: &str,
     config: &Object,
     most: usize,
-) -> Result<Arc<str>, Error> {
+) -> Result<String, Error> {
     if !requested.is_empty() {
-        return Ok(requested.into());
+        return Ok(requested);
     }
     let text = |field| {
         let value = config
@@ -482,7 +489,7 @@ fn plan_id(
             let id = format!("{run_id}:{plan_id}");
             let usable = id.len() <= most && !id.contains('\0');
             if usable {
-                Ok(id.into())
+                Ok(id)
             } else {
                 Err(Error::Invalid {
                     field: "config.orchestrator".into(),
@@ -494,14 +501,14 @@ fn plan_id(
                 })
             }
         }
-        _ if request_id.is_empty() => Ok(uuid::Uuid::now_v7().to_string().into()),
+        _ if request_id.is_empty() => Ok(uuid::Uuid::now_v7().to_string()),
         _ => {
             let hash = blake3::derive_key(
                 "fanout 2026-11-21 plan id of a request id",
                 request_id.as_bytes(),
             );
             let bytes = std::array::from_fn(|byte| hash[byte]);
-            Ok(uuid::Uuid::new_v8(bytes).to_string().into())
+            Ok(uuid::Uuid::new_v8(bytes).to_string())
         }
     }
 }

@@ -95,9 +95,8 @@ impl Coordinator {
             .filter(|view| view.expires_at().is_some_and(|at| at <= now));
         if let Some(expired) = expired {
             let _turn = plan.turn().await;
-            match self.journal.delete(plan_id).wait().await {
+            match self.forget(&plan).await {
                 Ok(()) => {
-                    self.registry.remove(plan_id);
                     self.timers.forget(&expired);
                     tracing::info!(plan.id = &**plan_id, "plan expired");
                 }
@@ -140,6 +139,10 @@ mod tests {
             one_task_request_bytes: 1 << 20,
             id_bytes: 1_024,
             plans: 10,
+            tenant_plans: u64::MAX,
+            tenant_tasks: u64::MAX,
+            tenant_bytes: u64::MAX,
+            memory_bytes: u64::MAX,
             watchers_per_plan: 10,
             request_ids: 10,
             request_id_life: Duration::from_secs(1),
@@ -151,6 +154,7 @@ mod tests {
 
     fn command() -> PlanCommand {
         PlanCommand {
+            tenant: Arc::default(),
             request_id: String::new(),
             plan_id: "p".into(),
             config: Object::default(),

@@ -56,7 +56,7 @@ pub struct Violation {
 
 impl Violation {
     /// Every field and every reason that a violation may name: one that was kept is read back as one of these.
-    pub const WORDS: [&'static str; 14] = [
+    pub const WORDS: [&'static str; 15] = [
         "body",
         "group_key",
         "id",
@@ -69,6 +69,7 @@ impl Violation {
         "INVALID_TEXT",
         "JSON_LIMIT_EXCEEDED",
         "KEY_TOO_LONG",
+        "NOT_PERMITTED",
         "PLAN_QUOTA_EXCEEDED",
         "UNKNOWN_ENUM_VALUE",
     ];

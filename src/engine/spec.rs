@@ -1,5 +1,7 @@
 //! What a plan is, from its creation to its end: tasks, names, rules. Never changes.
 
+mod kept;
+
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -13,6 +15,7 @@ use super::state::EndReason;
 use crate::json::{self, Object, Value};
 use crate::plan::{self, Keys, Plan};
 use crate::reconcile::{Index, IndexBuilder, ResultHead, Settings};
+use kept::Kept;
 
 /// What seals a plan, beside its deadline and its owner.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -187,6 +190,9 @@ pub struct Terms {
     pub created_at: Timestamp,
 }
 
+/// What a task takes beside its request, about: its names, its place, its slot.
+const BYTES_OF_TASK: usize = 96;
+
 impl Spec {
     /// Makes the spec of a plan.
     ///
@@ -247,6 +253,7 @@ impl Spec {
         };
         let mut names = IndexBuilder::with_capacity(requests.len());
         let mut tasks = TasksBuilder::with_capacity(requests.len(), usize::MAX);
+        tasks.text.reserve(requests.iter().map(Bytes::len).sum());
         for request in requests {
             tasks.add_kept(request, &mut names)?;
         }
@@ -324,6 +331,13 @@ impl Spec {
         self.tasks.place(task).len()
     }
 
+    /// How many bytes of memory it takes, about.
+    #[must_use]
+    pub fn bytes(&self) -> u64 {
+        let text = self.config.len() + self.head.len() + self.tasks.requests.len();
+        (text + self.tasks.len() * BYTES_OF_TASK) as u64
+    }
+
     /// The same plan without what makes it large: tasks, their index, documents. For an answer that is kept.
     #[must_use]
     pub fn without_tasks(&self) -> Self {
@@ -347,9 +361,6 @@ impl Spec {
         }
     }
 }
-
-/// The members of a task request that name its task.
-const NAMING: [&str; 4] = ["task_id", "id", "sandbox_session_id", "group_key"];
 
 /// Takes one task request after the other.
 struct TasksBuilder {
@@ -393,32 +404,25 @@ impl TasksBuilder {
 
     /// [`TasksBuilder::add`] of a request that was printed before: only what names it is taken out of its text.
     fn add_kept(&mut self, request: &[u8], names: &mut IndexBuilder) -> Result<(), plan::Error> {
-        let error = |error: json::Error| plan::Error::new("task_requests", error.to_string());
-        let mut naming = Vec::new();
-        json::scan::members(request, kept_limits(), |member| {
-            if NAMING.contains(&&*member.key) {
-                naming.push(member);
-            }
-        })
-        .map_err(error)?;
-        let mut request_names = Object::with_capacity(naming.len());
-        for member in naming {
-            let value = parsed("task_requests", member.value.as_bytes())?;
-            request_names.set(&*member.key, value);
-        }
-        self.text.push_str(&String::from_utf8_lossy(request));
+        let kept = Kept::read(request)?;
         let (Ok(end), Ok(task)) = (
-            u32::try_from(self.text.len()),
+            u32::try_from(self.text.len() + kept.text.len()),
             u32::try_from(self.ends.len()),
         ) else {
             let most = u32::MAX as usize;
             return Err(plan::Error::over("task_requests", "bytes", most));
         };
+        self.text.push_str(kept.text);
         self.ends.push(end);
-        let keys = Keys::borrowed(&request_names);
+        if let Some(keys) = kept.plain_keys() {
+            names.add(&keys);
+            return Ok(());
+        }
+        let naming = kept.naming()?;
+        let keys = Keys::borrowed(&naming);
         names.add(&keys);
         let group_key = keys.group_key.into_owned();
-        self.add_group_key(task, &request_names.into(), &group_key);
+        self.add_group_key(task, &naming.into(), &group_key);
         Ok(())
     }
 

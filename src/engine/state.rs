@@ -221,7 +221,20 @@ impl End {
     }
 }
 
+/// What an event takes beside its document, and a numbered record, about.
+const BYTES_OF_EVENT: u64 = 128;
+const BYTES_OF_NUMBERED: u64 = 24;
+
 impl State {
+    /// How many bytes of memory the plan takes with all that has happened to it, about.
+    #[must_use]
+    pub fn bytes(&self) -> u64 {
+        self.spec.bytes()
+            + self.totals.document_bytes
+            + self.sequence * BYTES_OF_EVENT
+            + self.totals.numbered * BYTES_OF_NUMBERED
+    }
+
     /// The state right after the plan was created.
     #[must_use]
     pub fn created(spec: Arc<Spec>) -> Self {

@@ -4,12 +4,14 @@
 //! time to one plan waits for the disk together. `frame` says what a file looks like, `proto/fanout/journal/v1` what is in
 //! it, and `directory` where it is.
 
+mod ahead;
 mod care;
 mod directory;
 pub mod files;
 pub(super) mod frame;
 mod opening;
 mod plan_file;
+mod replay;
 mod shared;
 mod writers;
 

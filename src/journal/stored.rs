@@ -1,6 +1,6 @@
 //! The stored form of a history: entries as the messages of `proto/fanout/journal/v1`, and back.
 //!
-//! This is the only place that knows both. [`parts`] makes the payloads of an append's frames, [`Reading`] entries of them.
+//! This is the only place that knows both. [`write`] makes the payloads of an append's frames, [`Reading`] entries of them.
 
 #[allow(missing_docs, clippy::all, clippy::pedantic)]
 mod generated {
@@ -27,6 +27,7 @@ macro_rules! words {
 
 mod creation;
 mod producer;
+mod writing;
 
 use std::sync::Arc;
 
@@ -42,15 +43,7 @@ use generated::{
     Frame, Header, PlanCreated, PlanEnded, QuarantineResolved, RecordAccepted, RecordQuarantined,
     SessionLearnt, TaskProgressed,
 };
-
-/// What one frame of an append holds.
-#[derive(Debug, PartialEq, Eq)]
-pub(super) struct Part {
-    /// How many entries begin here.
-    pub(super) entries: u32,
-    /// The encoded message.
-    pub(super) payload: Vec<u8>,
-}
+pub(super) use writing::{Pieces, parts, write};
 
 /// Why bytes that are what was written are not what can be read.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -86,45 +79,6 @@ pub(super) fn read_header(payload: Bytes) -> Result<String, Unreadable> {
     Ok(header.plan_id)
 }
 
-/// Cuts an append into parts of about `part_bytes`; what cannot be cut, a record or a task, may be larger.
-pub(super) fn parts(entries: &[Arc<Entry>], part_bytes: usize) -> Vec<Part> {
-    let mut parts = Vec::new();
-    let mut next = Frame::default();
-    let mut bytes = 0;
-    let mut finish = |next: &mut Frame, bytes: &mut usize| {
-        let frame = std::mem::take(next);
-        *bytes = 0;
-        parts.push(Part {
-            // An append of 4 billion entries fits no memory.
-            entries: u32::try_from(frame.entries.len()).unwrap_or(u32::MAX),
-            payload: frame.encode_to_vec(),
-        });
-    };
-    for entry in entries {
-        let stored = store(entry);
-        bytes += stored.encoded_len();
-        next.entries.push(stored);
-        if let Event::PlanCreated(spec) = &entry.event {
-            for task in spec.tasks.numbers(0..spec.tasks.len()) {
-                let request = spec.request(task);
-                if bytes > 0 && bytes + request.len() > part_bytes {
-                    finish(&mut next, &mut bytes);
-                }
-                bytes += request.len();
-                next.task_requests.push(request);
-            }
-            // Entries come before tasks in a message, so those that follow need one of their own.
-            finish(&mut next, &mut bytes);
-        } else if bytes >= part_bytes {
-            finish(&mut next, &mut bytes);
-        }
-    }
-    if !next.entries.is_empty() {
-        finish(&mut next, &mut bytes);
-    }
-    parts
-}
-
 /// Checks that a payload can be read, without making entries of it.
 pub(super) fn check(payload: Bytes) -> Result<(), Unreadable> {
     for entry in frame(payload)?.entries {
@@ -141,13 +95,24 @@ pub(super) struct Reading {
     creation: Option<Creation>,
 }
 
-/// A plan whose tasks have not all come.
+/// A plan's creation, and as many of its tasks as have come.
 #[derive(Debug)]
-struct Creation {
+pub(super) struct Creation {
     sequence: u64,
     at: u64,
     plan: PlanCreated,
     requests: Vec<Bytes>,
+}
+
+impl Creation {
+    fn is_whole(&self) -> bool {
+        self.requests.len() as u64 >= self.plan.task_count
+    }
+
+    /// Makes the entry, which takes a while if the plan has many tasks.
+    pub(super) fn entry(self) -> Result<Entry, Unreadable> {
+        creation::read(self)
+    }
 }
 
 impl Reading {
@@ -162,6 +127,18 @@ impl Reading {
         payload: Bytes,
         to: &mut Vec<Arc<Entry>>,
     ) -> Result<(), Unreadable> {
+        if let Some(creation) = self.read_beside(payload, to)? {
+            to.push(Arc::new(creation.entry()?));
+        }
+        Ok(())
+    }
+
+    /// [`Reading::read`], but for a plan's creation, which belongs behind what is there then.
+    pub(super) fn read_beside(
+        &mut self,
+        payload: Bytes,
+        to: &mut Vec<Arc<Entry>>,
+    ) -> Result<Option<Creation>, Unreadable> {
         let frame = frame(payload)?;
         for entry in frame.entries {
             if self.creation.is_some() {
@@ -185,12 +162,7 @@ impl Reading {
             };
             creation.requests.extend(frame.task_requests);
         }
-        let whole =
-            |creation: &mut Creation| creation.requests.len() as u64 >= creation.plan.task_count;
-        if let Some(creation) = self.creation.take_if(whole) {
-            to.push(Arc::new(creation::read(creation)?));
-        }
-        Ok(())
+        Ok(self.creation.take_if(|creation| creation.is_whole()))
     }
 }
 

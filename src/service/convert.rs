@@ -1,13 +1,14 @@
 //! Requests into commands, and what the coordinator answers into messages. Optional fields and enum numbers stop here.
 
 use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
 use std::time::Duration;
 
 use tonic::Status;
 
 use super::status::{invalid, over_limit};
 use crate::config::{LABELS, Limits, PAGE_SIZE, PLAN_TIME_MAX, WHOLE_DOCUMENT_BYTES_MAX};
-use crate::coordinator::{Deadline, PlanCommand, PlanView, Source};
+use crate::coordinator::{Deadline, PlanCommand, PlanView, Source, plan_id_of};
 use crate::engine::{self, Completion, EndReason, PlanStatus, RecordKind, SealRule, Timestamp};
 use crate::json::{self, Object, Value};
 use crate::proto;
@@ -204,6 +205,7 @@ pub(super) fn plan_command(
         }
     };
     Ok(PlanCommand {
+        tenant: Arc::default(),
         config: config("config", &request.config, limits)?,
         source,
         completion,
@@ -331,7 +333,7 @@ impl<'r> PlanFilter<'r> {
     }
 
     pub(super) fn admits(&self, view: &PlanView) -> bool {
-        let place = (view.spec.created_at, &*view.spec.plan_id);
+        let place = (view.spec.created_at, plan_id_of(&view.spec.plan_id));
         self.after.is_none_or(|after| place > after)
             && self
                 .status
@@ -344,13 +346,17 @@ impl<'r> PlanFilter<'r> {
 }
 
 pub(super) fn plan_page_token(last: &PlanView) -> String {
-    format!("p.{}.{}", last.spec.created_at.0, last.spec.plan_id)
+    format!(
+        "p.{}.{}",
+        last.spec.created_at.0,
+        plan_id_of(&last.spec.plan_id)
+    )
 }
 
 pub(super) fn plan(view: &PlanView) -> proto::Plan {
     let (spec, standing) = (&view.spec, &view.standing);
     proto::Plan {
-        plan_id: spec.plan_id.to_string(),
+        plan_id: plan_id_of(&spec.plan_id).to_owned(),
         status: plan_status(standing.status).into(),
         end_reason: end_reason(standing.end.as_ref()).into(),
         counts: Some(counts(&standing.counts)),

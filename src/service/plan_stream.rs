@@ -10,9 +10,10 @@ use sha2::{Digest, Sha256};
 use tokio_util::sync::CancellationToken;
 use tonic::{Status, Streaming};
 
-use super::{Fanout, blocking, convert, status};
+use super::{Fanout, blocking, convert, of_tenant, status};
 use crate::config::{Limits, PAGE_SIZE, PLAN_STREAM_VALUES_PER_ITEM};
 use crate::coordinator::{Error, PlanCommand, Source};
+use crate::identity::Caller;
 use crate::json::Value;
 use crate::proto::plan_stream_request::Part;
 use crate::proto::{PlanCommit, PlanRequest, PlanResponse, PlanStreamRequest, PlanStreamResponse};
@@ -22,6 +23,7 @@ const BLOCKING_FROM_BYTES: usize = 64 << 10;
 
 pub(super) async fn serve(
     fanout: &Fanout,
+    caller: &Caller,
     mut requests: Streaming<PlanStreamRequest>,
     closing: &CancellationToken,
 ) -> Result<PlanStreamResponse, Status> {
@@ -51,7 +53,8 @@ pub(super) async fn serve(
                 arriving = blocking(read).await?;
             }
             Some(Part::Commit(commit)) => {
-                let command = arriving.commit(&commit)?;
+                let mut command = arriving.commit(&commit)?;
+                of_tenant(&mut command, caller)?;
                 let response = fanout.register(command, page_size, place).await?;
                 return Ok(streamed(response));
             }
@@ -169,6 +172,7 @@ impl Arriving {
             ));
         }
         Ok(PlanCommand {
+            tenant: Arc::default(),
             source: Source::Items(Value::array(self.items)),
             ..self.command
         })

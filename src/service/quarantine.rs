@@ -4,10 +4,12 @@ use std::sync::Arc;
 
 use tonic::Status;
 
+use super::admission::named;
 use super::{Fanout, convert, detached, receipt, status};
 use crate::config::{PAGE_SIZE, REASON_BYTES_MAX};
 use crate::coordinator::{PlanView, QuarantineEntry};
 use crate::engine::{QuarantineReason, Resolution};
+use crate::identity::Caller;
 use crate::proto::{
     self, DiscardRecordRequest, DiscardRecordResponse, ListQuarantineRequest,
     ListQuarantineResponse, RematchRecordRequest, RematchRecordResponse,
@@ -15,15 +17,16 @@ use crate::proto::{
 
 pub(super) async fn list(
     fanout: &Fanout,
+    caller: &Caller,
     request: &ListQuarantineRequest,
 ) -> Result<ListQuarantineResponse, Status> {
     let limits = &fanout.config.limits;
-    let plan_id = convert::required_plan_id(&request.plan_id, limits)?;
+    let name = named(caller, &request.plan_id, limits)?;
     let page_size = convert::page_size(request.page_size, PAGE_SIZE.0)?;
     let after = after(&request.page_token)?;
     let page = fanout
         .coordinator
-        .quarantine(plan_id, after, page_size, request.include_resolved)
+        .quarantine(&name, after, page_size, request.include_resolved)
         .await
         .map_err(|error| status::of(&error))?;
     let documents = page.records.iter().map(|entry| entry.record.document.len());
@@ -54,22 +57,23 @@ fn after(page_token: &str) -> Result<u64, Status> {
 
 pub(super) async fn rematch(
     fanout: &Fanout,
+    caller: &Caller,
     request: RematchRecordRequest,
 ) -> Result<RematchRecordResponse, Status> {
     let limits = &fanout.config.limits;
-    convert::required_plan_id(&request.plan_id, limits)?;
+    let name = named(caller, &request.plan_id, limits)?.into_owned();
     convert::required_text("task_id", &request.task_id, limits.key_bytes_max)?;
     check(request.quarantine_id, &request.reason)?;
     let coordinator = Arc::clone(&fanout.coordinator);
     let rematched = async move {
         let RematchRecordRequest {
-            plan_id,
+            plan_id: _,
             quarantine_id,
             task_id,
             reason,
         } = request;
         coordinator
-            .rematch(&plan_id, quarantine_id, &task_id, &reason)
+            .rematch(&name, quarantine_id, &task_id, &reason)
             .await
     };
     let (view, receipt, entry) = detached(rematched).await?;
@@ -81,18 +85,19 @@ pub(super) async fn rematch(
 
 pub(super) async fn discard(
     fanout: &Fanout,
+    caller: &Caller,
     request: DiscardRecordRequest,
 ) -> Result<DiscardRecordResponse, Status> {
-    convert::required_plan_id(&request.plan_id, &fanout.config.limits)?;
+    let name = named(caller, &request.plan_id, &fanout.config.limits)?.into_owned();
     check(request.quarantine_id, &request.reason)?;
     let coordinator = Arc::clone(&fanout.coordinator);
     let discarded = async move {
         let DiscardRecordRequest {
-            plan_id,
+            plan_id: _,
             quarantine_id,
             reason,
         } = request;
-        coordinator.discard(&plan_id, quarantine_id, &reason).await
+        coordinator.discard(&name, quarantine_id, &reason).await
     };
     let (view, entry) = detached(discarded).await?;
     Ok(DiscardRecordResponse {

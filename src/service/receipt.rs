@@ -24,6 +24,21 @@ pub(super) struct Outcome {
     pub(super) standing: Standing,
     /// How many of their producer's records the plan has then.
     pub(super) committed: Option<u64>,
+    /// Whether their sender may know of no more than one task.
+    pub(super) is_of_one_task: bool,
+}
+
+impl Outcome {
+    /// Leaves out what tells of the plan, and of tasks that are not the sender's.
+    pub(super) fn keep_to_its_own(&mut self) {
+        self.is_of_one_task = true;
+        for receipt in &mut self.receipts {
+            receipt.sequence = 0;
+            receipt.quarantine_id = 0;
+            receipt.warnings.clear();
+            receipt.candidates.clear();
+        }
+    }
 }
 
 /// Writes the answers to messages of which the first has its records up to the first of `ends`, the next up to the next.
@@ -52,10 +67,10 @@ pub(super) fn answers(
             room.clear();
             return Err(too_large(most));
         }
+        let standing = (!outcome.is_of_one_task).then_some(&outcome.standing);
         let answer = Answer {
             receipts,
-            counts: &counts,
-            standing: &outcome.standing,
+            standing: standing.map(|standing| (&counts[..], standing)),
             committed: outcome.committed,
             spec,
         };
@@ -92,9 +107,8 @@ pub(super) fn message(receipt: &Receipt, spec: &Spec) -> proto::Receipt {
 /// `SubmitRecordResponse` and `SubmitRecordsResponse`.
 struct Answer<'a> {
     receipts: &'a [Receipt],
-    /// Encoded.
-    counts: &'a [u8],
-    standing: &'a Standing,
+    /// Where the plan stands, and its counts, encoded; unless that is not for the sender.
+    standing: Option<(&'a [u8], &'a Standing)>,
     committed: Option<u64>,
     spec: &'a Spec,
 }
@@ -110,9 +124,11 @@ impl Encode for Answer<'_> {
             };
             out.message(1, &receipt);
         }
-        out.encoded(2, self.counts);
-        out.number(3, number(convert::plan_status(self.standing.status)));
-        out.number(4, self.standing.sequence);
+        if let Some((counts, standing)) = self.standing {
+            out.encoded(2, counts);
+            out.number(3, number(convert::plan_status(standing.status)));
+            out.number(4, standing.sequence);
+        }
         if let Some(committed) = self.committed {
             out.given_number(5, committed);
         }

@@ -6,10 +6,12 @@ use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 use tonic::Status;
 
+use super::admission::named;
 use super::{Fanout, blocking, convert, detached, status};
 use crate::config::{Limits, RECONCILE_WAIT_MAX};
 use crate::coordinator::{Page, ResultPage};
 use crate::engine::EndReason;
+use crate::identity::{Caller, Role};
 use crate::json::{self, Value};
 use crate::plan::{self, Input};
 use crate::proto::{self, ReconcileDocuments, ReconcileRequest, ReconcileResponse, View};
@@ -17,6 +19,7 @@ use crate::reconcile;
 
 pub(super) async fn serve(
     fanout: &Fanout,
+    caller: &Caller,
     request: ReconcileRequest,
     closing: &CancellationToken,
 ) -> Result<ReconcileResponse, Status> {
@@ -38,17 +41,23 @@ pub(super) async fn serve(
             }
             Ok(response)
         }
-        None => of_registered(fanout, request, closing).await,
+        None => of_registered(fanout, caller, request, closing).await,
     }
 }
 
 async fn of_registered(
     fanout: &Fanout,
+    caller: &Caller,
     request: ReconcileRequest,
     closing: &CancellationToken,
 ) -> Result<ReconcileResponse, Status> {
     let limits = &fanout.config.limits;
-    let plan_id = convert::required_plan_id(&request.plan_id, limits)?;
+    for (role, is_needed) in [(Role::Watch, true), (Role::Plan, request.seal)] {
+        if is_needed && !caller.may(role) {
+            return Err(status::role_required(role.name()));
+        }
+    }
+    let name = named(caller, &request.plan_id, limits)?;
     let wait = request
         .wait
         .map(|wait| convert::duration("wait", &wait, (Duration::ZERO, RECONCILE_WAIT_MAX)));
@@ -65,12 +74,12 @@ async fn of_registered(
         (_, size) => Page::From(start, size),
     };
     if request.seal {
-        let (coordinator, plan_id) = (Arc::clone(&fanout.coordinator), plan_id.to_owned());
-        detached(async move { coordinator.end(&plan_id, "", EndReason::Sealed, "").await }).await?;
+        let (coordinator, name) = (Arc::clone(&fanout.coordinator), name.clone().into_owned());
+        detached(async move { coordinator.end(&name, "", EndReason::Sealed, "").await }).await?;
     }
     let plan = fanout
         .coordinator
-        .current(plan_id)
+        .current(&name)
         .await
         .map_err(|error| status::of(&error))?;
     tokio::select! {

@@ -5,23 +5,45 @@ use std::sync::Arc;
 
 use tonic::Status;
 
+use super::admission::named;
 use super::{Fanout, convert, status};
+use crate::coordinator::plan_id_of;
+use crate::identity::{BoundTask, Caller};
 use crate::proto::records::{RecordFields, RecordsMessage};
 use crate::registry::LivePlan;
 
 /// Where a stream's records come from, and where they go. Known from its first message on.
-#[derive(Default)]
 pub(super) struct Source {
+    caller: Arc<Caller>,
     plan: Option<Arc<LivePlan>>,
     /// What the coordinator has of the name that the first message says, until that is read.
     found: Option<Result<Arc<LivePlan>, Status>>,
-    /// The producer; empty if it has none.
+    /// The producer as messages name it; empty if it has none.
     producer: Box<str>,
+    /// The producer as the plan knows it.
+    known_producer: Box<str>,
     /// Offset of the next record, if the producer has said one.
     next_offset: Option<u64>,
 }
 
 impl Source {
+    /// Nothing but whose it is.
+    pub(super) fn of(caller: Arc<Caller>) -> Self {
+        Self {
+            caller,
+            plan: None,
+            found: None,
+            producer: Box::default(),
+            known_producer: Box::default(),
+            next_offset: None,
+        }
+    }
+
+    /// The only task that it may bring records for, if there is one.
+    pub(super) fn bound_task(&self) -> Option<&BoundTask> {
+        self.caller.task.as_ref()
+    }
+
     /// The plan, once a message has named it.
     pub(super) fn plan(&self) -> Option<&Arc<LivePlan>> {
         self.plan.as_ref()
@@ -29,7 +51,7 @@ impl Source {
 
     /// The producer, if there is one.
     pub(super) fn producer(&self) -> Option<&str> {
-        (!self.producer.is_empty()).then_some(&*self.producer)
+        (!self.known_producer.is_empty()).then_some(&*self.known_producer)
     }
 
     /// Has the coordinator look for the plan that the first message names. What is wrong with the message is said when it
@@ -39,13 +61,19 @@ impl Source {
             return;
         }
         if let Ok(header) = first.read(&mut Vec::new()) {
-            let found = fanout.coordinator.plan(header.plan_id).await;
-            self.found = Some(found.map_err(|error| status::of(&error)));
+            let limits = &fanout.config.limits;
+            self.found = Some(match named(&self.caller, header.plan_id, limits) {
+                Ok(name) => {
+                    let found = fanout.coordinator.plan(&name).await;
+                    found.map_err(|error| status::of(&error))
+                }
+                Err(refused) => Err(refused),
+            });
         }
     }
 
-    /// Reads a message, the first one after its plan was [found](Self::find): appends its records, and answers the plan that they are for, and the offset of the first if they
-    /// have a producer.
+    /// Reads a message, the first one after its plan was [found](Self::find): appends its records, and answers the plan that
+    /// they are for, and the offset of the first if they have a producer.
     pub(super) fn read<'m>(
         &mut self,
         fanout: &Fanout,
@@ -78,6 +106,13 @@ impl Source {
                     ));
                 }
                 self.producer = header.producer_id.into();
+                self.known_producer = match &self.caller.task {
+                    // Whoever sends for one task has producers of their own, and learns nothing of others'.
+                    Some(task) if !self.producer.is_empty() => {
+                        format!("{}\0{}", task.task_id, self.producer).into()
+                    }
+                    _ => self.producer.clone(),
+                };
                 plan
             }
             Some(plan) => plan,
@@ -87,7 +122,7 @@ impl Source {
             (
                 "plan_id",
                 header.plan_id,
-                &**plan.plan_id(),
+                plan_id_of(plan.plan_id()),
                 "PLAN_ID_CHANGED",
             ),
             (

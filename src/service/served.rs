@@ -17,6 +17,7 @@ use tonic::codegen::http::{HeaderValue, Request, Response};
 use tonic::codegen::{Body as HttpBody, BoxFuture, Service};
 use tonic::server::NamedService;
 
+use super::admission::caller;
 use super::framing::{FramedStream, Messages};
 use super::{Fanout, closing, status, submit_record, watch_plan};
 use crate::proto::WatchPlanRequest;
@@ -68,19 +69,21 @@ impl Service<Request<Body>> for Served {
 
 async fn submit_record(fanout: Fanout, request: Request<Body>) -> Result<FramedStream, Status> {
     let closing = closing(request.extensions());
+    let caller = caller(request.extensions());
     let messages = Messages::of(request.into_body(), fanout.config.limits.message_bytes_max);
     let messages = messages.map(|message| message.map(RecordsMessage::of));
-    Ok(submit_record::serve(fanout, messages, closing))
+    Ok(submit_record::serve(fanout, caller, messages, closing))
 }
 
 async fn watch_plan(fanout: Fanout, request: Request<Body>) -> Result<FramedStream, Status> {
     let closing = closing(request.extensions());
+    let caller = caller(request.extensions());
     let mut messages = Messages::of(request.into_body(), fanout.config.limits.message_bytes_max);
     let message = messages.next().await;
     let message = message.ok_or_else(|| Status::internal("there is no request message"))??;
     let request = WatchPlanRequest::decode(message);
     let request = request.map_err(|error| Status::internal(error.to_string()))?;
-    watch_plan::serve(&fanout, &request, closing).await
+    watch_plan::serve(&fanout, &caller, &request, closing).await
 }
 
 fn answer(

@@ -12,7 +12,7 @@ use tonic::codegen::http::HeaderMap;
 use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, StatusExt};
 
-use crate::coordinator::{Error, JournalError};
+use crate::coordinator::{Error, JournalError, plan_id_of};
 use crate::engine::Refusal;
 
 const DOMAIN: &str = "fanout.v1";
@@ -35,7 +35,7 @@ pub(super) fn of(error: &Error) -> Status {
             let mut details = info("PLAN_NOT_FOUND", []);
             details.set_resource_info(
                 "fanout.v1.Plan",
-                clean(plan_id),
+                clean(plan_id_of(plan_id)),
                 "",
                 "there is no such plan",
             );
@@ -71,7 +71,7 @@ pub(super) fn of(error: &Error) -> Status {
             let mut details = info("PLAN_EXISTS", metadata);
             details.set_resource_info(
                 "fanout.v1.Plan",
-                clean(plan_id),
+                clean(plan_id_of(plan_id)),
                 "",
                 "exists with other content",
             );
@@ -81,7 +81,7 @@ pub(super) fn of(error: &Error) -> Status {
             let mut details = info("REQUEST_ID_REUSED", []);
             details.set_resource_info(
                 "request_id",
-                clean(request_id),
+                clean(plan_id_of(request_id)),
                 "",
                 "was used for another request",
             );
@@ -230,12 +230,38 @@ pub(super) fn stream_idle(idle: Duration) -> Status {
     with(Code::DeadlineExceeded, &message, info("STREAM_IDLE", []))
 }
 
+/// There is no plan of this id, for this caller.
+pub(super) fn no_plan(plan_id: &str) -> Status {
+    of(&Error::PlanNotFound {
+        plan_id: plan_id.to_owned(),
+    })
+}
+
+/// Nobody is behind the token, if there is one. Why is not said.
+pub(super) fn unauthenticated() -> Status {
+    let message = "a valid bearer token is needed in the authorization metadata";
+    with(Code::Unauthenticated, message, info("UNAUTHENTICATED", []))
+}
+
+/// The caller does not have the role that the method needs.
+pub(super) fn role_required(role: &'static str) -> Status {
+    let message = format!("the token does not have the role {role:?}, or is for one task");
+    let details = info("ROLE_REQUIRED", [("role", role.to_owned())]);
+    with(Code::PermissionDenied, &message, details)
+}
+
+/// The caller may register one plan, and this is another.
+pub(super) fn bound_to_plan() -> Status {
+    let message = "plan_id: the token is for one plan, and this is not its id";
+    with(Code::PermissionDenied, message, info("BOUND_TO_PLAN", []))
+}
+
 /// The plan that was watched is gone.
 pub(super) fn plan_removed(plan_id: &str) -> Status {
     let mut details = info("PLAN_REMOVED", []);
     details.set_resource_info(
         "fanout.v1.Plan",
-        clean(plan_id),
+        clean(plan_id_of(plan_id)),
         "",
         "was deleted or has expired",
     );

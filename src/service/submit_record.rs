@@ -21,6 +21,7 @@ use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 use tonic::{Code, Status};
 use tracing::Instrument;
 
+use super::admission::check_bound;
 use super::framing::{Framed, FramedStream};
 use super::receipt::Outcome;
 use super::record_source::Source;
@@ -28,6 +29,7 @@ use super::{Fanout, receipt, record, status};
 use crate::config::Limits;
 use crate::coordinator::Error;
 use crate::engine::Submission;
+use crate::identity::Caller;
 use crate::proto::records::{RecordsMessage, WrittenMessage};
 use crate::registry::LivePlan;
 use crate::telemetry::{metrics, traces};
@@ -76,11 +78,12 @@ enum After {
 
 pub(super) fn serve(
     fanout: Fanout,
+    caller: Arc<Caller>,
     mut requests: impl Requests + 'static,
     closing: CancellationToken,
 ) -> FramedStream {
     Box::pin(async_stream::stream! {
-        let mut source = Source::default();
+        let mut source = Source::of(caller);
         let mut room = Room::default();
         let mut messages = Vec::new();
         let mut receipts = 0;
@@ -142,10 +145,11 @@ fn take(
 /// Applies the records of a message by itself.
 pub(super) async fn once(
     fanout: &Fanout,
+    caller: Arc<Caller>,
     message: &RecordsMessage,
 ) -> Result<WrittenMessage, Status> {
     let messages = std::slice::from_ref(message);
-    let mut source = Source::default();
+    let mut source = Source::of(caller);
     let answered = answer(fanout, &mut source, messages, &mut Room::default()).await;
     let answer = answered
         .answers
@@ -179,6 +183,7 @@ async fn answer(
     let change = tracing::trace_span!("change", messages = messages.len());
     let reading = tracing::trace_span!(parent: &change, "read").entered();
     let limits = &fanout.config.limits;
+    let bound = source.bound_task().cloned();
     let mut answered = Answered::default();
     let (mut records, mut submissions, mut ends) = (Vec::new(), Vec::new(), Vec::new());
     let mut documents = Vec::new();
@@ -191,7 +196,13 @@ async fn answer(
         let sound = message.and_then(|(plan, first_offset)| {
             for record in &records {
                 let document = room.documents.len();
-                let read = record::read(record, plan.spec(), limits, &mut room.documents);
+                let mut read = record::read(record, plan.spec(), limits, &mut room.documents);
+                if let (Some(bound), Ok(fields)) = (&bound, &read.record)
+                    && let Err(violation) = check_bound(bound, plan.spec(), fields)
+                {
+                    room.documents.truncate(document);
+                    read.record = Err(violation);
+                }
                 submissions.push(read);
                 documents.push(document..room.documents.len());
             }
@@ -233,9 +244,12 @@ async fn answer(
     let submitting = submit(fanout, plan, source.producer(), first_offset, &submissions);
     let submitting = traces::within(traced.as_ref(), submitting);
     match submitting.instrument(change.clone()).await {
-        Ok(outcome) => {
+        Ok(mut outcome) => {
             let _writing = tracing::trace_span!(parent: &change, "write").entered();
             let answers = &mut room.answers;
+            if bound.is_some() {
+                outcome.keep_to_its_own();
+            }
             match receipt::answers(answers, &outcome, &ends, plan.spec(), limits) {
                 Ok(answers) => answered.answers = Some((answers, outcome.receipts.len())),
                 Err(too_large) => answered.failed = Some(too_large),
@@ -264,6 +278,7 @@ async fn submit(
             receipts,
             standing,
             committed: None,
+            is_of_one_task: false,
         });
     };
     let submitted = coordinator.submit_numbered(plan, producer, first_offset, submissions);
@@ -272,6 +287,7 @@ async fn submit(
         receipts,
         standing,
         committed: Some(committed),
+        is_of_one_task: false,
     })
 }
 

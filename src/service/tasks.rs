@@ -4,10 +4,12 @@ use std::collections::BTreeSet;
 
 use tonic::Status;
 
+use super::admission::named;
 use super::{Fanout, convert, status};
 use crate::config::PAGE_SIZE;
 use crate::coordinator::PlanView;
 use crate::engine::{MissingCause, RecordKind, TaskStanding, TaskState};
+use crate::identity::Caller;
 use crate::proto::{
     self, ExplainTaskRequest, ExplainTaskResponse, GetTaskRequest, GetTaskResponse,
     ListTasksRequest, ListTasksResponse, TaskReason, TaskReasonCode, View,
@@ -16,9 +18,10 @@ use crate::reconcile::Status as RecordStatus;
 
 pub(super) async fn get(
     fanout: &Fanout,
+    caller: &Caller,
     request: &GetTaskRequest,
 ) -> Result<GetTaskResponse, Status> {
-    let (view, standing) = find(fanout, &request.plan_id, &request.task_id).await?;
+    let (view, standing) = find(fanout, caller, &request.plan_id, &request.task_id).await?;
     Ok(GetTaskResponse {
         task: Some(task(&view, &standing, request.view())),
     })
@@ -26,10 +29,11 @@ pub(super) async fn get(
 
 pub(super) async fn list(
     fanout: &Fanout,
+    caller: &Caller,
     request: &ListTasksRequest,
 ) -> Result<ListTasksResponse, Status> {
     let limits = &fanout.config.limits;
-    let plan_id = convert::required_plan_id(&request.plan_id, limits)?;
+    let name = named(caller, &request.plan_id, limits)?;
     let page_size = convert::page_size(request.page_size, PAGE_SIZE.0)?;
     let start = convert::task_page_start(&request.page_token)?;
     // As sets: a request may repeat a value a million times, and each task is asked for it.
@@ -54,7 +58,7 @@ pub(super) async fn list(
     };
     let page = fanout
         .coordinator
-        .tasks(plan_id, start, page_size, wanted)
+        .tasks(&name, start, page_size, wanted)
         .await
         .map_err(|error| status::of(&error))?;
     let standings = page.tasks.iter();
@@ -79,9 +83,10 @@ pub(super) async fn list(
 
 pub(super) async fn explain(
     fanout: &Fanout,
+    caller: &Caller,
     request: &ExplainTaskRequest,
 ) -> Result<ExplainTaskResponse, Status> {
-    let (view, standing) = find(fanout, &request.plan_id, &request.task_id).await?;
+    let (view, standing) = find(fanout, caller, &request.plan_id, &request.task_id).await?;
     let next_event = match view.standing.end {
         None => view.spec.deadline,
         Some(_) => view.expires_at(),
@@ -95,13 +100,14 @@ pub(super) async fn explain(
 
 async fn find(
     fanout: &Fanout,
+    caller: &Caller,
     plan_id: &str,
     task_id: &str,
 ) -> Result<(PlanView, TaskStanding), Status> {
     let limits = &fanout.config.limits;
-    let plan_id = convert::required_plan_id(plan_id, limits)?;
+    let name = named(caller, plan_id, limits)?;
     let task_id = convert::required_text("task_id", task_id, limits.key_bytes_max)?;
-    let found = fanout.coordinator.task(plan_id, task_id).await;
+    let found = fanout.coordinator.task(&name, task_id).await;
     found.map_err(|error| status::of(&error))
 }
 

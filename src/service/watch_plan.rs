@@ -11,11 +11,13 @@ use prost::bytes::BytesMut;
 use tokio_util::sync::CancellationToken;
 use tonic::Status;
 
+use super::admission::named;
 use super::framing::{self, Framed, FramedStream};
 use super::{Fanout, convert, status};
 use crate::config::HEARTBEAT_RANGE;
-use crate::coordinator::{self, Next, PlanView, Standing};
+use crate::coordinator::{self, Next, PlanView, Standing, plan_id_of};
 use crate::engine::{Entry, Event, Held, Spec};
+use crate::identity::Caller;
 use crate::proto::watch_plan_response::Frame;
 use crate::proto::{self, WatchPlanRequest, WatchPlanResponse};
 use crate::telemetry::traces;
@@ -25,10 +27,11 @@ const SNAPSHOT_PART: (usize, usize) = (1_000, 1 << 20);
 
 pub(super) async fn serve(
     fanout: &Fanout,
+    caller: &Caller,
     request: &WatchPlanRequest,
     closing: CancellationToken,
 ) -> Result<FramedStream, Status> {
-    let plan_id = convert::required_plan_id(&request.plan_id, &fanout.config.limits)?;
+    let name = named(caller, &request.plan_id, &fanout.config.limits)?;
     if request.include_snapshot && !request.after.is_empty() {
         let problem = "not together with after: a snapshot begins with what there is now";
         return Err(status::invalid(
@@ -44,7 +47,7 @@ pub(super) async fn serve(
     let payload = request.include_payload;
     let mut watch = fanout
         .coordinator
-        .watch(plan_id, &request.after)
+        .watch(&name, &request.after)
         .await
         .map_err(|error| status::of(&error))?;
     let snapshot = request.include_snapshot.then(|| watch.snapshot());
@@ -104,7 +107,7 @@ pub(super) async fn serve(
                     return;
                 }
                 Ok(Next::Removed) => {
-                    yield Err(status::plan_removed(&watch.spec().plan_id));
+                    yield Err(status::plan_removed(plan_id_of(&watch.spec().plan_id)));
                     return;
                 }
                 Err(error) => {

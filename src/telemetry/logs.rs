@@ -55,7 +55,10 @@ pub fn start(format: LogFormat) -> Result<(), String> {
     Ok(())
 }
 
-/// The NATS client writes the URLs of its servers to its debug lines, passwords and all.
+/// Clients that write the URLs of their servers to their debug lines, passwords and all.
+const INDISCREET: [&str; 2] = ["async_nats", "opentelemetry"];
+
 fn tells_no_secret(metadata: &Metadata<'_>) -> bool {
-    !metadata.target().starts_with("async_nats") || *metadata.level() <= Level::INFO
+    let says = |client: &&str| metadata.target().starts_with(*client);
+    !INDISCREET.iter().any(says) || *metadata.level() <= Level::INFO
 }

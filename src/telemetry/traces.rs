@@ -15,7 +15,7 @@ use opentelemetry::{Context, KeyValue};
 use opentelemetry_otlp::{SpanExporter, WithExportConfig};
 use opentelemetry_sdk::Resource;
 use opentelemetry_sdk::trace::{SdkTracer, SdkTracerProvider};
-use tonic::codegen::http::HeaderMap;
+use tonic::codegen::http::{HeaderMap, Uri};
 
 use super::TraceContext;
 use crate::engine::{Disposition, Receipt};
@@ -54,6 +54,12 @@ impl Sending {
 /// # Errors
 /// The URL cannot be used, or spans are sent already.
 pub fn start(endpoint: &str) -> Result<Sending, String> {
+    // The error does not say the URL: there may be a password in it.
+    let url = endpoint.parse::<Uri>().ok();
+    let is_sound = |url: &Uri| url.scheme_str() == Some("http") && url.host().is_some();
+    if !url.as_ref().is_some_and(is_sound) {
+        return Err("expected http://HOST:PORT".to_owned());
+    }
     let exporter = SpanExporter::builder().with_tonic();
     let exporter = exporter.with_endpoint(endpoint).build();
     let exporter = exporter.map_err(|error| error.to_string())?;

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use crate::harness::project;
 
 /// Each room with the rooms it may import.
-const MAY_IMPORT: [(&str, &[&str]); 14] = [
+const MAY_IMPORT: [(&str, &[&str]); 15] = [
     ("main", &["cli"]),
     (
         "cli",
@@ -15,6 +15,7 @@ const MAY_IMPORT: [(&str, &[&str]); 14] = [
             "server",
             "journal",
             "config",
+            "identity",
             "telemetry",
             "plan",
             "reconcile",
@@ -29,6 +30,7 @@ const MAY_IMPORT: [(&str, &[&str]); 14] = [
             "coordinator",
             "journal",
             "config",
+            "identity",
             "engine",
             "plan",
             "proto",
@@ -41,6 +43,7 @@ const MAY_IMPORT: [(&str, &[&str]); 14] = [
             "coordinator",
             "registry",
             "engine",
+            "identity",
             "plan",
             "reconcile",
             "config",
@@ -61,6 +64,7 @@ const MAY_IMPORT: [(&str, &[&str]); 14] = [
             "json",
         ],
     ),
+    ("identity", &["engine"]),
     ("registry", &["journal", "engine"]),
     ("journal", &["engine", "telemetry"]),
     ("engine", &["reconcile", "plan", "json"]),

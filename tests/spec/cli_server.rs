@@ -156,11 +156,12 @@ fn every_step_of_a_change_is_timed_in_the_log_if_asked_to() {
 }
 
 #[test]
-fn serve_warns_if_others_than_this_machine_can_reach_it() {
-    let mut program = Program::start(fanout().args(["serve", "--listen", "0.0.0.0:0"]));
+fn serve_warns_if_others_than_this_machine_can_reach_it_and_it_was_said_to_be_insecure() {
+    let mut command = fanout();
+    let mut program =
+        Program::start(command.args(["serve", "--listen", "0.0.0.0:0", "--insecure"]));
     let line = program.stderr.line();
-    let warning = " WARN fanout::cli::serve: anybody who reaches this address can read and change every plan: \
-                   there is no authentication yet address=0.0.0.0:";
+    let warning = " WARN fanout::cli::serve: insecure, as it was said to be address=0.0.0.0:";
     assert!(line.contains(warning), "{line}");
 }
 
@@ -812,4 +813,53 @@ fn completions_are_scripts_that_know_every_command() {
     let start = |shell| said(directory.path(), &["completions", shell]).stdout;
     assert!(start("zsh").starts_with("#compdef fanout\n"));
     assert!(start("fish").contains("\ncomplete -c fanout "));
+}
+
+#[test]
+fn a_token_that_the_program_makes_is_one_that_its_server_believes() {
+    let folder = directory(&[]);
+    let path = |name: &str| folder.path().join(name).display().to_string();
+    let run = |arguments: &[&str]| Program::start(fanout().args(arguments)).finish();
+    let (key, keys) = (path("key"), path("keys"));
+    let made = run(&["token", "key", "--key", &key, "--jwks", &keys]);
+    assert_eq!((made.code, &*made.stdout, &*made.stderr), (0, "", ""));
+    let again = run(&["token", "key", "--key", &key, "--jwks", &keys]);
+    assert_eq!(again.code, 1, "a key is not overwritten");
+    let issue = |more: &[&str]| {
+        let issue = [
+            "token", "issue", "--key", &key, "--issuer", "ci", "--name", "n",
+        ];
+        run(&[&issue, more].concat())
+    };
+    assert_eq!(
+        issue(&["--role", "watch", "--plan", "p", "--task", "t"]).code,
+        1
+    );
+    let signed = issue(&["--role", "watch,plan"]);
+    let listed = run(&["token", "new", "--name", "listed", "--role", "watch"]);
+    std::fs::write(folder.path().join("tokens"), &listed.stderr).unwrap();
+    let server = Served::start(&[
+        "--jwks",
+        &keys,
+        "--jwt-issuer",
+        "ci",
+        "--tokens",
+        &path("tokens"),
+    ]);
+    for (token, expected) in [
+        (&*signed.stdout, true),
+        (&*listed.stdout, true),
+        ("other", false),
+    ] {
+        let header = format!("Bearer {}", token.trim()).parse().unwrap();
+        server.call(async |mut client| {
+            let mut request = tonic::Request::new(fanout::proto::ListPlansRequest::default());
+            request.metadata_mut().insert("authorization", header);
+            assert_eq!(
+                client.list_plans(request).await.is_ok(),
+                expected,
+                "{token}"
+            );
+        });
+    }
 }

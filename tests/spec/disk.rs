@@ -6,6 +6,7 @@ mod directory;
 mod faults;
 mod fixture;
 mod histories;
+mod long;
 mod power;
 mod simulated;
 mod stored;

@@ -714,6 +714,7 @@ fn coordinator() -> Coordinator {
 async fn live_result(config: &Value, records: &[&String]) -> Value {
     let coordinator = coordinator();
     let command = PlanCommand {
+        tenant: Arc::default(),
         request_id: String::new(),
         plan_id: "p".into(),
         config: config.as_object().unwrap().clone(),

@@ -1,5 +1,6 @@
 //! A server for a test: the real one, in this process, on a free port; and the real program for the others.
 
+mod certificates;
 mod nats_server;
 mod program;
 
@@ -24,6 +25,7 @@ use tonic::transport::Channel;
 use tonic::{Code, Status, Streaming};
 use tonic_types::StatusExt;
 
+pub use certificates::{Authority, Certified, https};
 pub use nats_server::NatsServer;
 pub use program::*;
 
@@ -184,6 +186,10 @@ pub fn coordinator_limits() -> coordinator::Limits {
         one_task_request_bytes: usize::MAX,
         id_bytes: usize::MAX,
         plans: 1,
+        tenant_plans: u64::MAX,
+        tenant_tasks: u64::MAX,
+        tenant_bytes: u64::MAX,
+        memory_bytes: u64::MAX,
         watchers_per_plan: 1,
         request_ids: 1,
         request_id_life: Duration::from_secs(1),

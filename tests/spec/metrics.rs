@@ -79,7 +79,7 @@ pub fn documented() -> Vec<(String, String, Vec<String>)> {
         .filter_map(|line| line.strip_prefix("| `fanout_"));
     let rows = rows.map(|row| {
         let (name, rest) = row.split_once("` | ").unwrap();
-        let mut cells = rest.split(" | ");
+        let mut cells = rest.split('|').map(str::trim);
         let kind = cells.next().unwrap().to_owned();
         let labels = cells.next().unwrap().split('`').skip(1).step_by(2);
         let labels = labels.map(str::to_owned).collect();
@@ -226,7 +226,7 @@ fn every_metric_of_the_document_exists_and_moves() {
 
     let (again, port) = observed(&data);
     let page = scrape_until(&port, "fanout_ready", |is_ready| is_ready == 1.0);
-    assert_eq!(page["fanout_journal_replays_total"], 2.0);
+    assert_eq!(page["fanout_journal_replays_total"], 3.0);
     pages.push(page);
     drop(again);
 

@@ -97,6 +97,7 @@ impl Running {
         let coordinator = Arc::new(Coordinator::new(Arc::new(journal), Clock::system(), limits));
         let config = r#"{"groups":[{"key":"a"},{"key":"b"},{"key":"c"}],"task_request_template":{"id":"{{group.key}}"}}"#;
         let command = PlanCommand {
+            tenant: Arc::default(),
             request_id: String::new(),
             plan_id: "p".into(),
             config: parse(config).as_object().unwrap().clone(),

@@ -19,7 +19,7 @@
 
 use std::io;
 
-use bytes::Bytes;
+use bytes::{Buf, Bytes, BytesMut};
 
 use super::files::{FileHandle, read_all_at};
 
@@ -76,10 +76,14 @@ impl Head {
     }
 }
 
-fn hash(head: &[u8], payload: &[u8]) -> Hash {
-    let mut hasher = blake3::Hasher::new();
-    hasher.update(&head[..OWN.start]).update(payload);
-    let hash = hasher.finalize();
+/// The hash of a frame. What it is of is put side by side for that: one piece is hashed much faster than two.
+fn hash(frame: &mut [u8]) -> Hash {
+    let mut head = [0; HEAD_BYTES];
+    head.copy_from_slice(&frame[..HEAD_BYTES]);
+    let hashed = OWN.len();
+    frame[hashed..HEAD_BYTES].copy_from_slice(&head[..OWN.start]);
+    let hash = blake3::hash(&frame[hashed..]);
+    frame[..HEAD_BYTES].copy_from_slice(&head);
     std::array::from_fn(|byte| hash.as_bytes()[byte])
 }
 
@@ -91,15 +95,21 @@ pub(in crate::journal) fn write(
     after: u64,
     continues: bool,
 ) {
-    let length = u32::try_from(payload.len()).unwrap_or(u32::MAX);
-    debug_assert!(payload.len() <= PAYLOAD_BYTES_MAX, "the caller checks");
-    to.extend_from_slice(&length.to_le_bytes());
-    to.extend_from_slice(&entries.to_le_bytes());
-    to.extend_from_slice(&after.to_le_bytes());
-    to.extend_from_slice(&[0; 8]);
-    to.extend_from_slice(&u32::from(continues).to_le_bytes());
-    to.extend_from_slice(&[0; 36]);
+    let begin = to.len();
+    to.resize(begin + HEAD_BYTES, 0);
     to.extend_from_slice(payload);
+    put_head(&mut to[begin..], entries, after, continues);
+}
+
+/// Makes a frame of a payload with room before it, still to be [sealed](seal). The room is zero.
+pub(in crate::journal) fn put_head(frame: &mut [u8], entries: u32, after: u64, continues: bool) {
+    let length = frame.len() - HEAD_BYTES;
+    debug_assert!(length <= PAYLOAD_BYTES_MAX, "the caller checks");
+    let length = u32::try_from(length).unwrap_or(u32::MAX);
+    frame[0..4].copy_from_slice(&length.to_le_bytes());
+    frame[4..8].copy_from_slice(&entries.to_le_bytes());
+    frame[8..16].copy_from_slice(&after.to_le_bytes());
+    frame[24..28].copy_from_slice(&u32::from(continues).to_le_bytes());
 }
 
 /// Puts into each of these frames how much of the file is on the disk, the hash of the frame before, and its own.
@@ -109,9 +119,8 @@ pub(in crate::journal) fn seal(mut frames: &mut [u8], synced: u64, previous: &mu
         let (frame, rest) = frames.split_at_mut(end);
         frame[16..24].copy_from_slice(&synced.to_le_bytes());
         frame[PREVIOUS].copy_from_slice(previous);
-        let (head, payload) = frame.split_at_mut(HEAD_BYTES);
-        *previous = hash(head, payload);
-        head[OWN].copy_from_slice(previous);
+        *previous = hash(frame);
+        frame[OWN].copy_from_slice(previous);
         frames = rest;
     }
 }
@@ -124,9 +133,8 @@ pub(in crate::journal) fn take(bytes: &mut Bytes, previous: &Hash) -> Option<(He
     if bytes.len() < end || head.previous != *previous {
         return None;
     }
-    let mut frame = bytes.split_to(end);
-    let payload = frame.split_off(HEAD_BYTES);
-    (hash(&frame, &payload) == head.own).then_some((head, payload))
+    let mut frame = BytesMut::from(&bytes.split_to(end)[..]);
+    (hash(&mut frame) == head.own).then(|| (head, frame.freeze().slice(HEAD_BYTES..)))
 }
 
 /// What there is at a place in a file.
@@ -150,7 +158,7 @@ pub(super) struct Frames<'f> {
     /// What the next frame has to follow; the first may follow anything if it is not known.
     previous: Option<Hash>,
     /// What was read of the file from `offset` on.
-    block: Bytes,
+    block: BytesMut,
 }
 
 impl<'f> Frames<'f> {
@@ -166,13 +174,18 @@ impl<'f> Frames<'f> {
             offset,
             end,
             previous,
-            block: Bytes::new(),
+            block: BytesMut::new(),
         }
     }
 
     /// Where the next frame begins.
     pub(super) fn offset(&self) -> u64 {
         self.offset
+    }
+
+    /// How many bytes are to be read from there on.
+    pub(super) fn left(&self) -> u64 {
+        self.end - self.offset
     }
 
     /// The next frame. After anything else, the same comes again.
@@ -196,11 +209,11 @@ impl<'f> Frames<'f> {
         if !follows || frame_bytes > self.end - self.offset || self.fill(length)? < length {
             return Ok(Step::Wrong);
         }
-        if hash(&self.block[..HEAD_BYTES], &self.block[HEAD_BYTES..length]) != head.own {
+        if hash(&mut self.block[..length]) != head.own {
             return Ok(Step::Wrong);
         }
-        let payload = self.block.slice(HEAD_BYTES..length);
-        self.block = self.block.slice(length..);
+        let mut payload = self.block.split_to(length).freeze();
+        payload.advance(HEAD_BYTES);
         self.offset += frame_bytes;
         self.previous = Some(head.own);
         Ok(Step::Frame(head, payload))
@@ -213,11 +226,15 @@ impl<'f> Frames<'f> {
         }
         let left = usize::try_from(self.end - self.offset).unwrap_or(usize::MAX);
         let there = self.block.len();
-        let mut block = vec![0; wanted.max(BLOCK_BYTES).min(left)];
-        block[..there].copy_from_slice(&self.block);
-        let read = read_all_at(self.file, &mut block[there..], self.offset + there as u64)?;
-        block.truncate(there + read);
-        self.block = block.into();
+        // If nobody has the frames before any more, this is the memory that they were in.
+        self.block.resize(wanted.max(BLOCK_BYTES).min(left), 0);
+        let read = read_all_at(
+            self.file,
+            &mut self.block[there..],
+            self.offset + there as u64,
+        );
+        self.block.truncate(there + *read.as_ref().unwrap_or(&0));
+        read?;
         Ok(self.block.len())
     }
 }

@@ -4,6 +4,7 @@ use std::io;
 
 use nix::errno::Errno;
 
+use super::ahead;
 use super::files::FileHandle;
 use super::frame::{self, Frames, Hash, Step};
 use crate::journal::stored::{self, Unreadable};
@@ -89,6 +90,34 @@ impl Fault {
     }
 }
 
+impl Examined {
+    /// Goes over the frames behind the first; answers where the first thing is that is none.
+    fn go_over(&mut self, next: &mut dyn FnMut() -> io::Result<(u64, Step)>) -> Result<u64, Fault> {
+        // Of an append in several frames, what all of them will have come to when the last one is there.
+        let mut sequence = 0;
+        loop {
+            let (offset, step) = next()?;
+            let Step::Frame(head, payload) = step else {
+                return Ok(offset);
+            };
+            if head.after != sequence {
+                let problem = format!("sequence {} follows sequence {sequence}", head.after);
+                return Err(Fault::Damaged { offset, problem });
+            }
+            stored::check(payload).map_err(|error| Fault::of(offset, error))?;
+            if head.entries > 0 {
+                self.places.add(sequence, offset);
+            }
+            sequence += u64::from(head.entries);
+            if !head.continues {
+                self.sequence = sequence;
+                self.end = offset + head.frame_bytes();
+                self.previous = head.own;
+            }
+        }
+    }
+}
+
 /// Reads the whole of a plan's file, and changes nothing.
 pub(super) fn examine(file: &dyn FileHandle) -> Result<Examined, Fault> {
     let length = file.length()?;
@@ -113,30 +142,8 @@ pub(super) fn examine(file: &dyn FileHandle) -> Result<Examined, Fault> {
         }
         _ => return Err(Fault::NeverWritten),
     };
-    // Of an append in several frames, what all of them will have come to when the last one is there.
-    let mut sequence = 0;
-    loop {
-        let offset = frames.offset();
-        let Step::Frame(head, payload) = frames.next()? else {
-            break;
-        };
-        if head.after != sequence {
-            let problem = format!("sequence {} follows sequence {sequence}", head.after);
-            return Err(Fault::Damaged { offset, problem });
-        }
-        stored::check(payload).map_err(|error| Fault::of(offset, error))?;
-        if head.entries > 0 {
-            examined.places.add(sequence, offset);
-        }
-        sequence += u64::from(head.entries);
-        if !head.continues {
-            examined.sequence = sequence;
-            examined.end = frames.offset();
-            examined.previous = head.own;
-        }
-    }
+    let wrong = ahead::read(frames, |next| examined.go_over(next))??;
     examined.places.cut(examined.end);
-    let wrong = frames.offset();
     examined.has_tail = frame::is_written(file, examined.end, length)?;
     if examined.has_tail && frame::later_than(file, wrong, length)?.is_some() {
         let problem = "a frame is not as it was written, and later ones are".into();

@@ -1,5 +1,6 @@
 //! One plan's file: appends come in here, wait for a writer together, and are done in their order.
 
+use std::cell::Cell;
 use std::io;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -7,12 +8,14 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::oneshot;
 
 use super::Durability;
+use super::ahead;
 use super::files::{FileHandle, is_full, write_all_at};
-use super::frame::{self, Frames, HEAD_BYTES, Hash, PAYLOAD_BYTES_MAX, Step};
+use super::frame::{self, Frames, HEAD_BYTES, Hash, PAYLOAD_BYTES_MAX};
 use super::opening::{Examined, Places};
+use super::replay::{self, Broken};
 use super::shared::Shared;
 use crate::engine::Entry;
-use crate::journal::stored::{self, Part, Reading};
+use crate::journal::stored::{self, Pieces};
 use crate::journal::{Answer, Error, History};
 use crate::telemetry;
 
@@ -24,7 +27,15 @@ const RESERVE_BYTES_MAX: u64 = 4 << 20;
 /// What a file is a multiple of: the least that file systems give.
 const RESERVE_UNIT: u64 = 4 << 10;
 /// With [`Durability::Os`], the disk is asked to have what was written each time it is so much.
-const SYNC_BYTES: u64 = 4 << 20;
+const SYNC_BYTES: u64 = 16 << 20;
+
+/// Memory for frames that a thread keeps for the next append, at most.
+const FRAMES_KEPT_MAX: usize = 1 << 20;
+
+thread_local! {
+    /// Where frames are made that are written at once.
+    static FRAMES: Cell<Vec<u8>> = const { Cell::new(Vec::new()) };
+}
 
 type Done = oneshot::Sender<Result<(), Error>>;
 
@@ -131,34 +142,28 @@ impl PlanFile {
         if entries.is_empty() {
             return Answer::Ready(Ok(()));
         }
-        let parts = stored::parts(entries, self.shared.part_bytes);
         match self.shared.durability {
-            Durability::Fsync => self.append_waiting(&mut state, entries.len(), parts),
-            Durability::Os => Answer::Ready(self.append_now(&mut state, entries.len(), parts)),
+            Durability::Fsync => self.append_waiting(&mut state, entries),
+            Durability::Os => Answer::Ready(self.append_now(&mut state, entries)),
         }
     }
 
-    fn append_waiting(
-        self: &Arc<Self>,
-        state: &mut State,
-        entries: usize,
-        parts: Vec<Part>,
-    ) -> Answer<()> {
+    fn append_waiting(self: &Arc<Self>, state: &mut State, entries: &[Arc<Entry>]) -> Answer<()> {
         if state.waiting.len() > WAITING_BYTES_MAX {
             let problem = format!("more than {WAITING_BYTES_MAX} bytes wait to be written");
             return Answer::Ready(Err(Error::Full(problem)));
         }
-        if let Err(error) = self.make_room(state, &parts) {
+        if let Err(error) = self.place(state, entries) {
             return Answer::Ready(Err(error));
         }
         if !state.queued {
             state.queued = self.shared.queue.add(Arc::clone(self));
             if !state.queued {
+                state.failed = Some(closed());
                 return Answer::Ready(Err(closed()));
             }
         }
         let (done, answer) = oneshot::channel();
-        state.place(parts, entries);
         state.waiting_done.push((state.sequence, done));
         Answer::Pending(Box::pin(async move {
             answer.await.unwrap_or_else(|_| Err(closed()))
@@ -168,13 +173,13 @@ impl PlanFile {
     fn append_now(
         self: &Arc<Self>,
         state: &mut State,
-        entries: usize,
-        parts: Vec<Part>,
+        entries: &[Arc<Entry>],
     ) -> Result<(), Error> {
-        self.make_room(state, &parts)?;
         let sequence = state.sequence;
-        state.place(parts, entries);
+        state.waiting = FRAMES.take();
+        let placed = self.place(state, entries);
         let mut frames = std::mem::take(&mut state.waiting);
+        placed?;
         let mut previous = state.previous;
         frame::seal(&mut frames, state.synced, &mut previous);
         let file = self.opened(state);
@@ -185,6 +190,10 @@ impl PlanFile {
                 state.end += frames.len() as u64;
                 state.done = state.sequence;
                 state.previous = previous;
+                if frames.capacity() <= FRAMES_KEPT_MAX {
+                    frames.clear();
+                    FRAMES.set(frames);
+                }
             }
             // What was written of it ends in the middle of a frame, or of an append: it counts for nothing.
             Err(error) if is_full(&error) => {
@@ -200,18 +209,28 @@ impl PlanFile {
         Ok(())
     }
 
-    /// Takes room for these parts.
-    fn make_room(self: &Arc<Self>, state: &mut State, parts: &[Part]) -> Result<(), Error> {
-        if let Some(part) = parts
-            .iter()
-            .find(|part| part.payload.len() > PAYLOAD_BYTES_MAX)
-        {
-            return Err(Error::Full(format!(
-                "a record of {} bytes is more than the {PAYLOAD_BYTES_MAX} that a frame can hold",
-                part.payload.len()
-            )));
+    /// Puts an append behind what waits, if there is room for it.
+    fn place(self: &Arc<Self>, state: &mut State, entries: &[Arc<Entry>]) -> Result<(), Error> {
+        let begin = state.waiting.len();
+        let part_bytes = self.shared.part_bytes;
+        let pieces = stored::write(entries, part_bytes, HEAD_BYTES, &mut state.waiting);
+        let longest = pieces.iter().map(|piece| piece.payload.len()).max();
+        let room = match longest.unwrap_or_default() {
+            longest if longest > PAYLOAD_BYTES_MAX => Err(Error::Full(format!(
+                "a record of {longest} bytes is more than the {PAYLOAD_BYTES_MAX} that a frame can hold"
+            ))),
+            _ => self.make_room(state, (state.waiting.len() - begin) as u64),
+        };
+        match room {
+            Ok(()) => state.place(&pieces),
+            Err(_) => state.waiting.truncate(begin),
         }
-        let needed = state.placed + bytes_of(parts) as u64;
+        room
+    }
+
+    /// Takes room for so many bytes more.
+    fn make_room(self: &Arc<Self>, state: &mut State, bytes: u64) -> Result<(), Error> {
+        let needed = state.placed + bytes;
         if needed <= state.reserved || !state.reserves {
             return Ok(());
         }
@@ -316,64 +335,34 @@ impl PlanFile {
         let file = self.opened(&mut state).map_err(failed)?;
         drop(state);
 
-        let mut frames = Frames::new(&*file, begin, end, None);
-        let mut reading = Reading::default();
-        let mut entries = Vec::new();
-        while frames.offset() < end && entries.len() < limit {
-            let offset = frames.offset();
-            let damaged = |problem: &dyn std::fmt::Display| {
-                Error::Damaged(format!("{problem} (offset {offset})"))
-            };
-            let Step::Frame(head, payload) = frames.next().map_err(failed)? else {
-                return Err(damaged(&"a frame is not as it was written"));
-            };
-            let is_before = head.after + u64::from(head.entries) <= after;
-            if is_before && !reading.is_under_way() {
-                continue;
-            }
-            let read = reading.read(payload, &mut entries);
-            read.map_err(|error| match error {
-                stored::Unreadable::Later(_) => Error::Failed(error.to_string()),
-                stored::Unreadable::Malformed(problem) => damaged(&problem),
-            })?;
-            if head.after < after {
-                entries.retain(|entry: &Arc<Entry>| entry.sequence > after);
-            }
-        }
-        entries.truncate(limit);
-        Ok(entries)
+        let frames = Frames::new(&*file, begin, end, None);
+        let entries = ahead::read(frames, |next| replay::entries(next, after, limit, end));
+        entries.map_err(failed)?.map_err(|broken| match broken {
+            Broken::Io(error) => failed(error),
+            Broken::Journal(error) => error,
+        })
     }
 }
 
 impl State {
-    /// Puts an append behind what waits. Each part is let go when it was copied: a plan's creation may be large.
-    fn place(&mut self, parts: Vec<Part>, entries: usize) {
-        let mut after = self.sequence;
-        let last = parts.len() - 1;
-        self.waiting.reserve(bytes_of(&parts));
-        for (position, part) in parts.into_iter().enumerate() {
-            if part.entries > 0 {
-                self.places.add(after, self.placed);
+    /// Makes frames of what was put behind what waits.
+    fn place(&mut self, pieces: &Pieces) {
+        for (position, piece) in pieces.iter().enumerate() {
+            if piece.entries > 0 {
+                self.places.add(self.sequence, self.placed);
             }
-            let (before, continues) = (self.waiting.len(), position < last);
-            frame::write(
-                &mut self.waiting,
-                &part.payload,
-                part.entries,
-                after,
+            let continues = position + 1 < pieces.len();
+            let frame = piece.payload.start - HEAD_BYTES..piece.payload.end;
+            self.placed += frame.len() as u64;
+            frame::put_head(
+                &mut self.waiting[frame],
+                piece.entries,
+                self.sequence,
                 continues,
             );
-            self.placed += (self.waiting.len() - before) as u64;
-            after += u64::from(part.entries);
+            self.sequence += u64::from(piece.entries);
         }
-        self.sequence += entries as u64;
     }
-}
-
-/// How many bytes the frames of these parts have.
-fn bytes_of(parts: &[Part]) -> usize {
-    let bytes = parts.iter().map(|part| HEAD_BYTES + part.payload.len());
-    bytes.sum()
 }
 
 /// Answers appends. Nobody may be waiting any more.

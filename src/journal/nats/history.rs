@@ -1,30 +1,25 @@
 //! One plan's history in its subject: appends wait for the one that is on its way, and are then sent together.
 
 use std::collections::VecDeque;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use bytes::Bytes;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 use super::message::{HEAD_BYTES, Head, Kind};
+use super::publish::{drawn, publish};
 use super::reader::{Place, Reader, Step};
-use super::stream::{Away, Message, Published, Stream};
+use super::stream::{Away, Stream};
 use crate::engine::Entry;
 use crate::journal::disk::frame::{self, PAYLOAD_BYTES_MAX};
 use crate::journal::{Answer, Error, History, Others, stored};
-use crate::telemetry;
 
 /// What waits to be sent of one plan is refused from here on, unless it is a single append.
 const WAITING_BYTES_MAX: usize = 64 << 20;
-/// So long it is tried to find out what became of a message.
-pub(super) const PATIENCE: Duration = Duration::from_secs(4);
 /// So long it is believed that a history is still there: less than what says that it was forgotten is there.
 const BELIEVED: Duration = Duration::from_secs(5);
-/// How long to wait before a busy stream, or one that is away, is asked again.
-const BUSY: Duration = Duration::from_millis(3);
-const AWAY: Duration = Duration::from_millis(100);
 
 type Done = oneshot::Sender<Result<(), Error>>;
 
@@ -57,6 +52,8 @@ struct Appends {
     seen: Instant,
     /// Whether the history was forgotten.
     gone: bool,
+    /// How often what was appended was not taken.
+    losses: u64,
 }
 
 /// Appends that are to be sent together.
@@ -109,6 +106,7 @@ impl Plan {
                 sending: false,
                 seen: Instant::now(),
                 gone: false,
+                losses: 0,
             }),
             reading: tokio::sync::Mutex::default(),
         }
@@ -123,11 +121,6 @@ impl Plan {
     pub(super) fn is_of(&self, history: u64) -> bool {
         let appends = self.lock();
         !appends.gone && appends.known.history == history
-    }
-
-    /// The history's number.
-    pub(super) fn history(&self) -> u64 {
-        self.lock().known.history
     }
 
     /// Whether the history was forgotten.
@@ -150,13 +143,15 @@ impl Plan {
         }
     }
 
-    fn append(self: &Arc<Self>, after: u64, entries: &[Arc<Entry>]) -> Answer<()> {
+    /// `losses` is how many whoever appends had heard of when it read on.
+    fn append(self: &Arc<Self>, after: u64, entries: &[Arc<Entry>], losses: u64) -> Answer<()> {
         let mut appends = self.lock();
         let refused = |error| Answer::Ready(Err(error));
         if appends.gone {
             return refused(Error::NotFound);
         }
-        if appends.sequence != after {
+        // The same sequence may be that of others' entries now, in place of what was not taken.
+        if appends.sequence != after || appends.losses != losses {
             let at = appends.sequence;
             return refused(Error::Conflict { at });
         }
@@ -217,6 +212,7 @@ impl Plan {
                     appends.known = Place {
                         sequence: last,
                         position,
+                        whole: position,
                         hash,
                         ..known
                     };
@@ -226,6 +222,7 @@ impl Plan {
                 Err(error) => {
                     appends.gone |= error == Error::NotFound;
                     appends.sequence = appends.known.sequence;
+                    appends.losses += 1;
                     appends.waiting_bytes = 0;
                     let waiting = std::mem::take(&mut appends.waiting);
                     drop(appends);
@@ -333,7 +330,8 @@ impl Plan {
             }
         }
         self.has_read(reader.place());
-        Ok(reading.entries.iter().take(limit).cloned().collect())
+        let taken = limit.min(reading.entries.len());
+        Ok(reading.entries.drain(..taken).collect())
     }
 
     /// The history is known up to here, unless something is on its way behind another place.
@@ -392,43 +390,50 @@ impl Appends {
         message_bytes_max: usize,
         done: Done,
     ) -> Result<(), Error> {
-        let parts = stored::parts(entries, message_bytes_max - HEAD_BYTES);
-        let too_large = parts
-            .iter()
-            .find(|part| part.payload.len() > PAYLOAD_BYTES_MAX);
-        if let Some(part) = too_large {
+        let part_bytes = message_bytes_max - HEAD_BYTES;
+        let is_new = self.waiting.is_empty();
+        if is_new {
+            self.waiting.push_back(Batch::new());
+        }
+        let Some(batch) = self.waiting.back_mut() else {
+            return Ok(());
+        };
+        let before = batch.message.len();
+        let pieces = stored::write(entries, part_bytes, frame::HEAD_BYTES, &mut batch.message);
+        let largest = pieces.iter().map(|piece| piece.payload.len()).max();
+        if largest.is_some_and(|bytes| bytes > PAYLOAD_BYTES_MAX) {
+            batch.message.truncate(before);
+            if is_new {
+                self.waiting.pop_back();
+            }
             return Err(Error::Full(format!(
                 "a record of {} bytes is more than the {PAYLOAD_BYTES_MAX} that a frame can hold",
-                part.payload.len()
+                largest.unwrap_or_default()
             )));
         }
-        let bytes: usize = parts
-            .iter()
-            .map(|part| frame::HEAD_BYTES + part.payload.len())
-            .sum();
-        let fits = |batch: &&mut Batch| batch.message.len() + bytes <= message_bytes_max;
-        let batch = match self.waiting.back_mut().filter(fits) {
-            Some(batch) => batch,
-            None => {
-                self.waiting_bytes += HEAD_BYTES;
-                self.waiting.push_back_mut(Batch::new())
-            }
-        };
-        let last = parts.len().saturating_sub(1);
-        for (position, part) in parts.into_iter().enumerate() {
+        let last = pieces.len().saturating_sub(1);
+        for (position, piece) in pieces.into_iter().enumerate() {
+            let frame = piece.payload.start - frame::HEAD_BYTES..piece.payload.end;
             let continues = position < last;
-            frame::write(
-                &mut batch.message,
-                &part.payload,
-                part.entries,
-                after,
-                continues,
-            );
-            after += u64::from(part.entries);
+            frame::put_head(&mut batch.message[frame], piece.entries, after, continues);
+            after += u64::from(piece.entries);
+        }
+        let bytes = batch.message.len() - before;
+        if batch.message.len() > message_bytes_max && !batch.told.is_empty() {
+            // It is for the next message.
+            let mut next = Batch::new();
+            next.message.extend_from_slice(&batch.message[before..]);
+            batch.message.truncate(before);
+            self.waiting.push_back(next);
+            self.waiting_bytes += HEAD_BYTES;
+        } else if is_new {
+            self.waiting_bytes += HEAD_BYTES;
         }
         self.waiting_bytes += bytes;
         self.sequence += entries.len() as u64;
-        batch.told.push((self.sequence, done));
+        if let Some(batch) = self.waiting.back_mut() {
+            batch.told.push((self.sequence, done));
+        }
         Ok(())
     }
 }
@@ -440,100 +445,44 @@ fn tell(waiting: Told, answer: &Result<(), Error>) {
     }
 }
 
-/// A number that no other replica has drawn.
-pub(super) fn drawn() -> u64 {
-    let (high, low) = uuid::Uuid::new_v4().as_u64_pair();
-    high ^ low
+/// A plan's history, for whoever has it.
+pub(super) struct NatsHistory {
+    plan: Arc<Plan>,
+    /// How often what was appended had not been taken when this was last read.
+    losses: Arc<AtomicU64>,
 }
 
-/// Publishes a message at its place, and finds out what became of it, however often it takes. Answers where it is.
-pub(super) async fn publish(
-    stream: &dyn Stream,
-    subject: &str,
-    expected: u64,
-    head: &Head,
-    message: Bytes,
-) -> Result<u64, Error> {
-    let id = format!("{:016x}-{}", head.append, head.piece);
-    let until = Instant::now() + PATIENCE;
-    loop {
-        let why = match stream
-            .publish(subject, expected, &id, message.clone())
-            .await
-        {
-            Ok(Published::At(position)) => {
-                telemetry::metrics::journal_wrote(message.len());
-                return Ok(position);
-            }
-            Ok(Published::Full(problem)) => return Err(Error::Full(problem)),
-            Ok(Published::Refused) => None,
-            Err(Away(why)) => Some(why),
-        };
-        // What was answered may be about this message that has come before, and what was not may be there.
-        let why = match (stream.next(subject, expected + 1).await, why) {
-            (Ok(Some(there)), _) if is_it(&there, &message) => return Ok(there.position),
-            (Ok(Some(_)), _) => return Err(overtaken(stream, subject).await),
-            (Ok(None), None) => {
-                if let Some(error) = no_such_place(stream, subject, expected).await {
-                    return Err(error);
-                }
-                tokio::time::sleep(BUSY).await;
-                "the stream is busy".to_owned()
-            }
-            (Ok(None), Some(why)) | (Err(Away(why)), _) => {
-                tokio::time::sleep(AWAY).await;
-                why
-            }
-        };
-        if Instant::now() >= until {
-            return Err(Error::Away(why));
+impl NatsHistory {
+    pub(super) fn of(plan: Arc<Plan>) -> Self {
+        let losses = plan.lock().losses;
+        Self {
+            plan,
+            losses: Arc::new(AtomicU64::new(losses)),
         }
     }
 }
 
-fn is_it(there: &Message, message: &Bytes) -> bool {
-    there.payload == *message
-}
-
-/// Others have appended: where the history is now.
-async fn overtaken(stream: &dyn Stream, subject: &str) -> Error {
-    match stream.last(subject).await {
-        Ok(Some(last)) => match Head::read(&last.payload) {
-            Some((head, _)) if head.kind == Kind::Forgotten => Error::NotFound,
-            Some((head, _)) if head.continues => Error::Conflict { at: head.after },
-            Some((head, _)) => Error::Conflict { at: head.last },
-            None => Error::Damaged("there is a message of another form".into()),
-        },
-        Ok(None) => Error::NotFound,
-        Err(Away(why)) => Error::Away(why),
-    }
-}
-
-/// Why there cannot be anything behind a place that is not known there.
-async fn no_such_place(stream: &dyn Stream, subject: &str, expected: u64) -> Option<Error> {
-    match stream.last(subject).await {
-        Ok(None) if expected > 0 => Some(Error::NotFound),
-        Ok(Some(last)) if last.position < expected => Some(Error::Damaged(format!(
-            "the stream has lost messages: its last is {}, and {expected} was acknowledged",
-            last.position
-        ))),
-        _ => None,
-    }
-}
-
-/// A plan's history, for whoever has it.
-pub(super) struct NatsHistory(pub(super) Arc<Plan>);
-
 impl History for NatsHistory {
     fn append(&self, after: u64, entries: &[Arc<Entry>]) -> Answer<()> {
-        self.0.append(after, entries)
+        let losses = self.losses.load(Ordering::Relaxed);
+        self.plan.append(after, entries, losses)
     }
 
     fn replay(&self, after: u64, limit: usize) -> Answer<Vec<Arc<Entry>>> {
-        Answer::Pending(Box::pin(Arc::clone(&self.0).replay(after, limit)))
+        let (plan, losses) = (Arc::clone(&self.plan), Arc::clone(&self.losses));
+        Answer::Pending(Box::pin(async move {
+            let before = plan.lock().losses;
+            let read = plan.replay(after, limit).await?;
+            losses.store(before, Ordering::Relaxed);
+            Ok(read)
+        }))
+    }
+
+    fn number(&self) -> u64 {
+        self.plan.lock().known.history
     }
 
     fn latest(&self) -> Answer<u64> {
-        Answer::Pending(Box::pin(Arc::clone(&self.0).latest()))
+        Answer::Pending(Box::pin(Arc::clone(&self.plan).latest()))
     }
 }

@@ -1,0 +1,196 @@
+//! Tokens that are listed in a file, by their hashes.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use serde::Deserialize;
+use sha2::{Digest, Sha256};
+
+use super::{BoundTask, Caller, Role};
+use crate::engine::Timestamp;
+
+/// Longest token, and longest text in a list.
+pub const TOKEN_BYTES_MAX: usize = 8 << 10;
+/// Most tokens in a file.
+const TOKENS_MAX: usize = 100_000;
+
+/// What a file says.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct File {
+    #[serde(default)]
+    token: Vec<Listed>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Listed {
+    name: String,
+    sha256: String,
+    #[serde(default)]
+    tenant: String,
+    roles: Vec<Role>,
+    plan: Option<String>,
+    task: Option<String>,
+    session: Option<String>,
+    expires: Option<toml::value::Datetime>,
+}
+
+/// The hash of a token, as files have it.
+#[must_use]
+pub fn digest(token: &str) -> [u8; 32] {
+    Sha256::digest(token.as_bytes()).into()
+}
+
+/// Reads a file of tokens.
+///
+/// # Errors
+/// What is wrong, and where.
+pub(super) fn read(text: &str) -> Result<HashMap<[u8; 32], Arc<Caller>>, String> {
+    let file: File = toml::from_str(text).map_err(|error| error.to_string())?;
+    if file.token.len() > TOKENS_MAX {
+        return Err(format!("there are more than {TOKENS_MAX} tokens"));
+    }
+    let mut tokens = HashMap::with_capacity(file.token.len());
+    for (nth, listed) in file.token.into_iter().enumerate() {
+        let wrong = |problem: &str| format!("token {} ({:?}): {problem}", nth + 1, listed.name);
+        let hash = hash(&listed.sha256);
+        let hash = hash.ok_or_else(|| wrong("sha256 is not 64 hex digits"))?;
+        let caller = caller(&listed).map_err(|problem| wrong(&problem))?;
+        if tokens.insert(hash, Arc::new(caller)).is_some() {
+            return Err(wrong("another token has this sha256"));
+        }
+    }
+    Ok(tokens)
+}
+
+fn caller(listed: &Listed) -> Result<Caller, String> {
+    let expires = match &listed.expires {
+        None => None,
+        Some(time) => Some(timestamp(time).ok_or("expires is not a time in UTC (…Z)")?),
+    };
+    let bounds = [&listed.plan, &listed.task, &listed.session];
+    bound(
+        &listed.name,
+        &listed.tenant,
+        &listed.roles,
+        bounds.map(Option::as_deref),
+        expires,
+    )
+}
+
+/// A caller who is bound to a plan, a task of it, and the session that works on that.
+pub(super) fn bound(
+    name: &str,
+    tenant: &str,
+    roles: &[Role],
+    [plan, task, session]: [Option<&str>; 3],
+    expires: Option<Timestamp>,
+) -> Result<Caller, String> {
+    for (what, text) in [
+        ("name", Some(name)),
+        ("tenant", Some(tenant)),
+        ("plan", plan),
+        ("task", task),
+        ("session", session),
+    ] {
+        if text.is_some_and(|text| text.contains('\0') || text.len() > TOKEN_BYTES_MAX) {
+            return Err(format!(
+                "{what} contains a NUL character, or is longer than {TOKEN_BYTES_MAX} bytes"
+            ));
+        }
+    }
+    if roles.is_empty() {
+        return Err("there are no roles".to_owned());
+    }
+    if plan.is_none() && task.is_some() || task.is_none() && session.is_some() {
+        return Err("a task needs a plan, and a session a task".to_owned());
+    }
+    if plan == Some("") || task == Some("") || session == Some("") {
+        return Err("plan, task and session are not empty if they are there".to_owned());
+    }
+    if task.is_some() && roles.iter().any(|role| *role != Role::Submit) {
+        return Err("a token for one task has no role but submit".to_owned());
+    }
+    Ok(Caller {
+        tenant: tenant.into(),
+        name: name.into(),
+        roles: roles.to_vec(),
+        plan_id: plan.map(Into::into),
+        task: task.map(|task_id| BoundTask {
+            task_id: task_id.into(),
+            session: session.map(Into::into),
+        }),
+        expires,
+    })
+}
+
+fn hash(text: &str) -> Option<[u8; 32]> {
+    let digits = text.as_bytes();
+    if digits.len() != 64 {
+        return None;
+    }
+    let mut hash = [0; 32];
+    for (byte, pair) in hash.iter_mut().zip(digits.chunks(2)) {
+        let digit = |at: usize| char::from(pair[at]).to_digit(16);
+        *byte = u8::try_from(digit(0)? * 16 + digit(1)?).ok()?;
+    }
+    Some(hash)
+}
+
+/// A time in UTC.
+fn timestamp(time: &toml::value::Datetime) -> Option<Timestamp> {
+    let time: prost_types::Timestamp = time.to_string().parse().ok()?;
+    let seconds = u64::try_from(time.seconds).ok()?;
+    Some(Timestamp(seconds.checked_mul(1_000)?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{digest, read};
+    use crate::identity::Role;
+
+    const HASH: &str = "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08";
+
+    #[test]
+    fn a_listed_token_is_known_by_its_hash() {
+        let text = format!(
+            "[[token]]\nname = \"ci\"\nsha256 = \"{HASH}\"\ntenant = \"a\"\nroles = [\"submit\"]\nplan = \"p\"\ntask = \"t\"\nexpires = 2027-01-01T00:00:00Z\n"
+        );
+        let tokens = read(&text).expect("it is right");
+        let caller = tokens.get(&digest("test")).expect("it is listed");
+        assert_eq!((&*caller.tenant, &*caller.name), ("a", "ci"));
+        assert_eq!(caller.roles, [Role::Submit]);
+        assert_eq!(caller.plan_id.as_deref(), Some("p"));
+        assert_eq!(caller.expires.map(|at| at.0), Some(1_798_761_600_000));
+    }
+
+    #[test]
+    fn a_file_that_is_wrong_says_where() {
+        let one = |rest: &str| {
+            read(&format!(
+                "[[token]]\nname = \"n\"\nsha256 = \"{HASH}\"\n{rest}"
+            ))
+            .err()
+            .unwrap_or_default()
+        };
+        for (rest, said) in [
+            ("", "missing field `roles`"),
+            ("roles = []", "there are no roles"),
+            ("roles = [\"root\"]", "unknown variant `root`"),
+            ("roles = [\"plan\"]\nplna = \"p\"", "unknown field `plna`"),
+            ("roles = [\"submit\"]\ntask = \"t\"", "a task needs a plan"),
+            (
+                "roles = [\"submit\", \"watch\"]\nplan = \"p\"\ntask = \"t\"",
+                "no role but submit",
+            ),
+            (
+                "roles = [\"plan\"]\nexpires = 2027-01-01",
+                "expires is not a time in UTC",
+            ),
+        ] {
+            let error = one(rest);
+            assert!(error.contains(said), "{rest}: {error}");
+        }
+    }
+}

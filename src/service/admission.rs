@@ -1,0 +1,239 @@
+//! Who calls, and whether they may call this method at all: asked before anything of the call is read.
+//!
+//! What a token is bound to, a tenant, a plan or a task, is looked at where that is known: by [`named`] and
+//! [`check_bound`].
+
+use std::borrow::Cow;
+use std::convert::Infallible;
+use std::pin::Pin;
+use std::sync::{Arc, LazyLock, PoisonError, RwLock};
+use std::task::{Context, Poll};
+
+use hyper::body::Frame;
+use prost::bytes::Bytes;
+use tokio::time::Sleep;
+use tonic::body::Body;
+use tonic::codegen::http::header::AUTHORIZATION;
+use tonic::codegen::http::{HeaderMap, Request, Response};
+use tonic::codegen::{Body as HttpBody, BoxFuture, Service};
+use tonic::server::NamedService;
+use tonic::{Extensions, Status};
+
+use super::{Served, convert, status};
+use crate::config::Limits;
+use crate::coordinator::{Clock, plan_name};
+use crate::engine::{Spec, Violation};
+use crate::identity::{Authority, BoundTask, Caller, Role};
+use crate::reconcile::record::ReadRecord;
+
+/// What each method needs. One that is not here needs a caller, and nothing else.
+const NEEDED: [(&str, Role); 16] = [
+    ("Plan", Role::Plan),
+    ("PlanStream", Role::Plan),
+    ("SealPlan", Role::Plan),
+    ("CancelPlan", Role::Plan),
+    ("DeletePlan", Role::Plan),
+    ("SubmitRecord", Role::Submit),
+    ("SubmitRecords", Role::Submit),
+    ("WatchPlan", Role::Watch),
+    ("GetPlan", Role::Watch),
+    ("ListPlans", Role::Watch),
+    ("GetTask", Role::Watch),
+    ("ListTasks", Role::Watch),
+    ("ExplainTask", Role::Watch),
+    ("ListQuarantine", Role::Operate),
+    ("RematchRecord", Role::Operate),
+    ("DiscardRecord", Role::Operate),
+];
+
+/// Who is believed, from now on.
+pub struct Admission(RwLock<Arc<Authority>>);
+
+impl Admission {
+    /// Believes this authority.
+    #[must_use]
+    pub fn new(authority: Authority) -> Self {
+        Self(RwLock::new(Arc::new(authority)))
+    }
+
+    /// Believes another authority from now on. Calls that are open stay.
+    pub fn replace(&self, authority: Authority) {
+        *self.0.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(authority);
+    }
+
+    fn authority(&self) -> Arc<Authority> {
+        Arc::clone(&self.0.read().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+/// The service, for those who may call it.
+#[derive(Clone)]
+pub struct Admitted {
+    served: Served,
+    /// Nothing where nobody has to say who they are.
+    admission: Option<Arc<Admission>>,
+    clock: Clock,
+}
+
+impl Admitted {
+    /// The service for everybody, or for those whom this believes.
+    #[must_use]
+    pub fn new(served: Served, admission: Option<Arc<Admission>>, clock: Clock) -> Self {
+        Self {
+            served,
+            admission,
+            clock,
+        }
+    }
+
+    fn admit(&self, admission: &Admission, request: &Request<Body>) -> Result<Arc<Caller>, Status> {
+        let token = token(request.headers()).ok_or_else(status::unauthenticated)?;
+        let caller = admission.authority().caller(token, self.clock.now());
+        let caller = caller.map_err(|_| status::unauthenticated())?;
+        let path = request.uri().path();
+        let method = path.rsplit('/').next().unwrap_or_default();
+        let needed = NEEDED.iter().find(|(name, _)| *name == method);
+        match needed {
+            Some((_, role)) if !caller.may(*role) => Err(status::role_required(role.name())),
+            // It has no plan, so it cannot be told whose.
+            None if caller.task.is_some() => Err(status::role_required(Role::Watch.name())),
+            _ => Ok(caller),
+        }
+    }
+}
+
+/// The token that a call brings.
+fn token(headers: &HeaderMap) -> Option<&str> {
+    let text = headers.get(AUTHORIZATION)?.to_str().ok()?;
+    let (scheme, token) = text.split_once(' ')?;
+    scheme.eq_ignore_ascii_case("bearer").then(|| token.trim())
+}
+
+impl NamedService for Admitted {
+    const NAME: &'static str = Served::NAME;
+}
+
+impl Service<Request<Body>> for Admitted {
+    type Response = Response<Body>;
+    type Error = Infallible;
+    type Future = BoxFuture<Response<Body>, Infallible>;
+
+    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        self.served.poll_ready(context)
+    }
+
+    fn call(&mut self, mut request: Request<Body>) -> Self::Future {
+        let Some(admission) = &self.admission else {
+            return self.served.call(request);
+        };
+        let caller = match self.admit(admission, &request) {
+            Ok(caller) => caller,
+            Err(refused) => return Box::pin(async move { Ok(refused.into_http()) }),
+        };
+        let left = caller.expires.map(|expires| self.clock.until(expires));
+        request.extensions_mut().insert(caller);
+        let answer = self.served.call(request);
+        Box::pin(async move {
+            let response = answer.await?;
+            let Some(left) = left else {
+                return Ok(response);
+            };
+            Ok(response.map(|body| {
+                Body::new(Expiring {
+                    body: Some(body),
+                    ends: Box::pin(tokio::time::sleep(left)),
+                })
+            }))
+        })
+    }
+}
+
+/// An answer that ends when its caller is nobody any more: streams may be longer than tokens.
+struct Expiring {
+    body: Option<Body>,
+    ends: Pin<Box<Sleep>>,
+}
+
+impl HttpBody for Expiring {
+    type Data = Bytes;
+    type Error = Status;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
+        if self.body.is_some() && self.ends.as_mut().poll(context).is_ready() {
+            self.body = None;
+            return Poll::Ready(Some(status::trailers(&status::unauthenticated())));
+        }
+        match &mut self.body {
+            Some(body) => Pin::new(body).poll_frame(context),
+            None => Poll::Ready(None),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.as_ref().is_none_or(HttpBody::is_end_stream)
+    }
+}
+
+/// Who calls.
+pub(super) fn caller(extensions: &Extensions) -> Arc<Caller> {
+    static ANYBODY: LazyLock<Arc<Caller>> = LazyLock::new(|| Arc::new(Caller::anybody()));
+    let caller = extensions.get::<Arc<Caller>>();
+    Arc::clone(caller.unwrap_or(&ANYBODY))
+}
+
+/// The name of the caller's plan among those of all tenants.
+///
+/// # Errors
+/// The id is none, or of a plan that their token is not for: then what is answered is what is answered where there is no
+/// such plan.
+pub(super) fn named<'p>(
+    caller: &Caller,
+    plan_id: &'p str,
+    limits: &Limits,
+) -> Result<Cow<'p, str>, Status> {
+    let plan_id = convert::required_plan_id(plan_id, limits)?;
+    if caller
+        .plan_id
+        .as_deref()
+        .is_some_and(|bound| bound != plan_id)
+    {
+        return Err(status::no_plan(plan_id));
+    }
+    Ok(plan_name(&caller.tenant, plan_id))
+}
+
+/// Checks that a record is for the task that its sender's token is for, and for no other: not in any of its keys, so that
+/// no answer tells of others, and no session of others is taken.
+pub(super) fn check_bound(
+    bound: &BoundTask,
+    spec: &Spec,
+    record: &ReadRecord<'_>,
+) -> Result<(), Violation> {
+    let keys = &record.keys;
+    let names_it = [&keys.task_id, &keys.id]
+        .into_iter()
+        .filter(|key| !key.is_empty());
+    let task = spec.index.task(&bound.task_id);
+    let group_key = task.map(|task| spec.group_key(task));
+    let session = bound.session.as_deref().unwrap_or_default();
+    let is_its_own = names_it.clone().next().is_some()
+        && names_it.clone().all(|key| **key == *bound.task_id)
+        && (keys.group_key.is_empty()
+            || group_key.is_some_and(|own| own.as_str() == Some(&*keys.group_key)))
+        && (keys.sandbox_session_id.is_empty() || *keys.sandbox_session_id == *session);
+    if is_its_own {
+        return Ok(());
+    }
+    Err(Violation {
+        field: "task_id",
+        description:
+            "the token is for one task: task_id or id has to name it, and no other key another"
+                .to_owned(),
+        reason: "NOT_PERMITTED",
+        limit: 0,
+        quota: false,
+    })
+}

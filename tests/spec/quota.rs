@@ -1,0 +1,114 @@
+//! What tenants may have, and all together: one past it is refused with the limit's name and value, and nothing is lost.
+
+use fanout::config::MemoryMax;
+use fanout::proto::{DeletePlanRequest, GetPlanRequest, SubmitRecordsRequest};
+use tonic::{Code, Status};
+use tonic_types::StatusExt;
+
+use crate::harness::{TestServer, plan_request, record, refusal};
+
+/// Checks that a limit was named, and its value.
+fn assert_names(status: &Status, setting: &str, value: &str) {
+    let expected = (
+        Code::ResourceExhausted,
+        "QUOTA_EXCEEDED".into(),
+        String::new(),
+    );
+    assert_eq!(refusal(status), expected);
+    let details = status.get_error_details();
+    let quota = details.quota_failure().unwrap();
+    assert_eq!(quota.violations[0].subject, setting);
+    let info = details.error_info().unwrap();
+    assert_eq!(info.metadata["limit"], setting);
+    assert_eq!(info.metadata["value"], value);
+}
+
+async fn delete(server: &mut TestServer, plan_id: &str) {
+    let request = DeletePlanRequest {
+        plan_id: plan_id.into(),
+        ..Default::default()
+    };
+    server.delete_plan(request).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_tenant_has_so_many_plans_and_one_more_when_one_is_deleted() {
+    let mut server = TestServer::with(|config| config.limits.tenant_plans_max = 2).await;
+    for plan_id in ["a", "b"] {
+        server.register(plan_id, &["x"]).await;
+    }
+    let refused = server.plan(plan_request("c", &["x"])).await.unwrap_err();
+    assert_names(&refused, "tenant_plans_max", "2");
+    assert!(
+        server.plan(plan_request("a", &["x"])).await.is_ok(),
+        "it is there already"
+    );
+    delete(&mut server, "a").await;
+    server.register("c", &["x"]).await;
+}
+
+#[tokio::test]
+async fn a_tenant_has_so_many_tasks() {
+    let mut server = TestServer::with(|config| config.limits.tenant_tasks_max = 3).await;
+    server.register("a", &["x", "y"]).await;
+    let refused = server
+        .plan(plan_request("b", &["x", "y"]))
+        .await
+        .unwrap_err();
+    assert_names(&refused, "tenant_tasks_max", "3");
+    server.register("b", &["x"]).await;
+}
+
+#[tokio::test]
+async fn records_are_refused_when_plans_hold_what_they_may_and_taken_when_there_is_room() {
+    for (change, setting) in [
+        (
+            (|config| config.limits.tenant_bytes_max = 50_000) as fn(&mut fanout::config::Config),
+            "tenant_bytes_max",
+        ),
+        (
+            |config| config.limits.memory_bytes_max = MemoryMax::Bytes(50_000),
+            "memory_bytes_max",
+        ),
+    ] {
+        let mut server = TestServer::with(change).await;
+        server.register("p", &["a", "b", "c"]).await;
+        server.register("q", &["a"]).await;
+        let submit = |plan_id: &str, task: &str, padding: usize| SubmitRecordsRequest {
+            plan_id: plan_id.into(),
+            records: vec![record(&format!(
+                r#"{{"id":"task-{task}","status":"completed","padding":"{}"}}"#,
+                "x".repeat(padding)
+            ))],
+            ..Default::default()
+        };
+        server
+            .submit_records(submit("p", "a", 60_000))
+            .await
+            .unwrap();
+        for (plan_id, task) in [("p", "b"), ("q", "a")] {
+            let refused = server
+                .submit_records(submit(plan_id, task, 1))
+                .await
+                .unwrap_err();
+            assert_names(&refused, setting, "50000");
+        }
+        let refused = server.plan(plan_request("r", &["a"])).await.unwrap_err();
+        assert_names(&refused, setting, "50000");
+        // What is there can be read, and room can be made.
+        let get = GetPlanRequest {
+            plan_id: "p".into(),
+            ..Default::default()
+        };
+        let plan = server
+            .get_plan(get)
+            .await
+            .unwrap()
+            .into_inner()
+            .plan
+            .unwrap();
+        assert_eq!(plan.counts.unwrap().recorded, 1);
+        delete(&mut server, "p").await;
+        server.submit_records(submit("q", "a", 1)).await.unwrap();
+    }
+}
