@@ -2,6 +2,7 @@
 //! standard error.
 
 mod access;
+mod banner;
 mod client;
 mod client_tls;
 mod display;
@@ -24,12 +25,15 @@ mod serve_journal;
 mod submit;
 mod tasks;
 mod token;
+mod trace_context;
 mod watch;
 
 use std::ffi::OsString;
 use std::process::ExitCode;
 
-use clap::{CommandFactory, Parser, Subcommand};
+use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
+
+use crate::telemetry;
 
 /// Done.
 const DONE: u8 = 0;
@@ -66,7 +70,7 @@ type Outcome = Result<u8, Failure>;
 #[derive(Debug, Parser)]
 #[command(
     name = "fanout",
-    version,
+    version = telemetry::VERSION_AND_COMMIT,
     args_conflicts_with_subcommands = true,
     subcommand_negates_reqs = true,
     after_help = EXIT_CODES,
@@ -144,8 +148,13 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         eprintln!("{}", Arguments::command().render_help());
         return ExitCode::from(FAILED);
     }
-    let arguments = match Arguments::try_parse_from(arguments) {
-        Ok(arguments) => arguments,
+    let matches = Arguments::command().try_get_matches_from(arguments);
+    let parsed = matches.and_then(|matches| {
+        let arguments = Arguments::from_arg_matches(&matches)?;
+        Ok((arguments, banner::settings(&matches)))
+    });
+    let (arguments, settings) = match parsed {
+        Ok(parsed) => parsed,
         Err(error) => {
             // Usage errors are input errors here; clap's own code for them is 2.
             let code = if error.use_stderr() { FAILED } else { DONE };
@@ -162,7 +171,7 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Ok(runtime) => {
             let outcome = runtime.block_on(async {
                 // On a worker: the main thread's stack is not ours to size.
-                tokio::spawn(dispatch(arguments)).await
+                tokio::spawn(dispatch(arguments, settings)).await
             });
             runtime.shutdown_background();
             outcome.unwrap_or_else(|panic| Err(Failure::new(format!("internal error: {panic}"))))
@@ -178,11 +187,11 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     }
 }
 
-async fn dispatch(arguments: Arguments) -> Outcome {
+async fn dispatch(arguments: Arguments, settings: Vec<banner::Setting>) -> Outcome {
     match arguments.command {
         None => documents::single_form(&arguments.single_form),
         Some(Command::Run(command)) => run::run(command).await,
-        Some(Command::Serve(command)) => serve::serve(*command).await,
+        Some(Command::Serve(command)) => serve::serve(*command, &settings).await,
         Some(Command::Plan(command)) => plans::plan(command).await,
         Some(Command::Reconcile(command)) => documents::reconcile_files(command).await,
         Some(Command::Findings(command)) => documents::findings_files(&command),

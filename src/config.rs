@@ -2,6 +2,7 @@
 
 mod auth;
 mod memory;
+pub mod telemetry;
 mod tls;
 
 pub use auth::Auth;
@@ -356,6 +357,9 @@ pub struct Config {
     /// How long things may take.
     #[command(flatten)]
     pub times: Times,
+    /// What the server tells of itself, and where.
+    #[command(flatten)]
+    pub telemetry: telemetry::Telemetry,
     /// Who may call.
     #[command(flatten)]
     pub auth: Auth,

@@ -4,9 +4,12 @@ mod authority;
 mod certificates;
 mod edge;
 mod first_words;
+mod observed;
 mod tls;
 
 use std::future::{Future, pending, poll_fn};
+use std::io;
+use std::net::SocketAddr;
 use std::pin::pin;
 use std::sync::Arc;
 use std::task::Poll;
@@ -28,6 +31,7 @@ use crate::{engine, plan};
 use authority::Believed;
 pub use certificates::{CertificateError, Certificates};
 use edge::Edge;
+use observed::Observed;
 
 /// Why the server did not run.
 #[derive(Debug, thiserror::Error)]
@@ -41,6 +45,14 @@ pub enum Error {
     /// The journal cannot say which plans it has.
     #[error("failed to read the journal: {0}")]
     Recovery(#[from] coordinator::Error),
+    /// The port for metrics and probes cannot be opened.
+    #[error("--metrics-listen {address}: failed to bind: {source}")]
+    Observed {
+        /// Its address.
+        address: SocketAddr,
+        /// Why not.
+        source: io::Error,
+    },
     /// There is to be TLS, and its certificates cannot be used.
     #[error(transparent)]
     Certificates(#[from] CertificateError),
@@ -131,7 +143,7 @@ pub async fn run_certified(
         }
     };
     ready.send_replace(recovered && sound);
-    let health = HealthServer::new(HealthOf::new(readiness));
+    let health = HealthServer::new(HealthOf::new(readiness.clone()));
     let reflection = || {
         tonic_reflection::server::Builder::configure()
             .register_encoded_file_descriptor_set(FILE_DESCRIPTOR_SET)
@@ -152,6 +164,19 @@ pub async fn run_certified(
         }
     };
     let mut renewing = pin!(renewing);
+    let observed = Observed {
+        coordinator: Arc::clone(&coordinator),
+        ready: readiness,
+        connections: edge.connections.clone(),
+    };
+    // Open until this function is over.
+    let _observing = match config.telemetry.metrics_listen {
+        Some(address) => {
+            let opened = observed.open(address).await;
+            Some(opened.map_err(|source| Error::Observed { address, source })?)
+        }
+        None => None,
+    };
     let accepting = edge.accept(listener);
     let mut accepting = pin!(accepting);
     let timers = async { coordinator.run_timers().await };
