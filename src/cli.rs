@@ -2,6 +2,7 @@
 //! standard error.
 
 mod client;
+mod config;
 mod display;
 mod documents;
 mod executor;
@@ -27,7 +28,7 @@ mod watch;
 use std::ffi::OsString;
 use std::process::ExitCode;
 
-use clap::{CommandFactory, Parser, Subcommand};
+use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 
 /// Done.
 const DONE: u8 = 0;
@@ -123,6 +124,8 @@ enum Command {
     Delete(plans::Delete),
     /// Ask a server whether it is ready; for a container's health check.
     Health(serve::Health),
+    /// Print the file of settings of the server.
+    Config(config::ConfigCommand),
     /// Check, export and import the plans of a data directory.
     Journal(journal::Journal),
     /// Make keys and tokens for those who may call.
@@ -142,8 +145,14 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         eprintln!("{}", Arguments::command().render_help());
         return ExitCode::from(FAILED);
     }
-    let arguments = match Arguments::try_parse_from(arguments) {
+    let arguments = match config::with_file(arguments) {
         Ok(arguments) => arguments,
+        Err(failure) => return failed(&failure),
+    };
+    let matches = Arguments::command().try_get_matches_from(arguments);
+    let parsed = matches.and_then(|matches| Ok((Arguments::from_arg_matches(&matches)?, matches)));
+    let (arguments, matches) = match parsed {
+        Ok(parsed) => parsed,
         Err(error) => {
             // Usage errors are input errors here; clap's own code for them is 2.
             let code = if error.use_stderr() { FAILED } else { DONE };
@@ -151,6 +160,13 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
             return ExitCode::from(code);
         }
     };
+    if let (Some(Command::Serve(serve)), Some((_, matches))) =
+        (&arguments.command, matches.subcommand())
+        && serve.only_checks()
+        && let Err(failure) = config::look_at_files(matches)
+    {
+        return failed(&failure);
+    }
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         // Documents may be nested deep, and reading them recurses.
@@ -169,11 +185,13 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     };
     match outcome {
         Ok(code) => ExitCode::from(code),
-        Err(Failure(message)) => {
-            eprintln!("error: {}", print::printable(&message));
-            ExitCode::from(FAILED)
-        }
+        Err(failure) => failed(&failure),
     }
+}
+
+fn failed(Failure(message): &Failure) -> ExitCode {
+    eprintln!("error: {}", print::printable(message));
+    ExitCode::from(FAILED)
 }
 
 async fn dispatch(arguments: Arguments) -> Outcome {
@@ -195,6 +213,7 @@ async fn dispatch(arguments: Arguments) -> Outcome {
         Some(Command::Cancel(command)) => plans::cancel(command).await,
         Some(Command::Delete(command)) => plans::delete(command).await,
         Some(Command::Health(command)) => serve::health(command).await,
+        Some(Command::Config(command)) => config::config(&command),
         Some(Command::Journal(command)) => journal::journal(command).await,
         Some(Command::Token(command)) => token::token(command),
         Some(Command::Completions { shell }) => {

@@ -7,6 +7,8 @@ use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 
 use super::client::{ServerAddress, channel, explain};
+use super::config::FileOptions;
+use super::files::write_out;
 use super::serve_journal::JournalOptions;
 use super::{DONE, FAILED, Failure, Outcome};
 use crate::config::Config;
@@ -20,12 +22,21 @@ use crate::telemetry::{self, LogFormat};
 #[derive(Debug, Args)]
 pub(super) struct Serve {
     #[command(flatten)]
+    file: FileOptions,
+    #[command(flatten)]
     config: Config,
     #[command(flatten)]
     journal: JournalOptions,
     /// Form of log lines, on standard error. FANOUT_LOG says which (default: info).
     #[arg(long, env = "FANOUT_LOG_FORMAT", value_enum, default_value = "human")]
     log_format: LogFormat,
+}
+
+impl Serve {
+    /// Whether the settings are to be checked, and nothing is to be served.
+    pub(super) fn only_checks(&self) -> bool {
+        self.file.check_config
+    }
 }
 
 /// `fanout health`.
@@ -41,6 +52,15 @@ pub(super) struct Health {
 pub(super) async fn serve(command: Serve) -> Outcome {
     telemetry::start(command.log_format).map_err(Failure::new)?;
     let config = command.config;
+    if command.file.check_config {
+        server::check(&config).await?;
+        let of = command.file.config_file.as_deref();
+        let of = of.map_or_else(String::new, |path| {
+            format!(", those of {} included", path.display())
+        });
+        write_out(&format!("the settings are sound{of}\n"))?;
+        return Ok(DONE);
+    }
     let (journal, kept) = command.journal.open().await?;
     let listener = TcpListener::bind(config.listen).await.map_err(|error| {
         Failure::new(format!(
