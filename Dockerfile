@@ -20,10 +20,12 @@ LABEL org.opencontainers.image.title="fanout" \
 COPY LICENSE /LICENSE
 COPY --from=build /out/fanout /fanout
 USER 65532:65532
-# There is no authentication yet: publish the port only where everybody who reaches it may read and change every plan.
-ENV FANOUT_LISTEN=0.0.0.0:7117
+# In a container loopback reaches nobody. Without certificates and tokens (FANOUT_TLS_CERT, FANOUT_TOKENS and so on; then
+# FANOUT_INSECURE=false) whoever reaches the port may read and change every plan: publish it only where that is so.
+ENV FANOUT_LISTEN=0.0.0.0:7117 FANOUT_INSECURE=true
 EXPOSE 7117
-# Asks 127.0.0.1:7117. With another port in FANOUT_LISTEN, set FANOUT_SERVER too.
+# Asks 127.0.0.1:7117. With another port in FANOUT_LISTEN, set FANOUT_SERVER too; with TLS as well (https://), and
+# FANOUT_SERVER_NAME and FANOUT_CA.
 HEALTHCHECK --interval=10s --timeout=6s --start-period=5s --retries=3 CMD ["/fanout", "health"]
 ENTRYPOINT ["/fanout"]
 CMD ["serve"]

@@ -142,7 +142,7 @@ def check_fanout(fanout):
         fanout.check(probe.get("service") == wanted, f"{name}: does not ask for {wanted}")
 
     # Settings that exist.
-    sources = ("src/config.rs", "src/cli/serve.rs", "src/cli/serve_journal.rs")
+    sources = ("src/config.rs", "src/config/auth.rs", "src/config/tls.rs", "src/cli/serve.rs", "src/cli/serve_journal.rs")
     sources = "".join((root / path).read_text() for path in sources)
     settings = set(re.findall(r'env = "(FANOUT_[A-Z_]+)"', sources))
     fanout.check(len(settings) > 10, "no settings found in the sources")

@@ -1,7 +1,9 @@
 //! The program: arguments, one file for each group of commands, exit codes. Data goes to standard output, the rest to
 //! standard error.
 
+mod access;
 mod client;
+mod client_tls;
 mod config;
 mod display;
 mod documents;

@@ -3,9 +3,11 @@
 mod auth;
 pub mod file;
 mod memory;
+mod tls;
 
 pub use auth::Auth;
 pub use memory::MemoryMax;
+pub use tls::{Tls, TlsVersion};
 
 use std::net::SocketAddr;
 use std::ops::RangeInclusive;
@@ -328,7 +330,8 @@ impl FromStr for WebOrigins {
 /// Settings of the server.
 #[derive(Clone, Debug, clap::Args)]
 pub struct Config {
-    /// Address to listen on. The default is reached from this machine only: there is no authentication yet.
+    /// Address to listen on. The default is reached from this machine only; for one that others reach there has to be TLS, and
+    /// callers who say who they are, or --insecure.
     #[arg(
         long,
         env = "FANOUT_LISTEN",
@@ -345,6 +348,9 @@ pub struct Config {
         value_name = "ORIGINS"
     )]
     pub web_origins: WebOrigins,
+    /// How connections are kept private.
+    #[command(flatten)]
+    pub tls: Tls,
     /// What may not be exceeded.
     #[command(flatten)]
     pub limits: Limits,

@@ -328,8 +328,16 @@ impl Coordinator {
     /// There is no such plan, or the journal cannot say.
     pub async fn current(&self, plan_id: &str) -> Result<Arc<LivePlan>, Error> {
         let plan = self.plan(plan_id).await?;
-        self.catch_up(&plan).await?;
-        Ok(plan)
+        match self.catch_up(&plan).await {
+            Ok(()) => Ok(plan),
+            // It was forgotten elsewhere, and another may have its name since.
+            Err(Error::PlanNotFound { .. }) => {
+                let plan = self.plan(plan_id).await?;
+                self.catch_up(&plan).await?;
+                Ok(plan)
+            }
+            Err(error) => Err(error),
+        }
     }
 
     /// The plan as it stands.
@@ -412,7 +420,7 @@ impl Coordinator {
         reason: EndReason,
         note: &str,
     ) -> Result<PlanView, Error> {
-        let plan = self.plan(plan_id).await?;
+        let plan = self.current(plan_id).await?;
         if !request_id.is_empty() {
             let fingerprint = request_ids::fingerprint(&format!("{reason:?}"), plan_id);
             let mut request_ids = self.request_ids.lock().await;
@@ -456,7 +464,8 @@ impl Coordinator {
             Some(plan) => Some(plan.turn().await),
             None => None,
         };
-        let deleted = plan.and_then(|plan| view(&plan).ok()).map(Arc::new);
+        let deleted = plan.as_ref().and_then(|plan| view(plan).ok());
+        let deleted = deleted.map(Arc::new);
         if let Some(deleted) = deleted.as_ref().filter(|_| !request_id.is_empty()) {
             // The answer is kept for a day; the plan must not be.
             let kept = PlanView {
@@ -466,16 +475,33 @@ impl Coordinator {
             let answer = Some(Arc::new(kept));
             request_ids.claim(request_id, fingerprint, plan_id, answer, self.clock.now())?;
         }
-        if let Err(error) = self.journal.delete(plan_id).wait().await {
+        let forgotten = match &plan {
+            Some(plan) => self.forget(plan).await,
+            None => self.journal.delete(plan_id).wait().await,
+        };
+        if let Err(error) = forgotten {
             request_ids.give_back(request_id);
             return Err(error.into());
         }
-        self.registry.remove(plan_id);
         if let Some(deleted) = &deleted {
             self.timers.forget(deleted);
         }
         tracing::info!(plan.id = plan_id, "plan deleted");
         Ok(deleted)
+    }
+
+    /// Forgets this very plan, if nobody has: its name may be another's already.
+    async fn forget(&self, plan: &LivePlan) -> Result<(), journal::Error> {
+        if !self.registry.has_this(plan) {
+            return Ok(());
+        }
+        let number = plan.journal().number();
+        self.journal
+            .delete_only(plan.plan_id(), number)
+            .wait()
+            .await?;
+        self.registry.remove_this(plan);
+        Ok(())
     }
 
     /// Waits until the plan has ended, is gone or unusable, at most so long.

@@ -5,7 +5,7 @@
 //!   journal's promise holds (memory: the life of the process; disk: the life of the disk).
 //! - **Order**: entries come back in the order of their sequences, without gaps. An append has its place when
 //!   [`History::append`] returns, also if it is [pending](Answer::Pending); the next may follow it at once. They are done
-//!   in their order, and if one fails, so do all that follow it.
+//!   in their order, and if one fails, so do all that follow it, until whoever appended has read on.
 //! - **Compare and append**: an append names the sequence it follows. If the history is at another one, nothing is
 //!   appended and [`Error::Conflict`] says where it is; of two appends at the same place exactly one succeeds.
 //! - **All or nothing**: the entries of one append are all there after a crash, or none of them is.
@@ -98,6 +98,11 @@ pub trait Journal: Send + Sync {
     /// Forgets a plan. Forgetting one that is not there is no error.
     fn delete(&self, plan_id: &str) -> Answer<()>;
 
+    /// Forgets the plan whose history has this [number](History::number), and none that has its name after it.
+    fn delete_only(&self, plan_id: &str, _number: u64) -> Answer<()> {
+        self.delete(plan_id)
+    }
+
     /// What the journal has failed of, while it has: then it should not be sent work. Nothing for a journal that cannot
     /// fail.
     fn failure(&self) -> Option<watch::Receiver<Option<String>>> {
@@ -117,6 +122,11 @@ pub trait History: Send + Sync {
 
     /// At most `limit` entries after sequence `after`, in order.
     fn replay(&self, after: u64, limit: usize) -> Answer<Vec<Arc<Entry>>>;
+
+    /// What tells it from other histories of its name. Always 0 where only this process has the journal.
+    fn number(&self) -> u64 {
+        0
+    }
 
     /// Sequence of the last entry whose append anybody was told is done before this is called; 0 if there is none.
     fn latest(&self) -> Answer<u64>;

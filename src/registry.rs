@@ -122,9 +122,14 @@ impl Registry {
 
     /// Takes this very plan out, if it is in here. Its watchers see that it is gone.
     pub fn remove_this(&self, plan: &LivePlan) -> bool {
-        let is_this = |there: &Arc<LivePlan>| std::ptr::eq(&**there, plan);
-        let is_here = self.get(plan.plan_id()).as_ref().is_some_and(is_this);
-        is_here && self.remove(plan.plan_id()).is_some()
+        self.has_this(plan) && self.remove(plan.plan_id()).is_some()
+    }
+
+    /// Whether this very plan is in here, and not another of its name.
+    #[must_use]
+    pub fn has_this(&self, plan: &LivePlan) -> bool {
+        let there = self.get(plan.plan_id());
+        there.is_some_and(|there| std::ptr::eq(&*there, plan))
     }
 
     /// Whether as many plans are live as may be.

@@ -1,9 +1,12 @@
 //! The composition: journal, coordinator, service, health, reflection and gRPC-Web on one listener, and how they end.
 
 mod authority;
+mod certificates;
 mod edge;
+mod first_words;
+mod tls;
 
-use std::future::{Future, poll_fn};
+use std::future::{Future, pending, poll_fn};
 use std::pin::pin;
 use std::sync::Arc;
 use std::task::Poll;
@@ -20,10 +23,11 @@ use crate::journal::{self, Journal};
 use crate::proto::FILE_DESCRIPTOR_SET;
 use crate::proto::fanout_service_server::FanoutServiceServer;
 use crate::proto::health::health_server::HealthServer;
-pub use crate::service::READINESS;
 use crate::service::{Admission, Admitted, Fanout, HealthOf, Served};
+pub use crate::service::{LIVENESS, Peer, READINESS};
 use crate::{engine, plan};
 use authority::Believed;
+pub use certificates::{CertificateError, Certificates};
 use edge::Edge;
 
 /// Why the server did not run.
@@ -38,6 +42,9 @@ pub enum Error {
     /// The journal cannot say which plans it has.
     #[error("failed to read the journal: {0}")]
     Recovery(#[from] coordinator::Error),
+    /// There is to be TLS, and its certificates cannot be used.
+    #[error(transparent)]
+    Certificates(#[from] CertificateError),
 }
 
 /// How the server ended.
@@ -67,8 +74,24 @@ pub async fn run(
 /// those that are not are answered with UNAVAILABLE.
 ///
 /// # Errors
-/// The service cannot be put together, or the journal cannot say which plans it has.
+/// The service cannot be put together, the journal cannot say which plans it has, or the certificates cannot be used.
 pub async fn run_with(
+    journal: Arc<dyn Journal>,
+    listener: TcpListener,
+    config: Config,
+    shutdown: impl Future<Output = ()>,
+) -> Result<Ended, Error> {
+    let certificates = Certificates::read(&config.tls)?;
+    run_certified(certificates, journal, listener, config, shutdown).await
+}
+
+/// As [`run_with`], with certificates that were read before, so that what is wrong with them is known before anything
+/// else is done.
+///
+/// # Errors
+/// The service cannot be put together, or the journal cannot say which plans it has.
+pub async fn run_certified(
+    certificates: Option<Certificates>,
     journal: Arc<dyn Journal>,
     listener: TcpListener,
     config: Config,
@@ -120,7 +143,15 @@ pub async fn run_with(
     routes = routes.add_service(health);
     routes = routes.add_service(reflection().build_v1()?);
     routes = routes.add_service(reflection().build_v1alpha()?);
-    let edge = Edge::new(routes, &config);
+    let offered = certificates.as_ref().map(Certificates::offered);
+    let edge = Edge::new(routes, offered, &config);
+    let renewing = async {
+        match certificates {
+            Some(certificates) => certificates.keep_current().await,
+            None => pending().await,
+        }
+    };
+    let mut renewing = pin!(renewing);
     let accepting = edge.accept(listener);
     let mut accepting = pin!(accepting);
     let timers = async { coordinator.run_timers().await };
@@ -131,7 +162,7 @@ pub async fn run_with(
     let following = async {
         match believing {
             Some((admission, believed)) => believed.follow(admission).await,
-            None => std::future::pending().await,
+            None => pending().await,
         }
     };
     let mut following = pin!(following);
@@ -141,6 +172,7 @@ pub async fn run_with(
             () = &mut accepting => unreachable!("connections are accepted until the server drains"),
             () = &mut timers => unreachable!("timers run for ever"),
             () = &mut following => unreachable!("files are followed for ever"),
+            () = &mut renewing => unreachable!("certificates are looked at for ever"),
             done = &mut recovering, if !recovered => {
                 done?;
                 recovered = true;

@@ -7,6 +7,7 @@ mod call;
 mod convert;
 mod framing;
 mod health;
+mod peer;
 mod plan_stream;
 mod quarantine;
 mod receipt;
@@ -22,7 +23,8 @@ mod web;
 
 pub use admission::{Admission, Admitted};
 pub use call::{Closing, call};
-pub use health::{HealthOf, READINESS};
+pub use health::{HealthOf, LIVENESS, READINESS};
+pub use peer::Peer;
 pub use served::Served;
 pub use web::in_a_browsers_words;
 

@@ -15,7 +15,14 @@ use hyper_util::server::conn::auto;
 use memmap2::{Advice, MmapMut};
 use prost::Message;
 use prost::bytes::Bytes;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
+use tokio_rustls::TlsAcceptor;
+use tokio_rustls::rustls::ServerConfig;
+use tokio_rustls::rustls::crypto::aws_lc_rs;
+use tokio_rustls::rustls::pki_types::pem::PemObject;
+use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use tokio_rustls::rustls::version::TLS13;
 use tokio_stream::Stream;
 use tonic::body::Body;
 use tonic::codegen::http;
@@ -36,9 +43,10 @@ pub const FAN_OUT: &str = "/fanout.load.v1.EchoService/FanOut";
 const PIECE_BYTES: usize = 64 << 20;
 
 /// Serves for ever. Keeping, it keeps what it is sent; decoding, it decodes and encodes each message as a service does that
-/// is generated from the contract.
+/// is generated from the contract. With files of a certificate and its key, over TLS.
 #[tokio::main]
-pub async fn serve(keeping: bool, decoding: bool) -> Outcome<()> {
+pub async fn serve(keeping: bool, decoding: bool, tls: Option<[&str; 2]>) -> Outcome<()> {
+    let tls = tls.map(acceptor).transpose()?;
     let listener = TcpListener::bind("127.0.0.1:0").await?;
     eprintln!("serving address={}", listener.local_addr()?);
     let echo = Echo {
@@ -56,16 +64,43 @@ pub async fn serve(keeping: bool, decoding: bool) -> Outcome<()> {
     let http = Arc::new(http);
     loop {
         let (connection, _) = listener.accept().await?;
-        tokio::spawn(serve_one(Arc::clone(&http), echo.clone(), connection));
+        tokio::spawn(serve_one(
+            Arc::clone(&http),
+            echo.clone(),
+            tls.clone(),
+            connection,
+        ));
     }
+}
+
+fn acceptor([certificate, key]: [&str; 2]) -> Outcome<TlsAcceptor> {
+    let certificates: Result<Vec<_>, _> = CertificateDer::pem_file_iter(certificate)?.collect();
+    let mut config = ServerConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
+        .with_protocol_versions(&[&TLS13])?
+        .with_no_client_auth()
+        .with_single_cert(certificates?, PrivateKeyDer::from_pem_file(key)?)?;
+    config.alpn_protocols = vec![b"h2".to_vec()];
+    Ok(TlsAcceptor::from(Arc::new(config)))
 }
 
 async fn serve_one(
     http: Arc<auto::Builder<TokioExecutor>>,
     echo: Echo,
+    tls: Option<TlsAcceptor>,
     connection: TcpStream,
 ) -> Outcome<()> {
     connection.set_nodelay(true)?;
+    match tls {
+        None => serve_on(http, echo, connection).await,
+        Some(tls) => serve_on(http, echo, tls.accept(connection).await?).await,
+    }
+}
+
+async fn serve_on(
+    http: Arc<auto::Builder<TokioExecutor>>,
+    echo: Echo,
+    connection: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+) -> Outcome<()> {
     let service = service_fn(|request: http::Request<hyper::body::Incoming>| {
         let echo = echo.clone();
         async move { Ok::<_, Infallible>(echo.call(request.map(Body::new)).await) }

@@ -5,12 +5,13 @@
 //!     cargo build --release && cargo run --release --example load -- profile STREAMS BATCH [SERVER-ARGUMENT...]
 //!     cargo build --release && cargo run --release --example load -- journals [--quick]
 //!     cargo build --release && cargo run --release --example load -- nats [--quick]
+//!     cargo build --release && cargo run --release --example load -- tls [--quick]
 //!
 //! The **bare echo** is a service as it is generated from the contract: it decodes each message, answers with the same, and
 //! does no work. The **keeping echo** copies each record's id and body into an arena of huge pages besides, and keeps them
 //! until the round is over; it matches nothing and has no state. With `--raw`, a harder limit, both pass bytes on as they
 //! are, and what is kept is the message. `profile` lists the functions that take the coordinator's time (with `perf`), `journals` says what it costs to
-//! keep plans on disk, `nats` on NATS.
+//! keep plans on disk, `nats` on NATS, `tls` how the coordinator compares with the bare echo where both speak TLS.
 //! The coordinator is the `fanout` program beside this example with its default settings, but for batches of 1,024
 //! records, which it is told to allow; it matches, applies, keeps and receipts every record. Each is a process of its
 //! own, this one the client: it encodes all messages before a round begins, sends bytes, and looks at every answer for no
@@ -53,6 +54,7 @@ mod profile;
 mod program;
 mod server;
 mod submit;
+mod tls;
 mod watch;
 mod wire;
 
@@ -127,12 +129,17 @@ fn main() -> ExitCode {
         ["journals", "--quick"] => with_journals(QUICK),
         ["nats"] => with_nats(FULL),
         ["nats", "--quick"] => with_nats(QUICK),
+        ["tls"] => over_tls(FULL),
+        ["tls", "--quick"] => over_tls(QUICK),
         // What it starts as processes of their own.
-        ["bare", ref how @ ..] => echo::serve(false, how == ["decoding"]),
-        ["keeping", ref how @ ..] => echo::serve(true, how == ["decoding"]),
+        ["bare", "decoding", "--tls-cert", certificate, "--tls-key", key] => {
+            echo::serve(false, true, Some([certificate, key]))
+        }
+        ["bare", ref how @ ..] => echo::serve(false, how == ["decoding"], None),
+        ["keeping", ref how @ ..] => echo::serve(true, how == ["decoding"], None),
         ["serve", ..] => return fanout::cli::main(std::env::args_os()),
         _ => Err(
-            "expected: compare [--quick] [--raw], profile STREAMS BATCH, journals [--quick], or nats [--quick]"
+            "expected: compare [--quick] [--raw], profile STREAMS BATCH, journals [--quick], nats [--quick], or tls [--quick]"
                 .into(),
         ),
     };
@@ -158,6 +165,11 @@ async fn with_journals(size: Size) -> Outcome<()> {
 #[tokio::main]
 async fn with_nats(size: Size) -> Outcome<()> {
     nats::compare(size).await
+}
+
+#[tokio::main]
+async fn over_tls(size: Size) -> Outcome<()> {
+    tls::compare(size).await
 }
 
 #[tokio::main]

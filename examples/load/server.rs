@@ -8,7 +8,7 @@ use std::time::Duration;
 use fanout::proto::health::HealthCheckRequest;
 use fanout::proto::health::health_check_response::ServingStatus;
 use fanout::proto::health::health_client::HealthClient;
-use tonic::transport::{Channel, Endpoint};
+use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint};
 
 use crate::program::{self, Program};
 use crate::{Outcome, within};
@@ -26,6 +26,8 @@ const GLANCE: Duration = Duration::from_millis(10);
 /// A running server; it does not outlive this.
 pub struct Server {
     program: Program,
+    /// Over TLS: whose certificate it has to show, in PEM form.
+    trusted: Option<String>,
     pub connections: Vec<Channel>,
 }
 
@@ -50,7 +52,18 @@ pub struct Used {
 impl Server {
     /// An echo: this program in another role.
     pub async fn echo(role: &[&str]) -> Outcome<Self> {
-        Self::start(Command::new(std::env::current_exe()?).args(role)).await
+        Self::start(Command::new(std::env::current_exe()?).args(role), None).await
+    }
+
+    /// The same over TLS, with what a server needs for that in these arguments.
+    pub async fn echo_over_tls(role: &[&str], tls: [&str; 4], trusted: &str) -> Outcome<Self> {
+        let mut command = Command::new(std::env::current_exe()?);
+        Self::start(command.args(role).args(tls), Some(trusted)).await
+    }
+
+    /// The coordinator over TLS.
+    pub async fn fanout_over_tls(tls: [&str; 4], trusted: &str) -> Outcome<Self> {
+        Self::start(&mut Self::program(&tls)?, Some(trusted)).await
     }
 
     /// The coordinator: the program beside this example, else this program as one.
@@ -60,6 +73,10 @@ impl Server {
 
     /// The same with more arguments.
     pub async fn fanout_with(arguments: &[&str]) -> Outcome<Self> {
+        Self::start(&mut Self::program(arguments)?, None).await
+    }
+
+    fn program(arguments: &[&str]) -> Outcome<Command> {
         let program = Some(program::beside()?).filter(|program| program.is_file());
         if program.is_none() {
             println!(
@@ -67,23 +84,23 @@ impl Server {
             );
         }
         let program = program.map_or_else(std::env::current_exe, Ok)?;
-        Self::start(
-            Command::new(program)
-                .args([
-                    "serve",
-                    "--listen",
-                    "127.0.0.1:0",
-                    "--records-per-message-max",
-                    "1024",
-                ])
-                .args(arguments),
-        )
-        .await
+        let mut command = Command::new(program);
+        command
+            .args([
+                "serve",
+                "--listen",
+                "127.0.0.1:0",
+                "--records-per-message-max",
+                "1024",
+            ])
+            .args(arguments);
+        Ok(command)
     }
 
-    async fn start(command: &mut Command) -> Outcome<Self> {
+    async fn start(command: &mut Command, trusted: Option<&str>) -> Outcome<Self> {
         let mut server = Self {
             program: Program::start(command)?,
+            trusted: trusted.map(str::to_owned),
             connections: Vec::new(),
         };
         server.connections = server.connect(WINDOW_BYTES).await?;
@@ -96,7 +113,16 @@ impl Server {
     }
 
     async fn connect(&self, window: u32) -> Outcome<Vec<Channel>> {
-        let endpoint = Endpoint::from_shared(format!("http://{}", self.program.address))?
+        let address = &self.program.address;
+        let endpoint = match &self.trusted {
+            None => Endpoint::from_shared(format!("http://{address}"))?,
+            Some(authority) => {
+                let authority = Certificate::from_pem(authority);
+                Endpoint::from_shared(format!("https://{address}"))?
+                    .tls_config(ClientTlsConfig::new().ca_certificate(authority))?
+            }
+        };
+        let endpoint = endpoint
             .tcp_nodelay(true)
             .initial_stream_window_size(window)
             .initial_connection_window_size(CONNECTION_WINDOW_BYTES);

@@ -97,8 +97,11 @@ impl Faults<'_> {
         let mut made = 0;
         while made < count {
             let first = self.one(None);
-            let two =
-                made + 1 < count && self.fleet.replicas.len() > 2 && self.draw.below(TWO_IN) == 0;
+            // Without NATS nobody takes anything, whatever else happens.
+            let two = first.kind != Kind::AllNatsKilled
+                && made + 1 < count
+                && self.fleet.replicas.len() > 2
+                && self.draw.below(TWO_IN) == 0;
             let second = two.then(|| self.one(Some(first.kind)));
             made += 1 + u64::from(second.is_some());
             eprintln!(

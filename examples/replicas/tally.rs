@@ -16,6 +16,9 @@ pub type Outcome<T> = Result<T, Box<dyn Error + Send + Sync>>;
 /// So many wrongs are printed; the rest is only counted.
 const PRINTED_MAX: u64 = 40;
 
+/// So much is kept of what a caller was told.
+const HEARD_MAX: usize = 160;
+
 #[derive(Default)]
 pub struct Tally {
     /// Records with a receipt.
@@ -57,9 +60,14 @@ impl Tally {
             }
         };
         counter.fetch_add(1, Ordering::Relaxed);
-        let message: String = status.message().chars().take(60).collect();
-        let heard = format!("{told:?}: {:?} {message}", status.code());
+        let mut heard = format!("{told:?}: {:?} {}", status.code(), status.message());
+        let mut source = status.source();
+        while let Some(cause) = source {
+            heard.push_str(&format!(": {cause}"));
+            source = cause.source();
+        }
         let mut all = self.heard.lock().unwrap_or_else(PoisonError::into_inner);
+        let heard = heard.chars().take(HEARD_MAX).collect();
         *all.entry(heard).or_default() += 1;
     }
 

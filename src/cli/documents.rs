@@ -138,7 +138,7 @@ pub(super) fn single_form(form: &SingleForm) -> Outcome {
 pub(super) async fn reconcile_files(command: ReconcileFiles) -> Outcome {
     let result = match (&command.plan_id, &command.config, &command.records) {
         (Some(plan_id), ..) => {
-            let mut client = connect(&command.server.server).await?;
+            let mut client = connect(&command.server).await?;
             registered::wait(&mut client, plan_id, command.wait, command.seal).await?;
             let mut result = fetched_result::fetch(&mut client, plan_id).await?;
             result.write(command.output.as_deref())?;

@@ -16,6 +16,7 @@ use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 
+use super::access::TOKEN_VARIABLE;
 use super::print::{number, object};
 use crate::json::{self, Object, Value};
 
@@ -138,6 +139,8 @@ impl Executor {
             .ok_or_else(|| io::Error::other("there is no command"))?;
         Command::new(program)
             .args(arguments)
+            // Who runs tasks need not be who plans them.
+            .env_remove(TOKEN_VARIABLE)
             .envs(environment.iter().copied())
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())

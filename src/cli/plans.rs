@@ -111,7 +111,7 @@ pub(super) async fn plan(command: PlanCommand) -> Outcome {
     let registration = command.register.then(|| input.registration());
     let outline = input.outline()?;
     if let Some(mut registration) = registration {
-        let mut client = connect(&command.server.server).await?;
+        let mut client = connect(&command.server).await?;
         registration.request.plan_id = command.plan_id;
         registration.request.page_size = 1;
         command.ending.put_into(&mut registration.request)?;
@@ -133,7 +133,7 @@ pub(super) async fn plan(command: PlanCommand) -> Outcome {
 }
 
 pub(super) async fn get(Get { target }: Get) -> Outcome {
-    let mut client = connect(&target.server.server).await?;
+    let mut client = connect(&target.server).await?;
     let request = GetPlanRequest {
         plan_id: target.plan_id,
         ..Default::default()
@@ -146,7 +146,7 @@ pub(super) async fn get(Get { target }: Get) -> Outcome {
 }
 
 pub(super) async fn list(command: List) -> Outcome {
-    let mut client = connect(&command.server.server).await?;
+    let mut client = connect(&command.server).await?;
     let mut request = ListPlansRequest {
         page_size: 1_000,
         labels: command.labels.into_iter().collect(),
@@ -181,7 +181,7 @@ pub(super) async fn list(command: List) -> Outcome {
 }
 
 pub(super) async fn seal(Seal { target, reason }: Seal) -> Outcome {
-    let mut client = connect(&target.server.server).await?;
+    let mut client = connect(&target.server).await?;
     let request = SealPlanRequest {
         plan_id: target.plan_id,
         reason,
@@ -195,7 +195,7 @@ pub(super) async fn seal(Seal { target, reason }: Seal) -> Outcome {
 }
 
 pub(super) async fn cancel(Cancel { target, reason }: Cancel) -> Outcome {
-    let mut client = connect(&target.server.server).await?;
+    let mut client = connect(&target.server).await?;
     let request = CancelPlanRequest {
         plan_id: target.plan_id,
         reason,
@@ -209,7 +209,7 @@ pub(super) async fn cancel(Cancel { target, reason }: Cancel) -> Outcome {
 }
 
 pub(super) async fn delete(Delete { target }: Delete) -> Outcome {
-    let mut client = connect(&target.server.server).await?;
+    let mut client = connect(&target.server).await?;
     let request = DeletePlanRequest {
         plan_id: target.plan_id,
         ..Default::default()

@@ -93,7 +93,7 @@ pub(super) async fn quarantine(command: Quarantine) -> Outcome {
 }
 
 async fn list(command: List) -> Outcome {
-    let mut client = connect(&command.server.server).await?;
+    let mut client = connect(&command.server).await?;
     let mut request = ListQuarantineRequest {
         plan_id: command.plan_id,
         page_size: 1_000,
@@ -126,7 +126,7 @@ async fn list(command: List) -> Outcome {
 }
 
 async fn rematch(target: Target, task_id: String, answer: Answer) -> Outcome {
-    let mut client: Client = connect(&answer.server.server).await?;
+    let mut client: Client = connect(&answer.server).await?;
     let request = RematchRecordRequest {
         plan_id: target.plan_id,
         quarantine_id: target.quarantine_id,
@@ -152,7 +152,7 @@ async fn rematch(target: Target, task_id: String, answer: Answer) -> Outcome {
 }
 
 async fn discard(target: Target, answer: Answer) -> Outcome {
-    let mut client: Client = connect(&answer.server.server).await?;
+    let mut client: Client = connect(&answer.server).await?;
     let request = DiscardRecordRequest {
         plan_id: target.plan_id,
         quarantine_id: target.quarantine_id,

@@ -13,7 +13,8 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use super::client::{Client, connect, explain};
+use super::access::Access;
+use super::client::{Client, ServerAddress, connect, explain};
 use super::display::Display;
 use super::executor::{Executor, Interrupt, Ran, refused_record};
 use super::fetched_result;
@@ -52,9 +53,11 @@ pub(super) struct Run {
     /// Where to write the result document; `-` or nothing is standard output.
     #[arg(long, value_name = "FILE")]
     output: Option<PathBuf>,
-    /// Coordinator to use: host:port, or an http:// URL. Default: an own one, for as long as the run takes.
+    /// Coordinator to use: host:port, or an http:// or https:// URL. Default: an own one, for as long as the run takes.
     #[arg(long, env = "FANOUT_SERVER", value_name = "ADDRESS")]
     server: Option<String>,
+    #[command(flatten)]
+    access: Access,
     /// Exit with 2 if the result is not `completed`.
     #[arg(long)]
     fail_on_failure: bool,
@@ -74,7 +77,7 @@ pub(super) async fn run(command: Run) -> Outcome {
     let mut registration = input.registration();
     drop(input);
     command.ending.put_into(&mut registration.request)?;
-    let coordinator = Coordinator::reach(command.server.as_deref()).await?;
+    let coordinator = Coordinator::reach(command.server.clone(), &command.access).await?;
     let outcome = with_coordinator(command, concurrency, registration, &coordinator).await;
     coordinator.leave().await;
     outcome
@@ -98,7 +101,7 @@ async fn with_coordinator(
     let session = Session::open(
         client.clone(),
         &plan_id,
-        &coordinator.address,
+        &coordinator.address.server,
         executor,
         display.clone(),
     );
@@ -165,21 +168,25 @@ async fn with_coordinator(
 
 /// The coordinator of this run.
 struct Coordinator {
-    address: String,
+    address: ServerAddress,
     own: Option<(CancellationToken, tokio::task::JoinHandle<()>)>,
 }
 
 impl Coordinator {
-    async fn reach(server: Option<&str>) -> Result<Self, Failure> {
+    async fn reach(server: Option<String>, access: &Access) -> Result<Self, Failure> {
         if let Some(server) = server {
+            let access = access.clone();
             return Ok(Self {
-                address: server.to_owned(),
+                address: ServerAddress { server, access },
                 own: None,
             });
         }
         let config = own_config()?;
         let listener = TcpListener::bind(("127.0.0.1", 0)).await?;
-        let address = listener.local_addr()?.to_string();
+        let address = ServerAddress {
+            server: listener.local_addr()?.to_string(),
+            access: Access::default(),
+        };
         let stop = CancellationToken::new();
         let stopped = stop.clone();
         let served = tokio::spawn(async move {
@@ -216,7 +223,10 @@ fn own_config() -> Result<Config, Failure> {
         let problem = problem.trim_start_matches("error: ");
         Failure::new(format!("a setting in the environment: {problem}"))
     })?;
-    Ok(environment.config)
+    let mut config = environment.config;
+    // It is for this process alone.
+    config.tls.switch_off();
+    Ok(config)
 }
 
 fn concurrency(command: &Run, config: &Object) -> Result<usize, Failure> {

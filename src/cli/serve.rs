@@ -15,7 +15,7 @@ use crate::config::Config;
 use crate::proto::health::HealthCheckRequest;
 use crate::proto::health::health_check_response::ServingStatus;
 use crate::proto::health::health_client::HealthClient;
-use crate::server::{self, Ended, READINESS};
+use crate::server::{self, Certificates, Ended, READINESS};
 use crate::telemetry::{self, LogFormat};
 
 /// `fanout serve`.
@@ -52,6 +52,16 @@ pub(super) struct Health {
 pub(super) async fn serve(command: Serve) -> Outcome {
     telemetry::start(command.log_format).map_err(Failure::new)?;
     let config = command.config;
+    let danger = danger(&config);
+    if let Some((danger, remedy)) = danger
+        && !config.tls.insecure
+    {
+        return Err(Failure::new(format!(
+            "--listen {}: {danger}; {remedy}, or say --insecure",
+            config.listen
+        )));
+    }
+    let certificates = Certificates::read(&config.tls)?;
     if command.file.check_config {
         server::check(&config).await?;
         let of = command.file.config_file.as_deref();
@@ -72,9 +82,8 @@ pub(super) async fn serve(command: Serve) -> Outcome {
     // Before the address is announced: who reads it may end this at once.
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
-    if !address.ip().is_loopback() {
-        tracing::warn!(%address, "anybody who reaches this address can read and change every plan: there is no \
-            authentication yet");
+    if let Some((danger, _)) = danger {
+        tracing::warn!(%address, danger, "insecure, as it was said to be");
     }
     tracing::info!(%address, version = env!("CARGO_PKG_VERSION"), journal = kept, limits = ?config.limits, "serving");
     let shutdown = async move {
@@ -91,11 +100,31 @@ pub(super) async fn serve(command: Serve) -> Outcome {
             std::process::exit(FAILED.into());
         });
     };
-    match server::run_with(journal, listener, config, shutdown).await? {
+    match server::run_certified(certificates, journal, listener, config, shutdown).await? {
         Ended::Drained => tracing::info!("drained; bye"),
         Ended::Cut => tracing::warn!("some calls were cut; bye"),
     }
     Ok(DONE)
+}
+
+/// What is dangerous about listening where these settings say, and what there is to do about it.
+fn danger(config: &Config) -> Option<(&'static str, &'static str)> {
+    let tls = &config.tls;
+    if config.listen.ip().to_canonical().is_loopback() {
+        None
+    } else if tls.certificate.is_none() {
+        Some((
+            "other machines reach it, and without TLS whoever is on the way reads and changes everything",
+            "give --tls-cert and --tls-key",
+        ))
+    } else if tls.client_authorities.is_none() && !config.auth.is_on() {
+        Some((
+            "other machines reach it, and anybody there reads and changes every plan",
+            "give --tokens, --jwks or --tls-client-ca",
+        ))
+    } else {
+        None
+    }
 }
 
 /// How long a server may take to say whether it is ready.
@@ -103,10 +132,11 @@ const HEALTH_TIMEOUT: Duration = Duration::from_secs(5);
 
 pub(super) async fn health(command: Health) -> Outcome {
     let Health {
-        server: ServerAddress { server },
+        server: address,
         service,
     } = command;
-    let mut client = HealthClient::new(channel(&server).await?);
+    let mut client = HealthClient::new(channel(&address).await?);
+    let server = address.server;
     let request = HealthCheckRequest {
         service: service.clone(),
     };

@@ -42,7 +42,7 @@ const BATCH_BYTES: usize = 1 << 20;
 const READ_AHEAD: usize = 1_024;
 
 pub(super) async fn submit(command: Submit) -> Outcome {
-    let client = connect(&command.server.server).await?;
+    let client = connect(&command.server).await?;
     let (records, lines) = mpsc::channel(READ_AHEAD);
     let path = command.records.clone();
     let reader = tokio::task::spawn_blocking(move || read(&path, &records));

@@ -63,7 +63,7 @@ pub(super) struct Explain {
 }
 
 pub(super) async fn tasks(command: Tasks) -> Outcome {
-    let mut client = connect(&command.server.server).await?;
+    let mut client = connect(&command.server).await?;
     let view = if command.json {
         View::Full
     } else {
@@ -113,7 +113,7 @@ pub(super) async fn tasks(command: Tasks) -> Outcome {
 }
 
 pub(super) async fn explain(command: Explain) -> Outcome {
-    let mut client = connect(&command.server.server).await?;
+    let mut client = connect(&command.server).await?;
     let request = ExplainTaskRequest {
         plan_id: command.plan_id,
         task_id: command.task_id,

@@ -44,7 +44,7 @@ pub(super) struct Watch {
 const RECONNECT_AFTER: Duration = Duration::from_secs(1);
 
 pub(super) async fn watch(command: Watch) -> Outcome {
-    let mut client = connect(&command.server.server).await?;
+    let mut client = connect(&command.server).await?;
     let mut request = WatchPlanRequest {
         plan_id: command.plan_id.clone(),
         after: command.after.clone(),

@@ -187,11 +187,13 @@ impl Coordinator {
         let mut under_way = FuturesUnordered::new();
         loop {
             let has_room = under_way.len() < READ_ON_AT_A_TIME;
+            // In this order, so that what happened in a test happens again; the rarer ones come before what is always there.
             let work = tokio::select! {
+                biased;
                 Some(()) = under_way.next() => continue,
-                plan_id = shared.others.next(), if has_room => self.follow(plan_id).boxed(),
                 _ = looking.tick(), if has_room => self.look().boxed(),
                 _ = sweeping.tick(), if has_room => self.sweep(shared).boxed(),
+                plan_id = shared.others.next(), if has_room => self.follow(plan_id).boxed(),
             };
             // One plan's panic is not to stop the others.
             under_way.push(AssertUnwindSafe(work).catch_unwind().map(|done| {
@@ -212,10 +214,11 @@ impl Coordinator {
 
     /// Looks at plans that somebody here follows.
     async fn look(&self) {
-        for plan in self.registry.all() {
-            if plan.is_followed()
-                && let Err(error) = self.catch_up(&plan).await
-            {
+        let mut plans = self.registry.all();
+        plans.retain(|plan| plan.is_followed());
+        plans.sort_by(|a, b| a.plan_id().cmp(b.plan_id()));
+        for plan in plans {
+            if let Err(error) = self.catch_up(&plan).await {
                 tracing::debug!(plan.id = &**plan.plan_id(), %error, "cannot catch up");
             }
         }

@@ -95,9 +95,8 @@ impl Coordinator {
             .filter(|view| view.expires_at().is_some_and(|at| at <= now));
         if let Some(expired) = expired {
             let _turn = plan.turn().await;
-            match self.journal.delete(plan_id).wait().await {
+            match self.forget(&plan).await {
                 Ok(()) => {
-                    self.registry.remove(plan_id);
                     self.timers.forget(&expired);
                     tracing::info!(plan.id = &**plan_id, "plan expired");
                 }

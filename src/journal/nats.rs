@@ -10,6 +10,7 @@
 mod history;
 mod jetstream;
 mod message;
+mod publish;
 mod reader;
 pub mod stream;
 mod subject;
@@ -23,10 +24,11 @@ use tokio::sync::watch;
 use tokio_util::task::AbortOnDropHandle;
 
 use super::{Answer, Error, History, Journal, Others};
-use history::{NatsHistory, Plan, drawn, publish};
+use history::{NatsHistory, Plan};
 use jetstream::JetStream;
 pub use jetstream::{OpenError, Options};
 use message::{Head, Kind};
+use publish::{drawn, publish};
 use reader::{Place, Reader, Step};
 use stream::{Away, Message, Stream};
 
@@ -132,7 +134,7 @@ impl Shared {
         if let Some(plan) = plans.get(plan_id).and_then(Weak::upgrade)
             && plan.is_of(known.history)
         {
-            return Arc::new(NatsHistory(plan));
+            return Arc::new(NatsHistory::of(plan));
         }
         if plans.len() == plans.capacity() {
             plans.retain(|_, plan| plan.strong_count() > 0);
@@ -147,7 +149,7 @@ impl Shared {
         );
         let plan = Arc::new(plan);
         plans.insert(plan_id, Arc::downgrade(&plan));
-        Arc::new(NatsHistory(plan))
+        Arc::new(NatsHistory::of(plan))
     }
 
     async fn last(&self, subject: &str) -> Result<Option<(Message, Head)>, Error> {
@@ -180,6 +182,7 @@ impl Shared {
         })?;
         let known = Place {
             position,
+            whole: position,
             history,
             ..Place::default()
         };
@@ -200,9 +203,9 @@ impl Shared {
                 self.forget_later(subject, last.position);
                 return Err(Error::NotFound);
             }
-            Kind::Begun => known.position = last.position,
+            Kind::Begun => (known.position, known.whole) = (last.position, last.position),
             Kind::Entries if !head.continues => {
-                known.position = last.position;
+                (known.position, known.whole) = (last.position, last.position);
                 known.sequence = head.last;
                 known.hash = head.hash;
             }
@@ -240,16 +243,16 @@ impl Shared {
         Ok(plan_ids)
     }
 
-    async fn delete(self: Arc<Self>, plan_id: Arc<str>) -> Result<(), Error> {
+    /// Forgets a plan: whatever has the name, or only the history of this number.
+    async fn delete(self: Arc<Self>, plan_id: Arc<str>, only: Option<u64>) -> Result<(), Error> {
         let subject = subject::of(&self.name, &plan_id)?;
-        let meant = self.plan(&plan_id).map(|plan| plan.history());
         for _ in 0..FORGET_ATTEMPTS {
             let Some((last, head)) = self.last(&subject).await? else {
                 return Ok(());
             };
             // Somebody has forgotten the plan that is meant, and perhaps made another of its name.
-            let is_another = meant.is_some_and(|meant| meant != head.history);
-            if head.kind == Kind::Forgotten || is_another {
+            let is_meant = only.is_none_or(|number| number == head.history);
+            if head.kind == Kind::Forgotten || !is_meant {
                 return Ok(());
             }
             let forgotten = Head::of(Kind::Forgotten, head.history, drawn());
@@ -314,7 +317,7 @@ impl Journal for Nats {
 
     fn open(&self, plan_id: &str) -> Answer<Arc<dyn History>> {
         if let Some(plan) = self.shared.plan(plan_id).filter(|plan| !plan.is_gone()) {
-            return Answer::Ready(Ok(Arc::new(NatsHistory(plan))));
+            return Answer::Ready(Ok(Arc::new(NatsHistory::of(plan))));
         }
         Answer::Pending(Box::pin(Arc::clone(&self.shared).open(plan_id.into())))
     }
@@ -324,7 +327,13 @@ impl Journal for Nats {
     }
 
     fn delete(&self, plan_id: &str) -> Answer<()> {
-        Answer::Pending(Box::pin(Arc::clone(&self.shared).delete(plan_id.into())))
+        let deleting = Arc::clone(&self.shared).delete(plan_id.into(), None);
+        Answer::Pending(Box::pin(deleting))
+    }
+
+    fn delete_only(&self, plan_id: &str, number: u64) -> Answer<()> {
+        let deleting = Arc::clone(&self.shared).delete(plan_id.into(), Some(number));
+        Answer::Pending(Box::pin(deleting))
     }
 
     fn failure(&self) -> Option<watch::Receiver<Option<String>>> {

@@ -13,18 +13,23 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::FutureExt;
+use hyper::Request;
+use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use socket2::{SockRef, TcpKeepalive};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, watch};
+use tokio_rustls::rustls::ServerConfig;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tonic::service::Routes;
 
+use super::{first_words, tls};
 use crate::config::{Config, WebOrigins};
-use crate::service::{Closing, call, in_a_browsers_words};
+use crate::service::{Closing, Peer, call, in_a_browsers_words};
 
 /// Flow control: a peer that is not read is stopped by its stream's window long before h2 takes its many small unread
 /// frames for an attack; that guard allows half of the connection's window.
@@ -37,14 +42,12 @@ const HEADER_BYTES_MAX: u32 = 16 << 10;
 const HTTP1_BUFFER_BYTES: usize = 64 << 10;
 /// Streams that this side had to reset on one connection before it is closed.
 const LOCAL_RESETS_MAX: usize = 1_024;
-/// What every HTTP/2 connection begins with.
-const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
-/// How long a new connection may take to say it when the server drains: who has just connected is told to go elsewhere.
-const LAST_PREFACE: Duration = Duration::from_millis(100);
-/// How often to look whether the rest of a preface has come.
-const PREFACE_POLL: Duration = Duration::from_millis(20);
+/// How long a new connection may take to say its first bytes when the server drains: who has just connected is told to go elsewhere.
+const LAST_WORDS: Duration = Duration::from_millis(100);
 /// How long to wait when no connection can be accepted, as when there are no file descriptors left.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
 /// Serves connections.
 #[derive(Clone)]
@@ -52,6 +55,8 @@ pub(super) struct Edge {
     http: Arc<auto::Builder<TokioExecutor>>,
     routes: Routes,
     origins: WebOrigins,
+    /// What connections begin with, as it is now; nothing: without TLS.
+    tls: Option<watch::Receiver<Arc<ServerConfig>>>,
     places: Arc<Semaphore>,
     /// Cancelled when no more connections are accepted and those that are there are to end.
     pub(super) draining: CancellationToken,
@@ -65,7 +70,11 @@ pub(super) struct Edge {
 }
 
 impl Edge {
-    pub(super) fn new(routes: Routes, config: &Config) -> Self {
+    pub(super) fn new(
+        routes: Routes,
+        tls: Option<watch::Receiver<Arc<ServerConfig>>>,
+        config: &Config,
+    ) -> Self {
         let mut http = auto::Builder::new(TokioExecutor::new());
         http.http2()
             .timer(TokioTimer::new())
@@ -87,6 +96,7 @@ impl Edge {
             http: Arc::new(http),
             routes: routes.prepare(),
             origins: config.web_origins.clone(),
+            tls,
             places: Arc::new(Semaphore::new(config.limits.connections_max)),
             draining: CancellationToken::new(),
             cut: CancellationToken::new(),
@@ -136,26 +146,51 @@ impl Edge {
         });
     }
 
-    async fn serve(
-        &self,
-        stream: TcpStream,
-    ) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+    async fn serve(&self, stream: TcpStream) -> Result<(), BoxError> {
         stream.set_nodelay(true)?;
         SockRef::from(&stream).set_tcp_keepalive(&self.keepalive)?;
-        let first_bytes = async {
+        let Some(tls) = &self.tls else {
+            return match self.in_time(first_words::await_on(&stream)).await? {
+                Some(()) => self.speak(stream, None).await,
+                None => Ok(()),
+            };
+        };
+        let config = Arc::clone(&tls.borrow());
+        match self.in_time(tls::accept(stream, config)).await? {
+            Some((stream, peer)) => self.speak(stream, peer).await,
+            None => Ok(()),
+        }
+    }
+
+    /// What comes of it, if it comes in the time that a connection has for its first bytes.
+    async fn in_time<T>(
+        &self,
+        first: impl Future<Output = io::Result<T>>,
+    ) -> io::Result<Option<T>> {
+        let over = async {
             tokio::select! {
                 () = tokio::time::sleep(self.first_bytes) => {}
-                () = self.draining.cancelled() => tokio::time::sleep(LAST_PREFACE).await,
+                () = self.draining.cancelled() => tokio::time::sleep(LAST_WORDS).await,
             }
         };
         tokio::select! {
             biased;
-            preface = preface(&stream) => preface?,
-            () = first_bytes => return Ok(()),
+            first = first => first.map(Some),
+            () = over => Ok(None),
         }
+    }
+
+    /// Serves the calls of a connection until it ends.
+    async fn speak<S>(&self, stream: S, peer: Option<Arc<Peer>>) -> Result<(), BoxError>
+    where
+        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
         // Its streams end when the connection is to end, also if only its age says so.
         let closing = self.draining.child_token();
-        let service = service_fn(|request| {
+        let service = service_fn(|mut request: Request<Incoming>| {
+            if let Some(peer) = &peer {
+                request.extensions_mut().insert(Arc::clone(peer));
+            }
             let (routes, closing) = (self.routes.clone(), Closing(closing.clone()));
             let origins = self.origins.clone();
             let grpc = |request| call(routes, request, closing);
@@ -178,18 +213,6 @@ impl Edge {
                 () = &mut age, if !ending => closing.cancel(),
             }
         }
-    }
-}
-
-/// Waits until the peer has said what an HTTP/2 client says first, or something else.
-async fn preface(stream: &TcpStream) -> io::Result<()> {
-    let mut seen = [0; PREFACE.len()];
-    loop {
-        let length = stream.peek(&mut seen).await?;
-        if length == 0 || length == PREFACE.len() || !PREFACE.starts_with(&seen[..length]) {
-            return Ok(());
-        }
-        tokio::time::sleep(PREFACE_POLL).await;
     }
 }
 

@@ -17,7 +17,7 @@ use crate::proto::health::{
 /// The name of "may be sent work": not while the server drains.
 pub const READINESS: &str = "readiness";
 /// The name of "need not be restarted": as long as it answers at all.
-const LIVENESS: &str = "liveness";
+pub const LIVENESS: &str = "liveness";
 /// The names that turn with readiness: the server as a whole, and what it serves.
 const READY_NAMES: [&str; 3] = ["", SERVICE_NAME, READINESS];
 

@@ -156,11 +156,12 @@ fn every_step_of_a_change_is_timed_in_the_log_if_asked_to() {
 }
 
 #[test]
-fn serve_warns_if_others_than_this_machine_can_reach_it() {
-    let mut program = Program::start(fanout().args(["serve", "--listen", "0.0.0.0:0"]));
+fn serve_warns_if_others_than_this_machine_can_reach_it_and_it_was_said_to_be_insecure() {
+    let mut command = fanout();
+    let mut program =
+        Program::start(command.args(["serve", "--listen", "0.0.0.0:0", "--insecure"]));
     let line = program.stderr.line();
-    let warning = " WARN fanout::cli::serve: anybody who reaches this address can read and change every plan: \
-                   there is no authentication yet address=0.0.0.0:";
+    let warning = " WARN fanout::cli::serve: insecure, as it was said to be address=0.0.0.0:";
     assert!(line.contains(warning), "{line}");
 }
 

@@ -1,5 +1,6 @@
 //! A server for a test: the real one, in this process, on a free port; and the real program for the others.
 
+mod certificates;
 mod nats_server;
 mod program;
 
@@ -24,6 +25,7 @@ use tonic::transport::Channel;
 use tonic::{Code, Status, Streaming};
 use tonic_types::StatusExt;
 
+pub use certificates::{Authority, Certified, https};
 pub use nats_server::NatsServer;
 pub use program::*;
 

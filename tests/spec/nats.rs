@@ -1,6 +1,10 @@
 //! A journal that many processes share: who appends first wins, the others read on; nobody believes what is not true.
 
+mod exploration;
+mod network;
+mod replica_set;
 pub mod simulated;
+mod truth;
 
 use std::sync::Arc;
 
@@ -139,19 +143,6 @@ async fn a_plan_that_was_forgotten_elsewhere_is_gone_also_if_another_has_its_nam
 }
 
 #[tokio::test]
-async fn who_forgets_a_plan_forgets_no_later_one_of_its_name() {
-    let stream = Arc::new(Simulated::default());
-    let (one, other) = (stream.journal(), stream.journal());
-    create(&one).await;
-    let opened = open(&other).await;
-    one.delete("plan").wait().await.unwrap();
-    create(&one).await;
-    other.delete("plan").wait().await.unwrap();
-    assert_eq!(replay(&*open(&one).await, 0, 100).await, expected(1..=1));
-    assert_eq!(opened.latest().wait().await, Err(Error::NotFound));
-}
-
-#[tokio::test]
 async fn a_message_that_is_not_what_was_sent_is_damage() {
     for at in [60, 100] {
         let stream = Arc::new(Simulated::default());
@@ -209,4 +200,95 @@ async fn two_processes_see_the_same_history_in_a_real_stream() {
     assert_eq!(replay(&*open(&other).await, 0, 100).await, expected(1..=70));
     other.delete("plan").wait().await.unwrap();
     assert_eq!(created.latest().wait().await, Err(Error::NotFound));
+}
+
+#[tokio::test]
+async fn an_append_whose_first_pieces_were_read_is_read_when_the_others_come() {
+    let stream = Arc::new(Simulated::default());
+    create(&stream.journal()).await;
+    let subject = "fanout.plan.plan";
+    let before = stream.messages(subject).len();
+    open(&stream.journal())
+        .await
+        .append(1, &entries(2..=100))
+        .wait()
+        .await
+        .unwrap();
+    let whole = stream.messages(subject);
+    // The same history, while the append is on its way.
+    for from in [0, before] {
+        let late = Arc::new(Simulated::default());
+        for message in &whole[..before.max(1 + from)] {
+            late.insert(subject, message.payload.clone());
+        }
+        let journal = late.journal();
+        let history = open(&journal).await;
+        let known = history.latest().wait().await.unwrap();
+        assert_eq!(replay(&*history, 0, 1_000).await, expected(1..=known));
+        for message in &whole[before.max(1 + from)..] {
+            late.insert(subject, message.payload.clone());
+            if message.position < whole.last().unwrap().position {
+                // Another reader, of whom the first knows nothing.
+                assert_eq!(replay(&*history, 0, 1_000).await.len() as u64, known);
+                assert_eq!(
+                    replay(&*history, known, 1).await,
+                    expected(known + 1..=known)
+                );
+            }
+        }
+        assert_eq!(
+            replay(&*history, known, 1_000).await,
+            expected(known + 1..=100)
+        );
+        history
+            .append(100, &entries(101..=101))
+            .wait()
+            .await
+            .unwrap();
+        let reader = late.journal();
+        assert_eq!(
+            replay(&*open(&reader).await, 0, 1_000).await,
+            expected(1..=101)
+        );
+    }
+}
+
+#[tokio::test]
+async fn who_lost_an_append_appends_nothing_before_having_read_what_came_instead() {
+    let stream = Arc::new(Simulated::default());
+    let (one, other) = (stream.journal(), stream.journal());
+    let created = create(&one).await;
+    let opened = open(&other).await;
+    opened.append(1, &entries(2..=3)).wait().await.unwrap();
+    let lost = created.append(1, &entries(2..=3)).wait().await;
+    assert_eq!(lost, Err(Error::Conflict { at: 3 }));
+    // Somebody else in the same process reads it first.
+    let also = open(&one).await;
+    assert_eq!(replay(&*also, 0, 100).await, expected(1..=3));
+    let late = created.append(3, &entries(4..=4)).wait().await;
+    assert_eq!(late, Err(Error::Conflict { at: 3 }));
+    assert_eq!(replay(&*created, 1, 100).await, expected(2..=3));
+    created.append(3, &entries(4..=4)).wait().await.unwrap();
+}
+
+#[tokio::test]
+async fn forgetting_a_history_leaves_the_one_that_has_its_name_after_it() {
+    let stream = Arc::new(Simulated::default());
+    let (one, other) = (stream.journal(), stream.journal());
+    let first = create(&one).await;
+    one.delete("plan").wait().await.unwrap();
+    let second = create(&one).await;
+    assert_ne!(first.number(), second.number());
+    other
+        .delete_only("plan", first.number())
+        .wait()
+        .await
+        .unwrap();
+    assert_eq!(second.latest().wait().await, Ok(1));
+    other
+        .delete_only("plan", second.number())
+        .wait()
+        .await
+        .unwrap();
+    assert_eq!(second.latest().wait().await, Err(Error::NotFound));
 }

@@ -250,3 +250,23 @@ async fn a_plan_that_is_deleted_at_one_replica_is_gone_at_the_other() {
         assert_eq!(refused.code(), Code::NotFound);
     }
 }
+
+#[tokio::test]
+async fn a_plan_that_has_the_name_of_a_deleted_one_is_found_at_the_other() {
+    let [mut one, mut other] = replicas().await;
+    one.register("p", &["a"]).await;
+    for keys in [["b"], ["c"], ["d"], ["e"]] {
+        assert_eq!(result(&mut other).await.1, 1);
+        let delete = DeletePlanRequest {
+            plan_id: "p".into(),
+            ..Default::default()
+        };
+        one.delete_plan(delete).await.unwrap();
+        one.register("p", &keys).await;
+        let (document, ..) = result(&mut other).await;
+        assert!(
+            document.contains(&format!("task-{}", keys[0])),
+            "{document}"
+        );
+    }
+}

@@ -1,29 +1,25 @@
 //! One plan's history in its subject: appends wait for the one that is on its way, and are then sent together.
 
 use std::collections::VecDeque;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use bytes::Bytes;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 use super::message::{HEAD_BYTES, Head, Kind};
+use super::publish::{drawn, publish};
 use super::reader::{Place, Reader, Step};
-use super::stream::{Away, Message, Published, Stream};
+use super::stream::{Away, Stream};
 use crate::engine::Entry;
 use crate::journal::disk::frame::{self, PAYLOAD_BYTES_MAX};
 use crate::journal::{Answer, Error, History, Others, stored};
 
 /// What waits to be sent of one plan is refused from here on, unless it is a single append.
 const WAITING_BYTES_MAX: usize = 64 << 20;
-/// So long it is tried to find out what became of a message.
-pub(super) const PATIENCE: Duration = Duration::from_secs(4);
 /// So long it is believed that a history is still there: less than what says that it was forgotten is there.
 const BELIEVED: Duration = Duration::from_secs(5);
-/// How long to wait before a busy stream, or one that is away, is asked again.
-const BUSY: Duration = Duration::from_millis(3);
-const AWAY: Duration = Duration::from_millis(100);
 
 type Done = oneshot::Sender<Result<(), Error>>;
 
@@ -56,6 +52,8 @@ struct Appends {
     seen: Instant,
     /// Whether the history was forgotten.
     gone: bool,
+    /// How often what was appended was not taken.
+    losses: u64,
 }
 
 /// Appends that are to be sent together.
@@ -108,6 +106,7 @@ impl Plan {
                 sending: false,
                 seen: Instant::now(),
                 gone: false,
+                losses: 0,
             }),
             reading: tokio::sync::Mutex::default(),
         }
@@ -122,11 +121,6 @@ impl Plan {
     pub(super) fn is_of(&self, history: u64) -> bool {
         let appends = self.lock();
         !appends.gone && appends.known.history == history
-    }
-
-    /// The history's number.
-    pub(super) fn history(&self) -> u64 {
-        self.lock().known.history
     }
 
     /// Whether the history was forgotten.
@@ -149,13 +143,15 @@ impl Plan {
         }
     }
 
-    fn append(self: &Arc<Self>, after: u64, entries: &[Arc<Entry>]) -> Answer<()> {
+    /// `losses` is how many whoever appends had heard of when it read on.
+    fn append(self: &Arc<Self>, after: u64, entries: &[Arc<Entry>], losses: u64) -> Answer<()> {
         let mut appends = self.lock();
         let refused = |error| Answer::Ready(Err(error));
         if appends.gone {
             return refused(Error::NotFound);
         }
-        if appends.sequence != after {
+        // The same sequence may be that of others' entries now, in place of what was not taken.
+        if appends.sequence != after || appends.losses != losses {
             let at = appends.sequence;
             return refused(Error::Conflict { at });
         }
@@ -216,6 +212,7 @@ impl Plan {
                     appends.known = Place {
                         sequence: last,
                         position,
+                        whole: position,
                         hash,
                         ..known
                     };
@@ -225,6 +222,7 @@ impl Plan {
                 Err(error) => {
                     appends.gone |= error == Error::NotFound;
                     appends.sequence = appends.known.sequence;
+                    appends.losses += 1;
                     appends.waiting_bytes = 0;
                     let waiting = std::mem::take(&mut appends.waiting);
                     drop(appends);
@@ -447,97 +445,44 @@ fn tell(waiting: Told, answer: &Result<(), Error>) {
     }
 }
 
-/// A number that no other replica has drawn.
-pub(super) fn drawn() -> u64 {
-    let (high, low) = uuid::Uuid::new_v4().as_u64_pair();
-    high ^ low
+/// A plan's history, for whoever has it.
+pub(super) struct NatsHistory {
+    plan: Arc<Plan>,
+    /// How often what was appended had not been taken when this was last read.
+    losses: Arc<AtomicU64>,
 }
 
-/// Publishes a message at its place, and finds out what became of it, however often it takes. Answers where it is.
-pub(super) async fn publish(
-    stream: &dyn Stream,
-    subject: &str,
-    expected: u64,
-    head: &Head,
-    message: Bytes,
-) -> Result<u64, Error> {
-    let id = format!("{:016x}-{}", head.append, head.piece);
-    let until = Instant::now() + PATIENCE;
-    loop {
-        let why = match stream
-            .publish(subject, expected, &id, message.clone())
-            .await
-        {
-            Ok(Published::At(position)) => return Ok(position),
-            Ok(Published::Full(problem)) => return Err(Error::Full(problem)),
-            Ok(Published::Refused) => None,
-            Err(Away(why)) => Some(why),
-        };
-        // What was answered may be about this message that has come before, and what was not may be there.
-        let why = match (stream.next(subject, expected + 1).await, why) {
-            (Ok(Some(there)), _) if is_it(&there, &message) => return Ok(there.position),
-            (Ok(Some(_)), _) => return Err(overtaken(stream, subject).await),
-            (Ok(None), None) => {
-                if let Some(error) = no_such_place(stream, subject, expected).await {
-                    return Err(error);
-                }
-                tokio::time::sleep(BUSY).await;
-                "the stream is busy".to_owned()
-            }
-            (Ok(None), Some(why)) | (Err(Away(why)), _) => {
-                tokio::time::sleep(AWAY).await;
-                why
-            }
-        };
-        if Instant::now() >= until {
-            return Err(Error::Away(why));
+impl NatsHistory {
+    pub(super) fn of(plan: Arc<Plan>) -> Self {
+        let losses = plan.lock().losses;
+        Self {
+            plan,
+            losses: Arc::new(AtomicU64::new(losses)),
         }
     }
 }
 
-fn is_it(there: &Message, message: &Bytes) -> bool {
-    there.payload == *message
-}
-
-/// Others have appended: where the history is now.
-async fn overtaken(stream: &dyn Stream, subject: &str) -> Error {
-    match stream.last(subject).await {
-        Ok(Some(last)) => match Head::read(&last.payload) {
-            Some((head, _)) if head.kind == Kind::Forgotten => Error::NotFound,
-            Some((head, _)) if head.continues => Error::Conflict { at: head.after },
-            Some((head, _)) => Error::Conflict { at: head.last },
-            None => Error::Damaged("there is a message of another form".into()),
-        },
-        Ok(None) => Error::NotFound,
-        Err(Away(why)) => Error::Away(why),
-    }
-}
-
-/// Why there cannot be anything behind a place that is not known there.
-async fn no_such_place(stream: &dyn Stream, subject: &str, expected: u64) -> Option<Error> {
-    match stream.last(subject).await {
-        Ok(None) if expected > 0 => Some(Error::NotFound),
-        Ok(Some(last)) if last.position < expected => Some(Error::Damaged(format!(
-            "the stream has lost messages: its last is {}, and {expected} was acknowledged",
-            last.position
-        ))),
-        _ => None,
-    }
-}
-
-/// A plan's history, for whoever has it.
-pub(super) struct NatsHistory(pub(super) Arc<Plan>);
-
 impl History for NatsHistory {
     fn append(&self, after: u64, entries: &[Arc<Entry>]) -> Answer<()> {
-        self.0.append(after, entries)
+        let losses = self.losses.load(Ordering::Relaxed);
+        self.plan.append(after, entries, losses)
     }
 
     fn replay(&self, after: u64, limit: usize) -> Answer<Vec<Arc<Entry>>> {
-        Answer::Pending(Box::pin(Arc::clone(&self.0).replay(after, limit)))
+        let (plan, losses) = (Arc::clone(&self.plan), Arc::clone(&self.losses));
+        Answer::Pending(Box::pin(async move {
+            let before = plan.lock().losses;
+            let read = plan.replay(after, limit).await?;
+            losses.store(before, Ordering::Relaxed);
+            Ok(read)
+        }))
+    }
+
+    fn number(&self) -> u64 {
+        self.plan.lock().known.history
     }
 
     fn latest(&self) -> Answer<u64> {
-        Answer::Pending(Box::pin(Arc::clone(&self.0).latest()))
+        Answer::Pending(Box::pin(Arc::clone(&self.plan).latest()))
     }
 }

@@ -20,8 +20,10 @@ const ASKED_FOR: u32 = 4;
 pub(super) struct Place {
     /// The last entry before it.
     pub(super) sequence: u64,
-    /// The last message of the subject before it.
+    /// The last message of the subject before it: what an append here follows.
     pub(super) position: u64,
+    /// The last of those messages that no append goes on after: who reads on from here has to begin behind it.
+    pub(super) whole: u64,
     /// Number of the history.
     pub(super) history: u64,
     /// Hash of the last frame before it.
@@ -42,7 +44,7 @@ pub(super) enum Step {
 /// Reads on from a place.
 pub(super) struct Reader {
     subject: Arc<str>,
-    /// After the last append that was read; behind messages that count for nothing.
+    /// After the last append that was read; behind messages that count for nothing, or not yet.
     place: Place,
     pieces: Option<Pieces>,
     asked_for: u32,
@@ -60,10 +62,13 @@ impl Reader {
     pub(super) fn new(subject: Arc<str>, place: Place) -> Self {
         Self {
             subject,
-            place,
+            place: Place {
+                position: place.whole,
+                ..place
+            },
             pieces: None,
             // Who begins at the beginning has more to read.
-            asked_for: if place.position == 0 { ASKED_FOR } else { 0 },
+            asked_for: if place.whole == 0 { ASKED_FOR } else { 0 },
             together: None,
         }
     }
@@ -85,15 +90,16 @@ impl Reader {
                     return Ok(Step::Gone);
                 }
                 // It is of an earlier plan of this name.
-                self.place.position = message.position;
+                self.pass(message.position);
                 continue;
             }
             match head.kind {
                 Kind::Forgotten => return Ok(Step::Gone),
-                Kind::Begun => self.place.position = message.position,
+                Kind::Begun => self.pass(message.position),
                 Kind::Entries => {
-                    self.place.position = message.position;
-                    if let Some(frames) = self.piece(&head, frames) {
+                    let frames = self.piece(&head, frames);
+                    self.pass(message.position);
+                    if let Some(frames) = frames {
                         let entries = self.entries(&head, frames);
                         return entries
                             .map(Step::Append)
@@ -106,6 +112,14 @@ impl Reader {
             }
         }
         Ok(Step::End)
+    }
+
+    /// Goes behind a message. Where an append goes on after it, nobody can begin to read there.
+    fn pass(&mut self, position: u64) {
+        self.place.position = position;
+        if self.pieces.is_none() {
+            self.place.whole = position;
+        }
     }
 
     async fn message(&mut self, stream: &dyn Stream) -> Result<Option<Message>, Error> {

@@ -8,9 +8,22 @@ use bytes::Bytes;
 use fanout::journal::Nats;
 use fanout::journal::nats::stream::{Asked, Away, Message, Published, Read, Stream, Subject};
 
+/// What a stream does that no stream may: tests have to see it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Fault {
+    /// Nothing.
+    #[default]
+    None,
+    /// It takes a message whatever place is expected.
+    ComparesNothing,
+    /// It says of each 16th message that it has it, and has not.
+    Forgets,
+}
+
 /// The stream. All journals over it see the same messages.
 #[derive(Default)]
 pub struct Simulated {
+    fault: Fault,
     kept: Mutex<Kept>,
     /// Whom to tell what arrives: journals by their subjects' first word.
     followers: Mutex<Vec<Arc<Nats>>>,
@@ -19,12 +32,25 @@ pub struct Simulated {
 #[derive(Default)]
 struct Kept {
     last: u64,
-    messages: BTreeMap<u64, (String, Message)>,
+    subjects: BTreeMap<String, BTreeMap<u64, Message>>,
     /// Where messages are, by their ids.
     ids: BTreeMap<String, u64>,
 }
 
 impl Simulated {
+    /// A stream with a fault.
+    pub fn with(fault: Fault) -> Self {
+        Self {
+            fault,
+            ..Self::default()
+        }
+    }
+
+    /// The last message's place, of whatever subject.
+    pub fn end(&self) -> u64 {
+        self.lock().last
+    }
+
     /// A journal of one process over this stream, which is told of what arrives.
     pub fn journal(self: &Arc<Self>) -> Arc<Nats> {
         let nats = Arc::new(Nats::on(Arc::clone(self) as Arc<dyn Stream>, "fanout"));
@@ -44,13 +70,16 @@ impl Simulated {
     /// The messages of a subject.
     pub fn messages(&self, subject: &str) -> Vec<Message> {
         let kept = self.lock();
-        let of_subject = kept.messages.values().filter(|(of, _)| of == subject);
-        of_subject.map(|(_, message)| message.clone()).collect()
+        let of_subject = kept.subjects.get(subject);
+        of_subject.map_or(Vec::new(), |messages| messages.values().cloned().collect())
     }
 
     /// Changes a message, as a faulty disk does.
     pub fn damage(&self, position: u64, payload: Bytes) {
-        self.lock().messages.get_mut(&position).unwrap().1.payload = payload;
+        let mut kept = self.lock();
+        let mut subjects = kept.subjects.values_mut();
+        let message = subjects.find_map(|messages| messages.get_mut(&position));
+        message.unwrap().payload = payload;
     }
 
     fn lock(&self) -> MutexGuard<'_, Kept> {
@@ -66,10 +95,18 @@ impl Simulated {
 
 impl Kept {
     fn last_of(&self, subject: &str) -> Option<&Message> {
-        let mut messages = self.messages.values().rev();
-        messages
-            .find(|(of, _)| of == subject)
-            .map(|(_, message)| message)
+        let last = self.subjects.get(subject)?.last_key_value();
+        last.map(|(_, message)| message)
+    }
+
+    fn forget(&mut self, subject: &str, is_forgotten: impl Fn(u64) -> bool) {
+        let Some(messages) = self.subjects.get_mut(subject) else {
+            return;
+        };
+        messages.retain(|position, _| !is_forgotten(*position));
+        if messages.is_empty() {
+            self.subjects.remove(subject);
+        }
     }
 
     fn insert(&mut self, subject: &str, payload: Bytes) -> u64 {
@@ -79,8 +116,8 @@ impl Kept {
             at: now_in_milliseconds(),
             payload,
         };
-        self.messages
-            .insert(self.last, (subject.to_owned(), message));
+        let messages = self.subjects.entry(subject.to_owned()).or_default();
+        messages.insert(self.last, message);
         self.last
     }
 }
@@ -107,10 +144,13 @@ impl Stream for Simulated {
             return now(Ok(Published::At(*position)));
         }
         let last = kept.last_of(subject).map_or(0, |last| last.position);
-        if last != expected {
+        if last != expected && self.fault != Fault::ComparesNothing {
             return now(Ok(Published::Refused));
         }
         let position = kept.insert(subject, payload);
+        if self.fault == Fault::Forgets && position.is_multiple_of(16) {
+            kept.forget(subject, |at| at == position);
+        }
         kept.ids.insert(id.to_owned(), position);
         drop(kept);
         self.tell(subject, position);
@@ -123,9 +163,9 @@ impl Stream for Simulated {
 
     fn next(&self, subject: &str, from: u64) -> Asked<'_, Option<Message>> {
         let kept = self.lock();
-        let mut later = kept.messages.range(from..);
-        let next = later.find(|(_, (of, _))| of == subject);
-        now(Ok(next.map(|(_, (_, message))| message.clone())))
+        let messages = kept.subjects.get(subject);
+        let next = messages.and_then(|messages| messages.range(from..).next());
+        now(Ok(next.map(|(_, message)| message.clone())))
     }
 
     fn read(&self, subject: &str, from: u64) -> Read {
@@ -135,19 +175,16 @@ impl Stream for Simulated {
     }
 
     fn subjects(&self) -> Asked<'_, Vec<Subject>> {
-        let mut counts: BTreeMap<String, usize> = BTreeMap::new();
-        for (subject, _) in self.lock().messages.values() {
-            *counts.entry(subject.clone()).or_default() += 1;
-        }
-        let subjects = counts.into_iter();
-        let subjects = subjects.map(|(name, messages)| Subject { name, messages });
+        let kept = self.lock();
+        let subjects = kept.subjects.iter().map(|(name, messages)| Subject {
+            name: name.clone(),
+            messages: messages.len(),
+        });
         now(Ok(subjects.collect()))
     }
 
     fn forget(&self, subject: &str, before: u64) -> Asked<'_, ()> {
-        let mut kept = self.lock();
-        kept.messages
-            .retain(|position, (of, _)| of != subject || *position >= before);
+        self.lock().forget(subject, |at| at < before);
         now(Ok(()))
     }
 
