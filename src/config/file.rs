@@ -133,9 +133,6 @@ fn refusal(command: &Command, long: &str, arguments: &[String]) -> Option<String
     }
     let value = context(ContextKind::InvalidValue).unwrap_or_default();
     match error.kind() {
-        _ if value.is_empty() && error.kind() == ErrorKind::InvalidValue => {
-            Some("expected a value".to_owned())
-        }
         ErrorKind::InvalidValue => Some(match context(ContextKind::ValidValue) {
             Some(valid) => format!("invalid value {value:?}; expected one of {valid}"),
             None => format!("invalid value {value:?}"),
@@ -184,21 +181,28 @@ pub fn defaults(command: &Command) -> String {
 
 fn describe(text: &mut String, flag: &Arg, key: &str) {
     let help = flag.get_long_help().or(flag.get_help());
-    comment(text, &help.map(ToString::to_string).unwrap_or_default());
+    let help = help.map(ToString::to_string).unwrap_or_default();
+    comment(text, &format!("{}.", help.trim_end_matches('.')));
+    let is_switch = matches!(flag.get_action(), ArgAction::SetTrue);
+    let possible = flag.get_possible_values();
+    if !is_switch && !possible.is_empty() {
+        let names: Vec<_> = possible.iter().map(|value| value.get_name()).collect();
+        comment(text, &format!("One of {}.", names.join(", ")));
+    }
     let long = flag.get_long().unwrap_or_default();
     let variable = flag.get_env().unwrap_or_default().to_string_lossy();
     let default = flag.get_default_values().first();
     let default = default.map(|default| default.to_string_lossy().into_owned());
-    let none = match (flag.get_action(), &default) {
-        (ArgAction::SetTrue, _) | (_, Some(_)) => "",
-        _ => "; no default",
+    let none = match &default {
+        None if !is_switch => "; no default",
+        _ => "",
     };
     comment(text, &format!("--{long}, {variable}{none}"));
-    let value = match (flag.get_action(), default) {
-        (ArgAction::SetTrue, _) => "false".to_owned(),
-        (_, Some(default)) if default.parse::<u64>().is_ok() => default,
-        (_, Some(default)) => toml::Value::String(default).to_string(),
-        (_, None) => {
+    let value = match default {
+        _ if is_switch => "false".to_owned(),
+        Some(default) if default.parse::<u64>().is_ok() => default,
+        Some(default) => toml::Value::String(default).to_string(),
+        None => {
             let names = flag.get_value_names().unwrap_or_default();
             let name = names.first().map(ToString::to_string).unwrap_or_default();
             toml::Value::String(name).to_string()
@@ -227,6 +231,7 @@ fn comment(text: &mut String, of: &str) {
 mod tests {
     use super::{Misconfigured, defaults, read};
     use clap::{Arg, ArgAction, Command, value_parser};
+    use proptest::prelude::*;
 
     fn command() -> Command {
         let flag = |name: &'static str, variable: &'static str| {
@@ -318,7 +323,10 @@ mod tests {
                 "plans_max = \"many\"",
                 "1: plans_max: invalid value \"many\": invalid digit found in string",
             ),
-            ("plans_max = \"\"", "1: plans_max: expected a value"),
+            (
+                "plans_max = \"\"",
+                "1: plans_max: invalid value \"\": cannot parse integer from empty string",
+            ),
             (
                 "mode = \"both\"",
                 "1: mode: invalid value \"both\"; expected one of os, fsync",
@@ -348,12 +356,30 @@ mod tests {
         let text = defaults(&command());
         assert_eq!(said(&text), [""; 0]);
         let expected = "# Says something.\n# --plans-max, TEST_PLANS_MAX\n#plans_max = 7\n\n\
-            # Says something.\n# --mode, TEST_MODE; no default\n#mode = \"mode\"\n\n\
+            # Says something.\n# One of os, fsync.\n# --mode, TEST_MODE; no default\n#mode = \"\"\n\n\
             # Says something.\n# --insecure, TEST_INSECURE\n#insecure = false\n\n\
-            # Says something.\n# --needs, TEST_NEEDS; no default\n#needs = \"needs\"\n\n\
+            # Says something.\n# --needs, TEST_NEEDS; no default\n#needs = \"\"\n\n\
             # == Others ==\n\n\
             # Says something.\n# --servers, TEST_SERVERS; no default\n#servers = \"URL\"\n";
         assert!(text.ends_with(expected), "{text}");
         assert!(text.lines().all(|line| line.len() <= 110), "{text}");
+    }
+    proptest! {
+        #[test]
+        fn any_text_is_said_as_it_is(value in "\\PC{1,20}") {
+            let written = toml::Value::String(value.clone());
+            prop_assert_eq!(said(&format!("servers = {written}")), [format!("--servers={value}")]);
+        }
+
+        #[test]
+        fn whatever_is_wrong_has_a_line_of_the_file(
+            text in "((plans_max|mode|servers|insecure|x)? ?[=\\[\\]{\"'#0-9a-z., \n]{0,6}\n?){0,6}",
+        ) {
+            if let Err(wrong) = read(&text, &command()) {
+                let lines = text.matches('\n').count() + 1;
+                prop_assert!((1..=lines).contains(&wrong.line), "{wrong}");
+                prop_assert!(!wrong.problem.contains('\n'), "{wrong}");
+            }
+        }
     }
 }
