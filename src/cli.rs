@@ -5,6 +5,7 @@ mod access;
 mod banner;
 mod client;
 mod client_tls;
+mod config;
 mod display;
 mod documents;
 mod executor;
@@ -129,6 +130,8 @@ enum Command {
     Delete(plans::Delete),
     /// Ask a server whether it is ready; for a container's health check.
     Health(serve::Health),
+    /// Print the file of settings of the server.
+    Config(config::ConfigCommand),
     /// Check, export and import the plans of a data directory.
     Journal(journal::Journal),
     /// Make keys and tokens for those who may call.
@@ -148,12 +151,16 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         eprintln!("{}", Arguments::command().render_help());
         return ExitCode::from(FAILED);
     }
+    let arguments = match config::with_file(arguments) {
+        Ok(arguments) => arguments,
+        Err(failure) => return failed(&failure),
+    };
     let matches = Arguments::command().try_get_matches_from(arguments);
     let parsed = matches.and_then(|matches| {
         let arguments = Arguments::from_arg_matches(&matches)?;
-        Ok((arguments, banner::settings(&matches)))
+        Ok((arguments, banner::settings(&matches), matches))
     });
-    let (arguments, settings) = match parsed {
+    let (arguments, settings, matches) = match parsed {
         Ok(parsed) => parsed,
         Err(error) => {
             // Usage errors are input errors here; clap's own code for them is 2.
@@ -162,6 +169,13 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
             return ExitCode::from(code);
         }
     };
+    if let (Some(Command::Serve(serve)), Some((_, matches))) =
+        (&arguments.command, matches.subcommand())
+        && serve.only_checks()
+        && let Err(failure) = config::look_at_files(matches)
+    {
+        return failed(&failure);
+    }
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         // Documents may be nested deep, and reading them recurses.
@@ -180,11 +194,13 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     };
     match outcome {
         Ok(code) => ExitCode::from(code),
-        Err(Failure(message)) => {
-            eprintln!("error: {}", print::printable(&message));
-            ExitCode::from(FAILED)
-        }
+        Err(failure) => failed(&failure),
     }
+}
+
+fn failed(Failure(message): &Failure) -> ExitCode {
+    eprintln!("error: {}", print::printable(message));
+    ExitCode::from(FAILED)
 }
 
 async fn dispatch(arguments: Arguments, settings: Vec<banner::Setting>) -> Outcome {
@@ -206,6 +222,7 @@ async fn dispatch(arguments: Arguments, settings: Vec<banner::Setting>) -> Outco
         Some(Command::Cancel(command)) => plans::cancel(command).await,
         Some(Command::Delete(command)) => plans::delete(command).await,
         Some(Command::Health(command)) => serve::health(command).await,
+        Some(Command::Config(command)) => config::config(&command),
         Some(Command::Journal(command)) => journal::journal(command).await,
         Some(Command::Token(command)) => token::token(command),
         Some(Command::Completions { shell }) => {

@@ -1,6 +1,7 @@
 //! Settings of the server: every limit and every wait, with unit, default and where it can be set.
 
 mod auth;
+pub mod file;
 mod memory;
 pub mod telemetry;
 mod tls;

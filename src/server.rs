@@ -21,6 +21,7 @@ use tonic::service::Routes;
 
 use crate::config::{Config, REQUEST_ID_LIFE, Times};
 use crate::coordinator::{self, Clock, Coordinator, Limits};
+use crate::identity::Authority;
 use crate::journal::{self, Journal};
 use crate::proto::FILE_DESCRIPTOR_SET;
 use crate::proto::fanout_service_server::FanoutServiceServer;
@@ -110,13 +111,12 @@ pub async fn run_certified(
 ) -> Result<Ended, Error> {
     let config = Arc::new(config);
     let failure = journal.failure();
-    let (admission, believed) = match config.auth.is_on() {
-        true => {
-            let read = Believed::read(config.auth.clone()).await;
-            let (believed, authority) = read.map_err(Error::Authority)?;
-            (Some(Arc::new(Admission::new(authority))), Some(believed))
+    let (admission, believed) = match believed(&config).await? {
+        Some((believed, authority)) => {
+            let admission = Admission::new(authority);
+            (Some(Arc::new(admission)), Some(believed))
         }
-        false => (None, None),
+        None => (None, None),
     };
     let clock = Clock::system();
     let coordinator = Coordinator::before_recovery(journal, clock, limits(&config));
@@ -250,6 +250,23 @@ pub async fn run_certified(
     edge.cut.cancel();
     edge.connections.wait().await;
     Ok(Ended::Cut)
+}
+
+/// Reads what the settings name, as [`run_with`] would, and serves nothing.
+///
+/// # Errors
+/// It cannot be said who may call.
+pub async fn check(config: &Config) -> Result<(), Error> {
+    believed(config).await.map(drop)
+}
+
+/// Who may call, if callers have to say who they are.
+async fn believed(config: &Config) -> Result<Option<(Believed, Authority)>, Error> {
+    if !config.auth.is_on() {
+        return Ok(None);
+    }
+    let read = Believed::read(config.auth.clone()).await;
+    read.map(Some).map_err(Error::Authority)
 }
 
 fn limits(config: &Config) -> Limits {

@@ -8,6 +8,8 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use super::banner::{self, Setting};
 use super::client::{ServerAddress, channel, explain};
+use super::config::FileOptions;
+use super::files::write_out;
 use super::serve_journal::JournalOptions;
 use super::{DONE, FAILED, Failure, Outcome};
 use crate::config::Config;
@@ -21,12 +23,21 @@ use crate::telemetry::{self, LogFormat, traces};
 #[derive(Debug, Args)]
 pub(super) struct Serve {
     #[command(flatten)]
+    file: FileOptions,
+    #[command(flatten)]
     config: Config,
     #[command(flatten)]
     journal: JournalOptions,
     /// Form of log lines, on standard error. FANOUT_LOG says which (default: info).
     #[arg(long, env = "FANOUT_LOG_FORMAT", value_enum, default_value = "human")]
     log_format: LogFormat,
+}
+
+impl Serve {
+    /// Whether the settings are to be checked, and nothing is to be served.
+    pub(super) fn only_checks(&self) -> bool {
+        self.file.check_config
+    }
 }
 
 /// `fanout health`.
@@ -52,6 +63,15 @@ pub(super) async fn serve(command: Serve, settings: &[Setting]) -> Outcome {
         )));
     }
     let certificates = Certificates::read(&config.tls)?;
+    if command.file.check_config {
+        server::check(&config).await?;
+        let of = command.file.config_file.as_deref();
+        let of = of.map_or_else(String::new, |path| {
+            format!(", those of {} included", path.display())
+        });
+        write_out(&format!("the settings are sound{of}\n"))?;
+        return Ok(DONE);
+    }
     let otlp_endpoint = otlp_endpoint(&config);
     let sending = otlp_endpoint.as_deref().map(traces::start).transpose();
     let sending = sending.map_err(|error| Failure::new(format!("--otlp-endpoint: {error}")))?;

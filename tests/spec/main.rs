@@ -10,6 +10,7 @@ mod cli_large;
 mod cli_refusals;
 mod cli_server;
 mod cli_tls;
+mod config_file;
 mod deadlines;
 mod disk;
 mod edge;
