@@ -53,8 +53,10 @@ impl Secured {
             .map(|word| word.replace('%', place))
             .collect();
         let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+        // A busy machine may take longer for a handshake than a server would wait.
+        let patient = ["--first-bytes-timeout", "2m"];
         Self {
-            served: Served::start(&arguments),
+            served: Served::start(&[&arguments[..], &patient].concat()),
             files,
             authority,
             token,
