@@ -166,7 +166,6 @@ async fn calls(mut client: Client) {
             plan_id: plan_id(),
             quarantine_id: 1,
             reason: CANARY.into(),
-            ..Default::default()
         }))
         .await;
     let _ = client

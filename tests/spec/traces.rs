@@ -32,10 +32,10 @@ const WATCHER: &str = "00-33333333333333333333333333333333-cccccccccccccccc-01";
 struct Collector {
     runtime: Runtime,
     endpoint: String,
-    spans: mpsc::UnboundedReceiver<Span>,
+    spans: mpsc::Receiver<Span>,
 }
 
-struct Receiver(mpsc::UnboundedSender<Span>);
+struct Receiver(mpsc::Sender<Span>);
 
 #[tonic::async_trait]
 impl TraceService for Receiver {
@@ -53,7 +53,7 @@ impl TraceService for Receiver {
                 .into_iter()
                 .flat_map(|scope| scope.spans)
             {
-                let _ = self.0.send(span);
+                let _ = self.0.send(span).await;
             }
         }
         Ok(Response::new(ExportTraceServiceResponse::default()))
@@ -65,7 +65,7 @@ impl Collector {
         let runtime = Runtime::new().unwrap();
         let listener = runtime.block_on(TcpListener::bind("127.0.0.1:0")).unwrap();
         let endpoint = format!("http://{}", listener.local_addr().unwrap());
-        let (sender, spans) = mpsc::unbounded_channel();
+        let (sender, spans) = mpsc::channel(1_024);
         let service = TraceServiceServer::new(Receiver(sender));
         runtime.spawn(
             tonic::transport::Server::builder()
