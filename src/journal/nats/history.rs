@@ -338,7 +338,7 @@ impl Plan {
     fn has_read(&self, place: Place) {
         let mut appends = self.lock();
         let is_later = place.position > appends.known.position;
-        if is_later && !appends.sending && appends.sequence == appends.known.sequence {
+        if is_later && appends.sequence == appends.known.sequence {
             appends.known = place;
             appends.sequence = place.sequence;
         }
