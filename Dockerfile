@@ -2,6 +2,8 @@
 
 FROM rust:1.95-slim-bookworm AS build
 ARG TARGETARCH
+# The commit, for --version and metrics: there is no repository in here. --build-arg FANOUT_COMMIT="$(git rev-parse HEAD)"
+ARG FANOUT_COMMIT=
 WORKDIR /src
 COPY . .
 # Fully static, so that the image needs nothing else. With an explicit --target the flags are for the program alone, not
@@ -11,7 +13,7 @@ RUN --mount=type=cache,id=fanout-registry-${TARGETARCH},target=/usr/local/cargo/
     --mount=type=cache,id=fanout-target-${TARGETARCH},target=/src/target,sharing=locked \
     target="$(rustc --print host-tuple)" \
     && find build.rs proto src -type f -exec touch {} + \
-    && RUSTFLAGS="-C target-feature=+crt-static" cargo build --release --locked --bin fanout --target "$target" \
+    && FANOUT_COMMIT="$FANOUT_COMMIT" RUSTFLAGS="-C target-feature=+crt-static" cargo build --release --locked --bin fanout --target "$target" \
     && install -D "target/$target/release/fanout" /out/fanout
 
 FROM scratch

@@ -1,5 +1,6 @@
-"""Checks what is rendered of a folder of deploy/kubernetes for what no schema knows. Used by scripts/manifests."""
+"""Checks what is rendered of a folder of deploy/kubernetes, or of the chart, for what no schema knows. Used by scripts/manifests."""
 
+import json
 import re
 import sys
 from pathlib import Path
@@ -43,7 +44,11 @@ class Program:
         self.set = by_name[kind, name]["spec"]
         self.pod = self.set["template"]["spec"]
         (self.container,) = self.pod["containers"]
-        self.values = {entry["name"]: entry.get("value") for entry in self.container["env"]}
+        # A variable wins over the file of settings, whose values are JSON's, too.
+        settings = by_name.get(("ConfigMap", name), {"data": {}})["data"].get("fanout.toml", "")
+        pairs = [line.split(" = ", 1) for line in settings.splitlines()]
+        self.values = {f"FANOUT_{key.upper()}": str(json.loads(value)) for key, value in pairs}
+        self.values |= {entry["name"]: entry.get("value") for entry in self.container["env"]}
         self.policy = by_name["NetworkPolicy", name]["spec"]
         self.budget = by_name["PodDisruptionBudget", name]["spec"]
         self.service = by_name["Service", name]["spec"]
@@ -109,7 +114,8 @@ class Program:
         claims = {claim["metadata"]["name"] for claim in self.set.get("volumeClaimTemplates", [])}
         volumes = {volume["name"] for volume in self.pod.get("volumes", [])}
         for volume in self.pod.get("volumes", []):
-            self.check(set(volume) == {"name", "configMap"}, f"volume {volume['name']}: is not needed")
+            kinds = ({"name", "configMap"}, {"name", "secret"})
+            self.check(set(volume) in kinds, f"volume {volume['name']}: is not needed")
         mounts = {mount["name"]: mount["mountPath"] for mount in self.container.get("volumeMounts", [])}
         self.check(set(mounts) == claims | volumes, "volumes that are not mounted, or mounts without one")
         self.check(not claims or mounts.get("data") == "/data", "the volume is mounted elsewhere")
@@ -136,14 +142,31 @@ def check_fanout(fanout):
     readiness = re.search(r'const READINESS: &str = "([^"]+)"', health).group(1)
     liveness = re.search(r'const LIVENESS: &str = "([^"]+)"', health).group(1)
     for name in ("startupProbe", "readinessProbe", "livenessProbe"):
+        wanted = liveness if name == "livenessProbe" else readiness
+        if "FANOUT_TLS_CERT" in values:
+            # Kubernetes' own gRPC probes speak no TLS.
+            command = container[name]["exec"]["command"]
+            fanout.check(command == ["/fanout", "health", "--service", wanted], f"{name}: does not ask for {wanted}")
+            fanout.check(container[name]["timeoutSeconds"] > 10, f"{name}: does not wait for the answer")
+            continue
         probe = container[name]["grpc"]
         fanout.check(probe["port"] == port, f"{name}: another port than the pod's")
-        wanted = liveness if name == "livenessProbe" else readiness
         fanout.check(probe.get("service") == wanted, f"{name}: does not ask for {wanted}")
+    if "FANOUT_TLS_CERT" in values:
+        fanout.check(values.get("FANOUT_SERVER") == f"https://127.0.0.1:{port}", "FANOUT_SERVER: not the pod itself")
+
+    # What the settings name is mounted, and everything is locked unless it is said to be open.
+    mounts = [mount["mountPath"] for mount in container.get("volumeMounts", [])]
+    for name, value in values.items():
+        if str(value).startswith("/"):
+            fanout.check(any(Path(value).is_relative_to(mount) for mount in mounts), f"{name}: is not mounted")
+    if values.get("FANOUT_INSECURE") != "true":
+        asks = {"FANOUT_TOKENS", "FANOUT_JWKS", "FANOUT_TLS_CLIENT_CA"} & set(values)
+        fanout.check("FANOUT_TLS_CERT" in values and asks, "neither locked nor said to be open")
 
     # Settings that exist.
-    sources = ("src/config.rs", "src/config/auth.rs", "src/config/tls.rs", "src/cli/serve.rs", "src/cli/serve_journal.rs")
-    sources = "".join((root / path).read_text() for path in sources)
+    sources = "".join(path.read_text() for path in (root / "src").glob("c*/**/*.rs"))
+    sources += (root / "src/config.rs").read_text()
     settings = set(re.findall(r'env = "(FANOUT_[A-Z_]+)"', sources))
     fanout.check(len(settings) > 10, "no settings found in the sources")
     for name in values:
@@ -240,13 +263,44 @@ def check_kept_on_nats(fanout, nats):
         program.check(len(program.policy["egress"]) == 2, "NetworkPolicy: more than NATS and DNS")
 
 
-fanout = Program("fanout", "StatefulSet" if folder == "disk" else "Deployment")
+def check_shared(fanout):
+    """The chart's replicas, over NATS servers that are not its own."""
+    servers = [f"tls://fanout:$(NATS_PASSWORD)@nats-{nth}.nats.messaging:4222" for nth in range(3)]
+    fanout.check(fanout.values["FANOUT_NATS"].split(",") == servers, "FANOUT_NATS: other servers than said")
+    order = list(fanout.values)
+    fanout.check(order.index("NATS_PASSWORD") < order.index("FANOUT_NATS"), "FANOUT_NATS: before what it names")
+    rolling = {"maxUnavailable": 0, "maxSurge": 1}
+    fanout.check(fanout.set["strategy"]["rollingUpdate"] == rolling, "an update takes a replica away first")
+    fanout.check(fanout.budget.get("maxUnavailable") == 1, "PodDisruptionBudget: more than one may go")
+    fanout.check(seconds(fanout.values["FANOUT_DRAIN_DELAY"]) > 0, "FANOUT_DRAIN_DELAY: clients learn of the end too late")
+    to_nats, to_names = fanout.policy["egress"]
+    fanout.check([entry["port"] for entry in to_nats["ports"]] == [4222], "NetworkPolicy: does not let it out to NATS")
+    (peer,) = to_nats["to"]
+    fanout.check(set(peer) == {"podSelector", "namespaceSelector"}, "NetworkPolicy: lets it out to others")
+    fanout.check({entry["port"] for entry in to_names["ports"]} == {53}, "NetworkPolicy: more than NATS and DNS")
+    scaler = by_name["HorizontalPodAutoscaler", "fanout"]["spec"]
+    fanout.check("replicas" not in fanout.set, "replicas: would undo what the autoscaler does")
+    fanout.check(scaler["scaleTargetRef"]["name"] == "fanout", "HorizontalPodAutoscaler: scales something else")
+    fanout.check("cpu" in fanout.container["resources"]["requests"], "HorizontalPodAutoscaler: a share of nothing")
+
+
+if folder == "chart-keda":
+    ((kind, name), scaled), = by_name.items()
+    (trigger,) = scaled["spec"]["triggers"]
+    check(kind == "ScaledObject" and scaled["spec"]["scaleTargetRef"] == {"name": name}, "keda: scales something else")
+    texts = trigger["metadata"].values()
+    check(trigger["type"] == "prometheus" and all(isinstance(text, str) for text in texts), "keda: not as it takes it")
+    sys.exit("\n".join(problems) or 0)
+
+fanout = Program("fanout", "StatefulSet" if folder.endswith("disk") else "Deployment")
 programs = [fanout]
 check_fanout(fanout)
-if folder == "base":
+if folder in ("base", "chart-memory"):
     check_kept_in_memory(fanout)
-elif folder == "disk":
+elif folder.endswith("disk"):
     check_kept_on_disk(fanout)
+elif folder == "chart-nats":
+    check_shared(fanout)
 else:
     programs.append(Program("nats", "StatefulSet"))
     check_kept_on_nats(*programs)

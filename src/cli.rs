@@ -2,8 +2,10 @@
 //! standard error.
 
 mod access;
+mod banner;
 mod client;
 mod client_tls;
+mod config;
 mod display;
 mod documents;
 mod executor;
@@ -24,12 +26,15 @@ mod serve_journal;
 mod submit;
 mod tasks;
 mod token;
+mod trace_context;
 mod watch;
 
 use std::ffi::OsString;
 use std::process::ExitCode;
 
-use clap::{CommandFactory, Parser, Subcommand};
+use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
+
+use crate::telemetry;
 
 /// Done.
 const DONE: u8 = 0;
@@ -66,7 +71,7 @@ type Outcome = Result<u8, Failure>;
 #[derive(Debug, Parser)]
 #[command(
     name = "fanout",
-    version,
+    version = telemetry::VERSION_AND_COMMIT,
     args_conflicts_with_subcommands = true,
     subcommand_negates_reqs = true,
     after_help = EXIT_CODES,
@@ -125,6 +130,8 @@ enum Command {
     Delete(plans::Delete),
     /// Ask a server whether it is ready; for a container's health check.
     Health(serve::Health),
+    /// Print the file of settings of the server.
+    Config(config::ConfigCommand),
     /// Check, export and import the plans of a data directory.
     Journal(journal::Journal),
     /// Make keys and tokens for those who may call.
@@ -144,8 +151,17 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         eprintln!("{}", Arguments::command().render_help());
         return ExitCode::from(FAILED);
     }
-    let arguments = match Arguments::try_parse_from(arguments) {
+    let arguments = match config::with_file(arguments) {
         Ok(arguments) => arguments,
+        Err(failure) => return failed(&failure),
+    };
+    let matches = Arguments::command().try_get_matches_from(arguments);
+    let parsed = matches.and_then(|matches| {
+        let arguments = Arguments::from_arg_matches(&matches)?;
+        Ok((arguments, banner::settings(&matches), matches))
+    });
+    let (arguments, settings, matches) = match parsed {
+        Ok(parsed) => parsed,
         Err(error) => {
             // Usage errors are input errors here; clap's own code for them is 2.
             let code = if error.use_stderr() { FAILED } else { DONE };
@@ -153,6 +169,13 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
             return ExitCode::from(code);
         }
     };
+    if let (Some(Command::Serve(serve)), Some((_, matches))) =
+        (&arguments.command, matches.subcommand())
+        && serve.only_checks()
+        && let Err(failure) = config::look_at_files(matches)
+    {
+        return failed(&failure);
+    }
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         // Documents may be nested deep, and reading them recurses.
@@ -162,7 +185,7 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Ok(runtime) => {
             let outcome = runtime.block_on(async {
                 // On a worker: the main thread's stack is not ours to size.
-                tokio::spawn(dispatch(arguments)).await
+                tokio::spawn(dispatch(arguments, settings)).await
             });
             runtime.shutdown_background();
             outcome.unwrap_or_else(|panic| Err(Failure::new(format!("internal error: {panic}"))))
@@ -171,18 +194,20 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     };
     match outcome {
         Ok(code) => ExitCode::from(code),
-        Err(Failure(message)) => {
-            eprintln!("error: {}", print::printable(&message));
-            ExitCode::from(FAILED)
-        }
+        Err(failure) => failed(&failure),
     }
 }
 
-async fn dispatch(arguments: Arguments) -> Outcome {
+fn failed(Failure(message): &Failure) -> ExitCode {
+    eprintln!("error: {}", print::printable(message));
+    ExitCode::from(FAILED)
+}
+
+async fn dispatch(arguments: Arguments, settings: Vec<banner::Setting>) -> Outcome {
     match arguments.command {
         None => documents::single_form(&arguments.single_form),
         Some(Command::Run(command)) => run::run(command).await,
-        Some(Command::Serve(command)) => serve::serve(*command).await,
+        Some(Command::Serve(command)) => serve::serve(*command, &settings).await,
         Some(Command::Plan(command)) => plans::plan(command).await,
         Some(Command::Reconcile(command)) => documents::reconcile_files(command).await,
         Some(Command::Findings(command)) => documents::findings_files(&command),
@@ -197,6 +222,7 @@ async fn dispatch(arguments: Arguments) -> Outcome {
         Some(Command::Cancel(command)) => plans::cancel(command).await,
         Some(Command::Delete(command)) => plans::delete(command).await,
         Some(Command::Health(command)) => serve::health(command).await,
+        Some(Command::Config(command)) => config::config(&command),
         Some(Command::Journal(command)) => journal::journal(command).await,
         Some(Command::Token(command)) => token::token(command),
         Some(Command::Completions { shell }) => {

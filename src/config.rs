@@ -1,7 +1,9 @@
 //! Settings of the server: every limit and every wait, with unit, default and where it can be set.
 
 mod auth;
+pub mod file;
 mod memory;
+pub mod telemetry;
 mod tls;
 
 pub use auth::Auth;
@@ -356,6 +358,9 @@ pub struct Config {
     /// How long things may take.
     #[command(flatten)]
     pub times: Times,
+    /// What the server tells of itself, and where.
+    #[command(flatten)]
+    pub telemetry: telemetry::Telemetry,
     /// Who may call.
     #[command(flatten)]
     pub auth: Auth,

@@ -4,6 +4,7 @@
 //! becomes durable. A gRPC handler's future is dropped when its client goes away; a change that was begun is finished all
 //! the same: a journal that takes a while is waited for by a task of its own, which then applies.
 
+mod census;
 mod change;
 mod clock;
 mod name;

@@ -8,13 +8,15 @@
 mod parts;
 mod turn;
 mod usage;
+mod watchers;
 
 pub use parts::{Part, Parts};
 pub use turn::{Deciding, TurnHeld};
 pub use usage::Usage;
+pub use watchers::WatcherPlace;
 
 use std::collections::{HashMap, VecDeque};
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock, RwLockReadGuard};
 
 use tokio::sync::watch;
@@ -23,6 +25,7 @@ use crate::engine::{Entry, Spec, State, Timestamp};
 use crate::journal::History;
 use turn::Turn;
 use usage::{Share, Usages};
+use watchers::Watchers;
 
 /// The live plans.
 pub struct Registry {
@@ -205,7 +208,7 @@ pub struct LivePlan {
     live: RwLock<Live>,
     poisoned: AtomicBool,
     head: watch::Sender<Head>,
-    watchers: AtomicUsize,
+    watchers: Watchers,
     parts: Parts,
     /// When somebody last asked for it: milliseconds since 1970-01-01T00:00:00Z.
     used_at: AtomicU64,
@@ -253,7 +256,7 @@ impl LivePlan {
             live: RwLock::new(Live { state, history }),
             poisoned: AtomicBool::new(false),
             head: watch::Sender::new(head),
-            watchers: AtomicUsize::new(0),
+            watchers: Watchers::default(),
             parts: Parts::default(),
             used_at: AtomicU64::new(0),
             share: OnceLock::new(),
@@ -477,15 +480,16 @@ impl LivePlan {
         &self.parts
     }
 
-    /// Takes one of `most` places for watchers; given back when the answer is dropped.
+    /// Those that watch it.
     #[must_use]
-    pub fn take_watcher_place(self: &Arc<Self>, most: usize) -> Option<WatcherPlace> {
-        let taken = self
-            .watchers
-            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |taken| {
-                (taken < most).then_some(taken + 1)
-            });
-        taken.is_ok().then(|| WatcherPlace(Arc::clone(self)))
+    pub fn watchers(&self) -> &Watchers {
+        &self.watchers
+    }
+
+    /// How many appends are not acknowledged yet.
+    #[must_use]
+    pub fn appends_waiting(&self) -> usize {
+        self.lock_appended().len()
     }
 }
 
@@ -498,17 +502,6 @@ impl Drop for Changing {
         if std::thread::panicking() {
             self.0.poisoned.store(true, Ordering::Relaxed);
             self.0.head.send_modify(|_| {});
-        }
-    }
-}
-
-/// A watcher's place at a plan.
-pub struct WatcherPlace(Arc<LivePlan>);
-
-impl Drop for WatcherPlace {
-    fn drop(&mut self) {
-        if self.0.watchers.fetch_sub(1, Ordering::Relaxed) == 1 {
-            self.0.parts.clear();
         }
     }
 }

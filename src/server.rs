@@ -4,9 +4,12 @@ mod authority;
 mod certificates;
 mod edge;
 mod first_words;
+mod observed;
 mod tls;
 
 use std::future::{Future, pending, poll_fn};
+use std::io;
+use std::net::SocketAddr;
 use std::pin::pin;
 use std::sync::Arc;
 use std::task::Poll;
@@ -18,6 +21,7 @@ use tonic::service::Routes;
 
 use crate::config::{Config, REQUEST_ID_LIFE, Times};
 use crate::coordinator::{self, Clock, Coordinator, Limits};
+use crate::identity::Authority;
 use crate::journal::{self, Journal};
 use crate::proto::FILE_DESCRIPTOR_SET;
 use crate::proto::fanout_service_server::FanoutServiceServer;
@@ -28,6 +32,7 @@ use crate::{engine, plan};
 use authority::Believed;
 pub use certificates::{CertificateError, Certificates};
 use edge::Edge;
+use observed::Observed;
 
 /// Why the server did not run.
 #[derive(Debug, thiserror::Error)]
@@ -41,6 +46,14 @@ pub enum Error {
     /// The journal cannot say which plans it has.
     #[error("failed to read the journal: {0}")]
     Recovery(#[from] coordinator::Error),
+    /// The port for metrics and probes cannot be opened.
+    #[error("--metrics-listen {address}: failed to bind: {source}")]
+    Observed {
+        /// Its address.
+        address: SocketAddr,
+        /// Why not.
+        source: io::Error,
+    },
     /// There is to be TLS, and its certificates cannot be used.
     #[error(transparent)]
     Certificates(#[from] CertificateError),
@@ -98,13 +111,12 @@ pub async fn run_certified(
 ) -> Result<Ended, Error> {
     let config = Arc::new(config);
     let failure = journal.failure();
-    let (admission, believed) = match config.auth.is_on() {
-        true => {
-            let read = Believed::read(config.auth.clone()).await;
-            let (believed, authority) = read.map_err(Error::Authority)?;
-            (Some(Arc::new(Admission::new(authority))), Some(believed))
+    let (admission, believed) = match believed(&config).await? {
+        Some((believed, authority)) => {
+            let admission = Admission::new(authority);
+            (Some(Arc::new(admission)), Some(believed))
         }
-        false => (None, None),
+        None => (None, None),
     };
     let clock = Clock::system();
     let coordinator = Coordinator::before_recovery(journal, clock, limits(&config));
@@ -131,7 +143,7 @@ pub async fn run_certified(
         }
     };
     ready.send_replace(recovered && sound);
-    let health = HealthServer::new(HealthOf::new(readiness));
+    let health = HealthServer::new(HealthOf::new(readiness.clone()));
     let reflection = || {
         tonic_reflection::server::Builder::configure()
             .register_encoded_file_descriptor_set(FILE_DESCRIPTOR_SET)
@@ -152,6 +164,19 @@ pub async fn run_certified(
         }
     };
     let mut renewing = pin!(renewing);
+    let observed = Observed {
+        coordinator: Arc::clone(&coordinator),
+        ready: readiness,
+        connections: edge.connections.clone(),
+    };
+    // Open until this function is over.
+    let _observing = match config.telemetry.metrics_listen {
+        Some(address) => {
+            let opened = observed.open(address).await;
+            Some(opened.map_err(|source| Error::Observed { address, source })?)
+        }
+        None => None,
+    };
     let accepting = edge.accept(listener);
     let mut accepting = pin!(accepting);
     let timers = async { coordinator.run_timers().await };
@@ -225,6 +250,23 @@ pub async fn run_certified(
     edge.cut.cancel();
     edge.connections.wait().await;
     Ok(Ended::Cut)
+}
+
+/// Reads what the settings name, as [`run_with`] would, and serves nothing.
+///
+/// # Errors
+/// It cannot be said who may call.
+pub async fn check(config: &Config) -> Result<(), Error> {
+    believed(config).await.map(drop)
+}
+
+/// Who may call, if callers have to say who they are.
+async fn believed(config: &Config) -> Result<Option<(Believed, Authority)>, Error> {
+    if !config.auth.is_on() {
+        return Ok(None);
+    }
+    let read = Believed::read(config.auth.clone()).await;
+    read.map(Some).map_err(Error::Authority)
 }
 
 fn limits(config: &Config) -> Limits {

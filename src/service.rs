@@ -55,6 +55,7 @@ use crate::proto::{
     ReconcileRequest, ReconcileResponse, RematchRecordRequest, RematchRecordResponse,
     SealPlanRequest, SealPlanResponse, View, WatchPlanRequest,
 };
+use crate::telemetry::traces;
 
 /// The service.
 #[derive(Clone)]
@@ -89,7 +90,7 @@ fn closing(extensions: &Extensions) -> CancellationToken {
 async fn detached<T: Send + 'static>(
     call: impl Future<Output = Result<T, Error>> + Send + 'static,
 ) -> Result<T, Status> {
-    match tokio::spawn(call).await {
+    match tokio::spawn(traces::carried(call)).await {
         Ok(answer) => answer.map_err(|error| status::of(&error)),
         Err(_) => Err(status::panicked()),
     }
@@ -138,8 +139,8 @@ impl FanoutService for Fanout {
         let fanout = self.clone();
         let caller = caller(request.extensions());
         let message = request.into_inner();
-        let submitted =
-            tokio::spawn(async move { submit_record::once(&fanout, caller, &message).await });
+        let submitted = async move { submit_record::once(&fanout, caller, &message).await };
+        let submitted = tokio::spawn(traces::carried(submitted));
         let answer = submitted.await.unwrap_or_else(|_| Err(status::panicked()));
         answer.map(Response::new)
     }

@@ -18,6 +18,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::access::TOKEN_VARIABLE;
 use super::print::{number, object};
+use super::trace_context::TRACEPARENT;
 use crate::json::{self, Object, Value};
 
 /// Longest record taken from standard output.
@@ -33,6 +34,8 @@ const OUTPUT_GRACE: Duration = Duration::from_secs(2);
 pub(super) struct Executor {
     pub(super) command: Vec<OsString>,
     pub(super) timeout: Option<Duration>,
+    /// What its spans follow from; empty if nobody said.
+    pub(super) traceparent: String,
     pub(super) interrupt: Interrupt,
 }
 
@@ -137,10 +140,13 @@ impl Executor {
             .command
             .split_first()
             .ok_or_else(|| io::Error::other("there is no command"))?;
+        let traceparent = [(TRACEPARENT, &*self.traceparent)];
+        let traceparent = traceparent.into_iter().filter(|(_, said)| !said.is_empty());
         Command::new(program)
             .args(arguments)
             // Who runs tasks need not be who plans them.
             .env_remove(TOKEN_VARIABLE)
+            .envs(traceparent)
             .envs(environment.iter().copied())
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())

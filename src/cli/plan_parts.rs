@@ -7,6 +7,7 @@ use tonic::Response;
 
 use super::Failure;
 use super::client::{Client, explain};
+use super::trace_context::carrying;
 use crate::json::{self, Value};
 use crate::proto::plan_request::Source;
 use crate::proto::plan_stream_request::Part;
@@ -32,16 +33,16 @@ pub(super) async fn send(
 ) -> Result<PlanResponse, Failure> {
     let Registration { mut request, items } = registration;
     let answer = match items {
-        None => client.plan(request).await,
+        None => client.plan(carrying(request)).await,
         Some(items) => {
             let mut text = String::new();
             if json::write_compact_within(&mut text, &items, ONE_MESSAGE_BYTES_MAX) {
                 request.source = Some(Source::Items(text.into()));
-                client.plan(request).await
+                client.plan(carrying(request)).await
             } else {
                 drop(text);
                 let parts = tokio_stream::iter(Parts::new(request, items));
-                client.plan_stream(parts).await.map(as_planned)
+                client.plan_stream(carrying(parts)).await.map(as_planned)
             }
         }
     };

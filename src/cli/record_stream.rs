@@ -14,6 +14,7 @@ use super::Failure;
 use super::client::{Client, explain};
 use super::patience::Patience;
 use super::print::printable;
+use super::trace_context::carrying;
 use crate::proto::{Record, SubmitRecordRequest, SubmitRecordResponse};
 
 /// Batches that may be without an answer; the next one waits.
@@ -99,7 +100,11 @@ impl Sender {
             // The channel has room for all of them.
             let _ = requests.try_send(self.request(batch));
         }
-        let mut responses = match self.client.submit_record(ReceiverStream::new(stream)).await {
+        let mut responses = match self
+            .client
+            .submit_record(carrying(ReceiverStream::new(stream)))
+            .await
+        {
             Ok(responses) => responses.into_inner(),
             Err(status) => return Ended::Broken(status),
         };

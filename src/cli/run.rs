@@ -25,15 +25,15 @@ use super::registered::{self, Ending, PlanInput};
 use super::{DONE, FAILED, Failure, INTERRUPTED, NOT_COMPLETED, Outcome};
 use crate::config::{Config, duration};
 use crate::json::{self, Object, Value};
-use crate::proto::{EndReason, PlanStatus, Record, SealPlanRequest, TaskRequest};
+use crate::proto::{EndReason, Plan, PlanStatus, Record, SealPlanRequest, TaskRequest};
 use crate::server;
 
 /// `fanout run`.
 #[derive(Debug, Args)]
 #[command(after_long_help = "\
 The command gets its task request (one line of JSON) on standard input and prints its record (one JSON object) on
-standard output. FANOUT_PLAN_ID, FANOUT_TASK_ID, FANOUT_GROUP_KEY and FANOUT_SERVER are in its environment. A crash, a
-signal, a timeout or an unreadable record becomes a failed record that says so.
+standard output. FANOUT_PLAN_ID, FANOUT_TASK_ID, FANOUT_GROUP_KEY and FANOUT_SERVER are in its environment, and
+TRACEPARENT if the plan has a trace. A crash, a signal, a timeout or an unreadable record becomes a failed record that says so.
 
   fanout run --config config.json --items items.json -- sh -c 'jq \"{status: \\\"completed\\\", outcome: .item_ids}\"'")]
 pub(super) struct Run {
@@ -90,12 +90,14 @@ async fn with_coordinator(
     coordinator: &Coordinator,
 ) -> Outcome {
     let mut client = connect(&coordinator.address).await?;
-    let (plan_id, tasks) = plan(&mut client, registration).await?;
+    let (planned, tasks) = plan(&mut client, registration).await?;
+    let plan_id = planned.plan_id;
     let (interrupted, interrupt) = interrupt_on_signal()?;
     let display = Display::new(tasks.len() as u64, command.quiet);
     let executor = Executor {
         command: command.command,
         timeout: command.timeout,
+        traceparent: planned.traceparent,
         interrupt: interrupt.clone(),
     };
     let session = Session::open(
@@ -265,7 +267,7 @@ fn concurrency(command: &Run, config: &Object) -> Result<usize, Failure> {
 async fn plan(
     client: &mut Client,
     registration: Registration,
-) -> Result<(String, Vec<TaskRequest>), Failure> {
+) -> Result<(Plan, Vec<TaskRequest>), Failure> {
     let planned = registered::register(client, registration).await?;
     let (plan, mut tasks) = (planned.plan, planned.task_requests);
     let recorded = plan.counts.unwrap_or_default().recorded;
@@ -287,7 +289,7 @@ async fn plan(
             .into_iter();
         tasks.retain(|_| missing.next().unwrap_or_default());
     }
-    Ok((plan.plan_id, tasks))
+    Ok((plan, tasks))
 }
 
 /// Ends the run at the first Ctrl-C or SIGTERM; the second one kills the executors, the third one ends the program. The

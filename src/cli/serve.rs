@@ -6,7 +6,10 @@ use clap::Args;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 
+use super::banner::{self, Setting};
 use super::client::{ServerAddress, channel, explain};
+use super::config::FileOptions;
+use super::files::write_out;
 use super::serve_journal::JournalOptions;
 use super::{DONE, FAILED, Failure, Outcome};
 use crate::config::Config;
@@ -14,11 +17,13 @@ use crate::proto::health::HealthCheckRequest;
 use crate::proto::health::health_check_response::ServingStatus;
 use crate::proto::health::health_client::HealthClient;
 use crate::server::{self, Certificates, Ended, READINESS};
-use crate::telemetry::{self, LogFormat};
+use crate::telemetry::{self, LogFormat, traces};
 
 /// `fanout serve`.
 #[derive(Debug, Args)]
 pub(super) struct Serve {
+    #[command(flatten)]
+    file: FileOptions,
     #[command(flatten)]
     config: Config,
     #[command(flatten)]
@@ -26,6 +31,13 @@ pub(super) struct Serve {
     /// Form of log lines, on standard error. FANOUT_LOG says which (default: info).
     #[arg(long, env = "FANOUT_LOG_FORMAT", value_enum, default_value = "human")]
     log_format: LogFormat,
+}
+
+impl Serve {
+    /// Whether the settings are to be checked, and nothing is to be served.
+    pub(super) fn only_checks(&self) -> bool {
+        self.file.check_config
+    }
 }
 
 /// `fanout health`.
@@ -38,7 +50,7 @@ pub(super) struct Health {
     service: String,
 }
 
-pub(super) async fn serve(command: Serve) -> Outcome {
+pub(super) async fn serve(command: Serve, settings: &[Setting]) -> Outcome {
     telemetry::start(command.log_format).map_err(Failure::new)?;
     let config = command.config;
     let danger = danger(&config);
@@ -51,6 +63,18 @@ pub(super) async fn serve(command: Serve) -> Outcome {
         )));
     }
     let certificates = Certificates::read(&config.tls)?;
+    if command.file.check_config {
+        server::check(&config).await?;
+        let of = command.file.config_file.as_deref();
+        let of = of.map_or_else(String::new, |path| {
+            format!(", those of {} included", path.display())
+        });
+        write_out(&format!("the settings are sound{of}\n"))?;
+        return Ok(DONE);
+    }
+    let otlp_endpoint = otlp_endpoint(&config);
+    let sending = otlp_endpoint.as_deref().map(traces::start).transpose();
+    let sending = sending.map_err(|error| Failure::new(format!("--otlp-endpoint: {error}")))?;
     let (journal, kept) = command.journal.open().await?;
     let listener = TcpListener::bind(config.listen).await.map_err(|error| {
         Failure::new(format!(
@@ -65,7 +89,8 @@ pub(super) async fn serve(command: Serve) -> Outcome {
     if let Some((danger, _)) = danger {
         tracing::warn!(%address, danger, "insecure, as it was said to be");
     }
-    tracing::info!(%address, version = env!("CARGO_PKG_VERSION"), journal = kept, limits = ?config.limits, "serving");
+    tracing::info!(%address, version = telemetry::VERSION_AND_COMMIT, journal = kept, limits = ?config.limits, "serving");
+    banner::say(settings, command.log_format);
     let shutdown = async move {
         tokio::select! {
             _ = terminate.recv() => {}
@@ -80,11 +105,22 @@ pub(super) async fn serve(command: Serve) -> Outcome {
             std::process::exit(FAILED.into());
         });
     };
-    match server::run_certified(certificates, journal, listener, config, shutdown).await? {
+    let ended = server::run_certified(certificates, journal, listener, config, shutdown).await;
+    if let Some(sending) = sending {
+        tokio::task::spawn_blocking(move || sending.end()).await?;
+    }
+    match ended? {
         Ended::Drained => tracing::info!("drained; bye"),
         Ended::Cut => tracing::warn!("some calls were cut; bye"),
     }
     Ok(DONE)
+}
+
+/// Where spans are sent, if they are.
+fn otlp_endpoint(config: &Config) -> Option<String> {
+    let standard = || std::env::var("OTEL_EXPORTER_OTLP_ENDPOINT").ok();
+    let endpoint = config.telemetry.otlp_endpoint.clone().or_else(standard);
+    endpoint.filter(|endpoint| !endpoint.is_empty())
 }
 
 /// What is dangerous about listening where these settings say, and what there is to do about it.

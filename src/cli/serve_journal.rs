@@ -33,6 +33,7 @@ pub(super) struct JournalOptions {
     #[arg(
         long,
         env = "FANOUT_NATS",
+        hide_env_values = true,
         value_name = "URL",
         value_delimiter = ',',
         conflicts_with = "data_dir"

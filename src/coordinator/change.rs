@@ -6,6 +6,7 @@
 //! answer that shows it leaves. If the journal does not take it after all, it is as if it had never been decided.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use tokio::task::JoinHandle;
 use tracing::Instrument;
@@ -14,6 +15,7 @@ use super::{Coordinator, Error, Standing, poisoned, view};
 use crate::engine::{self, Command, Decision, Entry, ProducerRefusal, Receipt};
 use crate::journal::{self, Answer};
 use crate::registry::{Deciding, LivePlan, Poisoned, TurnHeld};
+use crate::telemetry;
 
 /// How often it is decided again, when others append first.
 const ATTEMPTS: usize = 16;
@@ -98,6 +100,7 @@ impl Coordinator {
         }
         let ended = answer.standing.end.as_ref().filter(|_| !had_ended);
         if let Some(end) = ended {
+            telemetry::metrics::plan_ended(end.reason);
             tracing::info!(
                 plan.id = &**plan.plan_id(),
                 plan.status = answer.standing.status.name(),
@@ -147,6 +150,7 @@ impl Coordinator {
         let refused = refused(command, &decision);
         let entries: Vec<Arc<Entry>> = decision.entries.into_iter().map(Arc::new).collect();
         let last = before + entries.len() as u64;
+        telemetry::traces::brings(plan.plan_id(), before + 1, last);
         let changing = plan.changing();
         let appending = tracing::trace_span!("append");
         let appended = appending.in_scope(|| plan.journal().append(before, &entries));
@@ -171,10 +175,11 @@ impl Coordinator {
                 let first = Arc::clone(&entries[0]);
                 let standing = plan.appended(entries, deciding, Standing::of);
                 let standing = standing.map_err(|Poisoned| poisoned(plan))?;
-                let finisher = Arc::clone(plan);
+                let (finisher, begun) = (Arc::clone(plan), Instant::now());
                 let finished = tokio::spawn(async move {
                     let _changing = changing;
                     let appended = appended.instrument(appending).await;
+                    telemetry::metrics::append_answered(begun.elapsed());
                     let finishing = finish(&finisher, &first, last, appended);
                     finishing.instrument(applying).await
                 });

@@ -14,6 +14,7 @@ use super::{Coordinator, Error};
 use crate::engine::{Entry, State};
 use crate::journal::{self, Journal};
 use crate::registry::LivePlan;
+use crate::telemetry;
 
 /// Entries that are read at a time: a plan's tasks are made beside its first ones. Others have their turn after each.
 const ENTRIES_AT_A_TIME: usize = 1 << 20;
@@ -119,6 +120,7 @@ pub(super) async fn read(journal: Arc<dyn Journal>, plan_id: Arc<str>) -> (Arc<s
             }
             entries.extend(part);
         }
+        telemetry::metrics::history_replayed();
         let events = entries.len() as u64;
         if entries.is_empty() {
             // It was begun, and nothing more.

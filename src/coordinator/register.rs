@@ -13,6 +13,7 @@ use crate::journal::{self, History};
 use crate::json::{self, Object, Value};
 use crate::plan::{self, FindingsInput, Input, Plan, first_present};
 use crate::registry::{LivePlan, Refusal};
+use crate::telemetry;
 
 /// What is to be planned.
 #[derive(Clone, Debug)]
@@ -89,8 +90,10 @@ impl Coordinator {
         let validate_only = command.validate_only;
         let requested_id = command.plan_id.clone();
         let (now, limits) = (self.clock.now(), self.limits);
+        let traceparent = telemetry::traces::traceparent();
         // Planning a million items takes a while, and no other call may wait for it.
-        let planned = tokio::task::spawn_blocking(move || prepare(command, now, &limits)).await;
+        let planned =
+            tokio::task::spawn_blocking(move || prepare(command, now, traceparent, &limits)).await;
         let (spec, document) =
             planned.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()))?;
         let fingerprint =
@@ -161,6 +164,7 @@ impl Coordinator {
         drop(loading);
         drop(request_ids);
 
+        telemetry::metrics::plan_registered();
         tracing::info!(
             plan.id = &*spec.plan_id,
             plan.tasks = spec.tasks.len(),
@@ -208,6 +212,7 @@ fn begun_elsewhere() -> Error {
 fn prepare(
     command: PlanCommand,
     now: Timestamp,
+    traceparent: String,
     limits: &super::Limits,
 ) -> Result<(Arc<Spec>, Option<Bytes>), Error> {
     let deadline = match command.deadline {
@@ -251,7 +256,8 @@ fn prepare(
         retention: command.retention.unwrap_or(limits.retention),
         created_at: now,
     };
-    let spec = Spec::new(terms, &command.config, &plan, limits.task_request_bytes)?;
+    let mut spec = Spec::new(terms, &command.config, &plan, limits.task_request_bytes)?;
+    spec.traceparent = traceparent;
     check_tasks(&spec, limits)?;
     let mut document = String::new();
     let whole =

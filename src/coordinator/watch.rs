@@ -20,7 +20,7 @@ pub struct Watch {
     plan: Arc<LivePlan>,
     head: Receiver<Head>,
     after: u64,
-    _place: WatcherPlace,
+    place: WatcherPlace,
 }
 
 /// Events that follow each other.
@@ -102,6 +102,7 @@ impl Coordinator {
                 limit: None,
             })?,
         };
+        place.taken(sequence);
         let head = plan.follow();
         let at = head.borrow().sequence;
         if sequence > at {
@@ -114,7 +115,7 @@ impl Coordinator {
             plan,
             head,
             after: sequence,
-            _place: place,
+            place,
         })
     }
 }
@@ -153,6 +154,7 @@ impl Watch {
             .filter_map(|task| live.state.held(task).cloned())
             .collect();
         self.after = view.standing.sequence;
+        self.place.taken(self.after);
         Ok((view, held))
     }
 
@@ -218,6 +220,7 @@ impl Watch {
         let part = self.plan.parts().after(after, documents, make)?;
         let frames = part.frames_between(after, last);
         entries.after = part.last().min(last);
+        self.place.taken(entries.after);
         Ok(frames)
     }
 

@@ -104,6 +104,8 @@ pub struct Spec {
     pub retention: Duration,
     /// When it was registered.
     pub created_at: Timestamp,
+    /// What its tasks follow from, as W3C Trace Context has it; empty if nobody said. Not looked at here.
+    pub traceparent: String,
     /// How records are judged and the result is written.
     pub settings: Settings,
     /// The config that says so, without what was planned from it: compact JSON.
@@ -222,6 +224,7 @@ impl Spec {
             deadline: terms.deadline,
             retention: terms.retention,
             created_at: terms.created_at,
+            traceparent: String::new(),
             settings: Settings::read(config)?,
             config: json::compact(&without_input(config).into()).into(),
             head: json::compact(&head).into(),
@@ -267,6 +270,7 @@ impl Spec {
             deadline: terms.deadline,
             retention: terms.retention,
             created_at: terms.created_at,
+            traceparent: String::new(),
             settings,
             config,
             result_head: ResultHead::of_plan(&parsed("head", &head)?),
@@ -345,6 +349,7 @@ impl Spec {
             deadline: self.deadline,
             retention: self.retention,
             created_at: self.created_at,
+            traceparent: self.traceparent.clone(),
             settings: self.settings.clone(),
             config: Bytes::new(),
             head: Bytes::new(),

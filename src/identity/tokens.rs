@@ -140,6 +140,9 @@ fn hash(text: &str) -> Option<[u8; 32]> {
 
 /// A time in UTC.
 fn timestamp(time: &toml::value::Datetime) -> Option<Timestamp> {
+    if time.offset != Some(toml::value::Offset::Z) {
+        return None;
+    }
     let time: prost_types::Timestamp = time.to_string().parse().ok()?;
     let seconds = u64::try_from(time.seconds).ok()?;
     Some(Timestamp(seconds.checked_mul(1_000)?))

@@ -30,6 +30,7 @@ use tonic::service::Routes;
 use super::{first_words, tls};
 use crate::config::{Config, WebOrigins};
 use crate::service::{Closing, Peer, call, in_a_browsers_words};
+use crate::telemetry;
 
 /// Flow control: a peer that is not read is stopped by its stream's window long before h2 takes its many small unread
 /// frames for an attack; that guard allows half of the connection's window.
@@ -135,6 +136,7 @@ impl Edge {
     fn admit(&self, stream: TcpStream, peer: SocketAddr) {
         let Ok(place) = Arc::clone(&self.places).try_acquire_owned() else {
             // Closed at once: the peer tries again later, or elsewhere.
+            telemetry::metrics::connection_refused();
             tracing::warn!(%peer, "refused a connection: connections_max are open");
             return;
         };

@@ -1,5 +1,5 @@
 //! What every call gets, whatever the method: its deadline is kept, a panic is an answer, and what the transport says
-//! is said as this service says it.
+//! is said as this service says it; what became of it is counted.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
@@ -17,6 +17,7 @@ use tonic::service::Routes;
 use tonic::{Code, Status};
 
 use super::status;
+use crate::telemetry::{self, traces};
 
 /// The connection of a call is about to be closed: streams end, and say so.
 #[derive(Clone, Debug)]
@@ -36,27 +37,56 @@ where
     B::Error: Into<StdError>,
 {
     let deadline = deadline(request.headers());
+    let mut traced = telemetry::Call::begin(request.uri().path(), request.headers());
     request.extensions_mut().insert(closing);
     let answer = async move { routes.call(request.map(Body::new)).await };
     // What a panic leaves behind in a plan is the plan's to tell; nothing else is shared.
     let answer = AssertUnwindSafe(answer).catch_unwind();
+    let answer = traces::within(traced.context(), answer);
     let answer = match deadline {
         // A stream is ended by its client; what is awaited here is the answer, or a stream's beginning.
         Some(deadline) => match tokio::time::timeout(deadline, answer).await {
             Ok(answer) => answer,
-            Err(_) => return status::deadline_exceeded(deadline).into_http(),
+            Err(_) => {
+                let late = status::deadline_exceeded(deadline);
+                traced.end(late.code().into());
+                return late.into_http();
+            }
         },
         None => answer.await,
     };
     match answer {
-        Ok(Ok(response)) => in_our_words(response).map(|body| Body::new(Guarded(Some(body)))),
-        Err(_) => status::panicked().into_http(),
+        Ok(Ok(response)) => {
+            let response = in_our_words(response);
+            if let Some(code) = code_in(response.headers()) {
+                traced.end(code);
+            }
+            response.map(|body| {
+                Body::new(Guarded {
+                    body: Some(body),
+                    call: traced,
+                })
+            })
+        }
+        Err(_) => {
+            let panicked = status::panicked();
+            traced.end(panicked.code().into());
+            panicked.into_http()
+        }
     }
+}
+
+/// The code that a call ends with, if these headers or trailers say it.
+fn code_in(headers: &HeaderMap) -> Option<i32> {
+    headers.get("grpc-status")?.to_str().ok()?.parse().ok()
 }
 
 /// A response that ends with INTERNAL, and is over, when making it panics. Left to itself, a panic would reset the
 /// stream, and its caller would take that for a broken connection.
-struct Guarded(Option<Body>);
+struct Guarded {
+    body: Option<Body>,
+    call: telemetry::Call,
+}
 
 impl HttpBody for Guarded {
     type Data = Bytes;
@@ -66,18 +96,26 @@ impl HttpBody for Guarded {
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
-        let Some(body) = &mut self.0 else {
+        let Self { body, call } = &mut *self;
+        let Some(streaming) = body else {
             return Poll::Ready(None);
         };
-        let polled = catch_unwind(AssertUnwindSafe(|| Pin::new(body).poll_frame(context)));
-        polled.unwrap_or_else(|_| {
-            self.0 = None;
+        let _on_its_behalf = call.enter();
+        let polled = catch_unwind(AssertUnwindSafe(|| Pin::new(streaming).poll_frame(context)));
+        let polled = polled.unwrap_or_else(|_| {
+            *body = None;
             Poll::Ready(Some(status::trailers(&status::panicked())))
-        })
+        });
+        if let Poll::Ready(Some(Ok(frame))) = &polled
+            && let Some(code) = frame.trailers_ref().and_then(code_in)
+        {
+            call.end(code);
+        }
+        polled
     }
 
     fn is_end_stream(&self) -> bool {
-        self.0.as_ref().is_none_or(HttpBody::is_end_stream)
+        self.body.as_ref().is_none_or(HttpBody::is_end_stream)
     }
 }
 

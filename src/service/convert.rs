@@ -383,6 +383,7 @@ pub(super) fn plan(view: &PlanView) -> proto::Plan {
             .as_ref()
             .map(|end| end.note.to_string())
             .unwrap_or_default(),
+        traceparent: spec.traceparent.clone(),
     }
 }
 

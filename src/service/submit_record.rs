@@ -13,6 +13,7 @@ use std::future::{Future, poll_fn};
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::{Context, Poll};
+use std::time::Instant;
 
 use prost::bytes::BytesMut;
 use tokio_stream::Stream;
@@ -31,6 +32,7 @@ use crate::engine::Submission;
 use crate::identity::Caller;
 use crate::proto::records::{RecordsMessage, WrittenMessage};
 use crate::registry::LivePlan;
+use crate::telemetry::{metrics, traces};
 
 /// So many messages are answered together at most, and no more are taken after so many bytes.
 const TOGETHER_MAX: (usize, usize) = (64, 64 << 10);
@@ -174,6 +176,7 @@ async fn answer(
     messages: &[RecordsMessage],
     room: &mut Room,
 ) -> Answered {
+    let begun = Instant::now();
     if let Some(first) = messages.first() {
         source.find(fanout, first).await;
     }
@@ -237,7 +240,9 @@ async fn answer(
         }
     }
     drop(reading);
+    let traced = traces::begin_change(plan.plan_id());
     let submitting = submit(fanout, plan, source.producer(), first_offset, &submissions);
+    let submitting = traces::within(traced.as_ref(), submitting);
     match submitting.instrument(change.clone()).await {
         Ok(mut outcome) => {
             let _writing = tracing::trace_span!(parent: &change, "write").entered();
@@ -248,6 +253,10 @@ async fn answer(
             match receipt::answers(answers, &outcome, &ends, plan.spec(), limits) {
                 Ok(answers) => answered.answers = Some((answers, outcome.receipts.len())),
                 Err(too_large) => answered.failed = Some(too_large),
+            }
+            metrics::records_answered(&outcome.receipts, begun.elapsed());
+            if let Some(traced) = traced {
+                traces::end_change(&traced, &outcome.receipts);
             }
         }
         Err(error) => answered.failed = Some(status::of(&error)),

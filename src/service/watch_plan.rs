@@ -20,6 +20,7 @@ use crate::engine::{Entry, Event, Held, Spec};
 use crate::identity::Caller;
 use crate::proto::watch_plan_response::Frame;
 use crate::proto::{self, WatchPlanRequest, WatchPlanResponse};
+use crate::telemetry::traces;
 
 /// Results in one part of a snapshot, and the bytes of their documents.
 const SNAPSHOT_PART: (usize, usize) = (1_000, 1 << 20);
@@ -81,9 +82,13 @@ pub(super) async fn serve(
             match next {
                 Ok(Next::Entries(mut entries)) => {
                     while !entries.is_empty() && !closing.is_cancelled() {
+                        let from = entries.after();
                         match watch.frames(&mut entries, payload, show) {
                             Ok(frames) if frames.is_empty() => {}
-                            Ok(frames) => yield Ok(Framed::of(frames)),
+                            Ok(frames) => {
+                                traces::shown(&watch.spec().plan_id, from, entries.after());
+                                yield Ok(Framed::of(frames));
+                            }
                             Err(error) => {
                                 yield Err(status::of(&error));
                                 return;

@@ -34,6 +34,7 @@ const MAY_IMPORT: [(&str, &[&str]); 15] = [
             "engine",
             "plan",
             "proto",
+            "telemetry",
         ],
     ),
     (
@@ -46,24 +47,33 @@ const MAY_IMPORT: [(&str, &[&str]); 15] = [
             "plan",
             "reconcile",
             "config",
+            "telemetry",
             "proto",
             "json",
         ],
     ),
     (
         "coordinator",
-        &["registry", "journal", "engine", "plan", "reconcile", "json"],
+        &[
+            "registry",
+            "journal",
+            "engine",
+            "telemetry",
+            "plan",
+            "reconcile",
+            "json",
+        ],
     ),
     ("identity", &["engine"]),
     ("registry", &["journal", "engine"]),
-    ("journal", &["engine"]),
+    ("journal", &["engine", "telemetry"]),
     ("engine", &["reconcile", "plan", "json"]),
     ("reconcile", &["plan", "json"]),
     ("plan", &["json"]),
     ("json", &[]),
     ("proto", &[]),
     ("config", &[]),
-    ("telemetry", &[]),
+    ("telemetry", &["engine"]),
 ];
 
 /// Rooms that compute and nothing else.
@@ -308,4 +318,68 @@ fn the_document_of_errors_has_every_reason_and_no_other() {
         .map(str::to_owned)
         .collect();
     assert_eq!(in_sources, in_document);
+}
+
+/// Names in code type, in the order in which they stand.
+fn in_code_type(text: &str) -> impl Iterator<Item = &str> {
+    text.split('`').skip(1).step_by(2)
+}
+
+/// What a table of SECURITY.md names in its last column: files of tests, each with tests that it has.
+fn shown_by(document: &str) -> Vec<(String, String)> {
+    let mut shown = Vec::new();
+    let rows = document.lines().filter(|line| line.starts_with("| "));
+    for row in rows {
+        let last = row.trim_end_matches(" |").rsplit(" | ").next().unwrap();
+        let mut file = None;
+        for name in in_code_type(last) {
+            if name.ends_with(".rs") {
+                file = Some(name);
+            } else {
+                shown.push((file.unwrap_or("no file").to_owned(), name.to_owned()));
+            }
+        }
+    }
+    shown
+}
+
+#[test]
+fn every_line_of_the_threat_model_names_a_test_that_there_is() {
+    let document = fs::read_to_string(project("SECURITY.md")).unwrap();
+    let rows = document
+        .lines()
+        .filter(|line| line.starts_with("| ") && !line.starts_with("| tries |"));
+    for row in rows {
+        assert!(!shown_by(row).is_empty(), "no test is named: {row}");
+    }
+    let shown = shown_by(&document);
+    assert!(shown.len() >= 40, "{} tests are named", shown.len());
+    for (file, name) in shown {
+        let path = project("tests/spec").join(&file);
+        let text = fs::read_to_string(&path).unwrap_or_else(|error| panic!("{file}: {error}"));
+        let (before, _) = text
+            .split_once(&format!("fn {name}("))
+            .unwrap_or_else(|| panic!("{file} has no test {name}"));
+        let above: Vec<_> = before.lines().rev().take(4).collect();
+        let is_test = above
+            .iter()
+            .take_while(|line| !line.starts_with('}'))
+            .any(|line| line.contains("test"));
+        assert!(is_test, "{name} in {file} is no test");
+    }
+}
+
+#[test]
+fn a_line_of_the_threat_model_is_read_as_it_is_written() {
+    let row = "| to ask `x` | `y` | `a.rs`: `one`, `two`; `b/c.rs`: `three` |";
+    let pair = |file: &str, name: &str| (file.to_owned(), name.to_owned());
+    assert_eq!(
+        shown_by(row),
+        [
+            pair("a.rs", "one"),
+            pair("a.rs", "two"),
+            pair("b/c.rs", "three")
+        ]
+    );
+    assert_eq!(shown_by("| a | b | nothing |"), []);
 }

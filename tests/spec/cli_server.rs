@@ -60,7 +60,7 @@ fn every_setting_of_serve_is_in_the_operations_document() {
             .and_then(|flag| flag.split(' ').next());
         let variable = line
             .strip_prefix("[env: ")
-            .and_then(|name| name.split('=').next());
+            .and_then(|name| name.split(['=', ']']).next());
         for name in flag
             .map(|flag| format!("--{flag}"))
             .into_iter()

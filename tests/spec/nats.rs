@@ -1,5 +1,6 @@
 //! A journal that many processes share: who appends first wins, the others read on; nobody believes what is not true.
 
+mod callers;
 mod exploration;
 mod network;
 mod replica_set;

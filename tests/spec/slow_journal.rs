@@ -303,3 +303,19 @@ async fn a_plan_ends_when_its_end_is_acknowledged() {
     let late = late.await.unwrap();
     assert_eq!(disposition(&late), (Disposition::Late, 3));
 }
+
+#[tokio::test]
+async fn appends_that_wait_for_the_journal_are_counted() {
+    let running = Running::start().await;
+    let counted = || running.coordinator.census().appends_waiting;
+    assert_eq!(counted(), 0);
+    let first = running.submit("a", 1).await;
+    let second = running.submit("b", 1).await;
+    assert_eq!(counted(), 2);
+    running.acknowledge(Ok(())).await;
+    assert_eq!(counted(), 1);
+    running.acknowledge(Ok(())).await;
+    assert_eq!(counted(), 0);
+    first.await.unwrap().unwrap();
+    second.await.unwrap().unwrap();
+}

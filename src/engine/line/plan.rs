@@ -28,6 +28,9 @@ pub(super) fn write(line: &mut Line<'_>, spec: &Spec) {
     line.number("retention_seconds", spec.retention.as_secs());
     line.number("retention_nanoseconds", spec.retention.subsec_nanos());
     line.number("created_at", spec.created_at.0);
+    if !spec.traceparent.is_empty() {
+        line.text("traceparent", &spec.traceparent);
+    }
     line.document("config", &spec.config);
     line.document("head", &spec.head);
     line.number("item_count", spec.item_count as u64);
@@ -74,7 +77,9 @@ pub(super) fn read(members: &mut Members<'_>) -> Result<Spec> {
     let requests = requests.iter().map(|request| json::compact(request).into());
     let requests = requests.collect::<Vec<_>>();
     let spec = Spec::restore(terms, config, head, counts, &requests);
-    spec.map_err(|error| LineError(error.to_string()))
+    let mut spec = spec.map_err(|error| LineError(error.to_string()))?;
+    spec.traceparent = members.text_if_given("traceparent")?.unwrap_or_default();
+    Ok(spec)
 }
 
 fn percentage(members: &mut Members<'_>) -> Result<Option<f64>> {

@@ -17,6 +17,7 @@ use super::shared::Shared;
 use crate::engine::Entry;
 use crate::journal::stored::{self, Pieces};
 use crate::journal::{Answer, Error, History};
+use crate::telemetry;
 
 /// What waits to be written of one plan is refused from here on, unless it is a single append.
 const WAITING_BYTES_MAX: usize = 64 << 20;
@@ -185,6 +186,7 @@ impl PlanFile {
         let written = file.and_then(|file| write_all_at(&*file, &frames, state.end));
         match written {
             Ok(()) => {
+                telemetry::metrics::journal_wrote(frames.len());
                 state.end += frames.len() as u64;
                 state.done = state.sequence;
                 state.previous = previous;
@@ -287,6 +289,7 @@ impl PlanFile {
             tell(waiting_done, &Err(error));
             return false;
         }
+        telemetry::metrics::journal_wrote(frames.len());
         if let Some((sequence, _)) = waiting_done.last() {
             state.end = end + frames.len() as u64;
             state.done = *sequence;

@@ -8,6 +8,7 @@ use tokio::time::Instant;
 use super::message::{Head, Kind};
 use super::stream::{Away, Message, Published, Stream};
 use crate::journal::Error;
+use crate::telemetry;
 
 /// So long it is tried to find out what became of a message.
 const PATIENCE: Duration = Duration::from_secs(4);
@@ -36,7 +37,10 @@ pub(super) async fn publish(
             .publish(subject, expected, &id, message.clone())
             .await
         {
-            Ok(Published::At(position)) => return Ok(position),
+            Ok(Published::At(position)) => {
+                telemetry::metrics::journal_wrote(message.len());
+                return Ok(position);
+            }
             Ok(Published::Full(problem)) => return Err(Error::Full(problem)),
             Ok(Published::Refused) => None,
             Err(Away(why)) => Some(why),

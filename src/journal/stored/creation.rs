@@ -28,6 +28,7 @@ pub(super) fn store(spec: &Spec) -> PlanCreated {
         item_count: spec.item_count as u64,
         group_count: spec.group_count as u64,
         task_count: spec.tasks.len() as u64,
+        traceparent: spec.traceparent.clone(),
     }
 }
 
@@ -65,8 +66,9 @@ pub(super) fn read(creation: Creation) -> Result<Entry, Unreadable> {
     };
     let count = |count: u64| usize::try_from(count).map_err(malformed);
     let counts = (count(plan.item_count)?, count(plan.group_count)?);
-    let spec =
+    let mut spec =
         Spec::restore(terms, plan.config, plan.head, counts, &requests).map_err(malformed)?;
+    spec.traceparent = plan.traceparent;
     Ok(Entry {
         sequence,
         at: Timestamp(at),

@@ -1,0 +1,34 @@
+//! How many of what there is: looked at when somebody asks for metrics, so that changes cost nothing more.
+
+use super::{Coordinator, view};
+use crate::engine::PlanStatus;
+use crate::telemetry::Census;
+
+impl Coordinator {
+    /// What the plans that are live here come to. Those that an internal error made unusable are left out.
+    #[must_use]
+    pub fn census(&self) -> Census {
+        let mut census = Census::default();
+        for plan in self.registry.all() {
+            let Ok(view) = view(&plan) else { continue };
+            let counts = view.standing.counts;
+            match view.standing.status {
+                PlanStatus::Incomplete => census.incomplete_plans += 1,
+                PlanStatus::Completed => census.completed_plans += 1,
+                PlanStatus::Failed => census.failed_plans += 1,
+            }
+            census.successful_tasks += counts.successful;
+            census.failed_tasks += counts.failed;
+            census.running_tasks += counts.running;
+            census.waiting_tasks += counts.missing.saturating_sub(counts.running);
+            census.quarantined_records += counts.quarantined;
+            census.appends_waiting += plan.appends_waiting() as u64;
+            let watchers = plan.watchers();
+            census.watchers += watchers.count() as u64;
+            let taken = watchers.furthest_behind();
+            let lag = taken.map(|taken| view.standing.sequence.saturating_sub(taken));
+            census.watch_lag = census.watch_lag.max(lag.unwrap_or_default());
+        }
+        census
+    }
+}
