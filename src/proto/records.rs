@@ -59,6 +59,19 @@ impl RecordsMessage {
         self.0.len()
     }
 
+    /// The plan that it names, without reading its records. `None` if it is no message; [`read`](Self::read) says why.
+    #[must_use]
+    pub fn plan_id(&self) -> Option<&str> {
+        let mut plan_id = "";
+        let mut fields = Fields(&self.0);
+        while let Some((number, value)) = fields.next()? {
+            if let (1, Value::Bytes(id)) = (number, value) {
+                plan_id = std::str::from_utf8(id).ok()?;
+            }
+        }
+        Some(plan_id)
+    }
+
     /// Reads the message: answers what it says beside its records, and appends these to `records`.
     ///
     /// # Errors

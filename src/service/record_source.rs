@@ -60,9 +60,9 @@ impl Source {
         if self.plan.is_some() {
             return;
         }
-        if let Ok(header) = first.read(&mut Vec::new()) {
+        if let Some(plan_id) = first.plan_id() {
             let limits = &fanout.config.limits;
-            self.found = Some(match named(&self.caller, header.plan_id, limits) {
+            self.found = Some(match named(&self.caller, plan_id, limits) {
                 Ok(name) => {
                     let found = fanout.coordinator.plan(&name).await;
                     found.map_err(|error| status::of(&error))
