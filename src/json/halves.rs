@@ -68,7 +68,7 @@ impl<'t> Halves<'t> {
     /// # Errors
     /// As [`parse`](super::parse()).
     pub fn whole(&self, second: impl FnOnce() -> Option<Vec<Value>>) -> Result<Value, Error> {
-        let mut reader = Reader::new(self.text.as_bytes(), self.limits)?;
+        let mut reader = Reader::of_text(self.text, self.limits);
         let mut elements = Vec::new();
         let mut builder = Builder::default();
         let mut element = |reader: &mut Reader<'_>| {

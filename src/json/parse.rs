@@ -99,16 +99,21 @@ pub(super) struct Reader<'t> {
 impl<'t> Reader<'t> {
     pub(super) fn new(text: &'t [u8], limits: Limits) -> Result<Self, Error> {
         match std::str::from_utf8(text) {
-            Ok(text) => Ok(Self {
-                text,
-                position: 0,
-                depth: 0,
-                limits,
-            }),
+            Ok(text) => Ok(Self::of_text(text, limits)),
             Err(error) => {
                 let valid = String::from_utf8_lossy(&text[..error.valid_up_to()]);
                 Err(error_in(&valid, valid.len(), "invalid UTF-8".into(), None))
             }
+        }
+    }
+
+    /// A reader of a text.
+    pub(super) fn of_text(text: &'t str, limits: Limits) -> Self {
+        Self {
+            text,
+            position: 0,
+            depth: 0,
+            limits,
         }
     }
 
