@@ -43,7 +43,7 @@ use generated::{
     Frame, Header, PlanCreated, PlanEnded, QuarantineResolved, RecordAccepted, RecordQuarantined,
     SessionLearnt, TaskProgressed,
 };
-pub(super) use writing::{Pieces, parts, write};
+pub(super) use writing::{Pieces, write};
 
 /// Why bytes that are what was written are not what can be read.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

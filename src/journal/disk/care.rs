@@ -13,7 +13,7 @@ use super::frame::{self, Frames, Step};
 use super::opening::{Examined, Fault};
 use super::{OpenError, PART_BYTES};
 use crate::engine::{Entry, Event, LineError};
-use crate::journal::stored::{self, Reading};
+use crate::journal::stored::Reading;
 
 /// What lines begin with.
 const HEADING: &str = "fanout/history/v1";
@@ -251,18 +251,8 @@ fn append(
     entries: &mut Vec<Arc<Entry>>,
 ) -> io::Result<()> {
     let mut frames = Vec::new();
-    let parts = stored::parts(entries, PART_BYTES);
-    for (position, part) in parts.iter().enumerate() {
-        let continues = position + 1 < parts.len();
-        frame::write(
-            &mut frames,
-            &part.payload,
-            part.entries,
-            place.sequence,
-            continues,
-        );
-        place.sequence += u64::from(part.entries);
-    }
+    frame::append(&mut frames, entries, PART_BYTES, place.sequence).map_err(io::Error::other)?;
+    place.sequence += entries.len() as u64;
     // All is sure before the plan is anywhere.
     frame::seal(&mut frames, place.end, &mut place.previous);
     write_all_at(file, &frames, place.end)?;

@@ -18,10 +18,14 @@
 //! so a wrong frame may well be followed by a right one, but not by one that was written after the wrong one was sure.
 
 use std::io;
+use std::sync::Arc;
 
 use bytes::{Buf, Bytes, BytesMut};
 
 use super::files::{FileHandle, read_all_at};
+use crate::engine::Entry;
+use crate::journal::Error;
+use crate::journal::stored::{self, Pieces};
 
 /// Bytes of a frame before its payload.
 pub(in crate::journal) const HEAD_BYTES: usize = 64;
@@ -87,14 +91,37 @@ fn hash(frame: &mut [u8]) -> Hash {
     std::array::from_fn(|byte| hash.as_bytes()[byte])
 }
 
-/// Appends a frame that is still to be [sealed](seal). The payload is at most [`PAYLOAD_BYTES_MAX`] long.
-pub(in crate::journal) fn write(
+/// Writes an append behind what is there, as frames that are still to be [sealed](seal): cut into parts of about
+/// `part_bytes`, the first after the entry `after`. Answers where their payloads are.
+///
+/// # Errors
+/// [`Error::Full`] if a record is longer than [`PAYLOAD_BYTES_MAX`]; nothing is written.
+pub(in crate::journal) fn append(
     to: &mut Vec<u8>,
-    payload: &[u8],
-    entries: u32,
-    after: u64,
-    continues: bool,
-) {
+    entries: &[Arc<Entry>],
+    part_bytes: usize,
+    mut after: u64,
+) -> Result<Pieces, Error> {
+    let begin = to.len();
+    let pieces = stored::write(entries, part_bytes, HEAD_BYTES, to);
+    let longest = pieces.iter().map(|piece| piece.payload.len()).max();
+    if let Some(longest) = longest.filter(|bytes| *bytes > PAYLOAD_BYTES_MAX) {
+        to.truncate(begin);
+        return Err(Error::Full(format!(
+            "a record of {longest} bytes is more than the {PAYLOAD_BYTES_MAX} that a frame can hold"
+        )));
+    }
+    for (position, piece) in pieces.iter().enumerate() {
+        let continues = position + 1 < pieces.len();
+        let frame = piece.payload.start - HEAD_BYTES..piece.payload.end;
+        put_head(&mut to[frame], piece.entries, after, continues);
+        after += u64::from(piece.entries);
+    }
+    Ok(pieces)
+}
+
+/// Appends a frame that is still to be [sealed](seal). The payload is at most [`PAYLOAD_BYTES_MAX`] long.
+pub(super) fn write(to: &mut Vec<u8>, payload: &[u8], entries: u32, after: u64, continues: bool) {
     let begin = to.len();
     to.resize(begin + HEAD_BYTES, 0);
     to.extend_from_slice(payload);
@@ -102,7 +129,7 @@ pub(in crate::journal) fn write(
 }
 
 /// Makes a frame of a payload with room before it, still to be [sealed](seal). The room is zero.
-pub(in crate::journal) fn put_head(frame: &mut [u8], entries: u32, after: u64, continues: bool) {
+fn put_head(frame: &mut [u8], entries: u32, after: u64, continues: bool) {
     let length = frame.len() - HEAD_BYTES;
     debug_assert!(length <= PAYLOAD_BYTES_MAX, "the caller checks");
     let length = u32::try_from(length).unwrap_or(u32::MAX);

@@ -10,12 +10,12 @@ use tokio::sync::oneshot;
 use super::Durability;
 use super::ahead;
 use super::files::{FileHandle, is_full, write_all_at};
-use super::frame::{self, Frames, HEAD_BYTES, Hash, PAYLOAD_BYTES_MAX};
+use super::frame::{self, Frames, HEAD_BYTES, Hash};
 use super::opening::{Examined, Places};
 use super::replay::{self, Broken};
 use super::shared::Shared;
 use crate::engine::Entry;
-use crate::journal::stored::{self, Pieces};
+use crate::journal::stored::Pieces;
 use crate::journal::{Answer, Error, History};
 use crate::telemetry;
 
@@ -213,14 +213,8 @@ impl PlanFile {
     fn place(self: &Arc<Self>, state: &mut State, entries: &[Arc<Entry>]) -> Result<(), Error> {
         let begin = state.waiting.len();
         let part_bytes = self.shared.part_bytes;
-        let pieces = stored::write(entries, part_bytes, HEAD_BYTES, &mut state.waiting);
-        let longest = pieces.iter().map(|piece| piece.payload.len()).max();
-        let room = match longest.unwrap_or_default() {
-            longest if longest > PAYLOAD_BYTES_MAX => Err(Error::Full(format!(
-                "a record of {longest} bytes is more than the {PAYLOAD_BYTES_MAX} that a frame can hold"
-            ))),
-            _ => self.make_room(state, (state.waiting.len() - begin) as u64),
-        };
+        let pieces = frame::append(&mut state.waiting, entries, part_bytes, state.sequence)?;
+        let room = self.make_room(state, (state.waiting.len() - begin) as u64);
         match room {
             Ok(()) => state.place(&pieces),
             Err(_) => state.waiting.truncate(begin),
@@ -345,21 +339,13 @@ impl PlanFile {
 }
 
 impl State {
-    /// Makes frames of what was put behind what waits.
+    /// Takes the places of frames that were put behind what waits.
     fn place(&mut self, pieces: &Pieces) {
-        for (position, piece) in pieces.iter().enumerate() {
+        for piece in pieces {
             if piece.entries > 0 {
                 self.places.add(self.sequence, self.placed);
             }
-            let continues = position + 1 < pieces.len();
-            let frame = piece.payload.start - HEAD_BYTES..piece.payload.end;
-            self.placed += frame.len() as u64;
-            frame::put_head(
-                &mut self.waiting[frame],
-                piece.entries,
-                self.sequence,
-                continues,
-            );
+            self.placed += (HEAD_BYTES + piece.payload.len()) as u64;
             self.sequence += u64::from(piece.entries);
         }
     }

@@ -13,8 +13,8 @@ use super::publish::{drawn, publish};
 use super::reader::{Place, Reader, Step};
 use super::stream::{Away, Stream};
 use crate::engine::Entry;
-use crate::journal::disk::frame::{self, PAYLOAD_BYTES_MAX};
-use crate::journal::{Answer, Error, History, Others, stored};
+use crate::journal::disk::frame;
+use crate::journal::{Answer, Error, History, Others};
 
 /// What waits to be sent of one plan is refused from here on, unless it is a single append.
 const WAITING_BYTES_MAX: usize = 64 << 20;
@@ -385,7 +385,7 @@ impl Appends {
     /// Puts an append behind what waits; `done` is told what becomes of it.
     fn place(
         &mut self,
-        mut after: u64,
+        after: u64,
         entries: &[Arc<Entry>],
         message_bytes_max: usize,
         done: Done,
@@ -399,24 +399,11 @@ impl Appends {
             return Ok(());
         };
         let before = batch.message.len();
-        let pieces = stored::write(entries, part_bytes, frame::HEAD_BYTES, &mut batch.message);
-        let largest = pieces.iter().map(|piece| piece.payload.len()).max();
-        if largest.is_some_and(|bytes| bytes > PAYLOAD_BYTES_MAX) {
-            batch.message.truncate(before);
+        if let Err(error) = frame::append(&mut batch.message, entries, part_bytes, after) {
             if is_new {
                 self.waiting.pop_back();
             }
-            return Err(Error::Full(format!(
-                "a record of {} bytes is more than the {PAYLOAD_BYTES_MAX} that a frame can hold",
-                largest.unwrap_or_default()
-            )));
-        }
-        let last = pieces.len().saturating_sub(1);
-        for (position, piece) in pieces.into_iter().enumerate() {
-            let frame = piece.payload.start - frame::HEAD_BYTES..piece.payload.end;
-            let continues = position < last;
-            frame::put_head(&mut batch.message[frame], piece.entries, after, continues);
-            after += u64::from(piece.entries);
+            return Err(error);
         }
         let bytes = batch.message.len() - before;
         if batch.message.len() > message_bytes_max && !batch.told.is_empty() {

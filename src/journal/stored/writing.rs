@@ -15,15 +15,6 @@ use crate::engine::{Entry, Event, Held};
 /// What an entry of a record takes beside its document, at most nearly always.
 const BESIDE_DOCUMENT_BYTES: usize = 48;
 
-/// What one frame of an append holds.
-#[derive(Debug, PartialEq, Eq)]
-pub(in crate::journal) struct Part {
-    /// How many entries begin here.
-    pub(in crate::journal) entries: u32,
-    /// The encoded message.
-    pub(in crate::journal) payload: Vec<u8>,
-}
-
 /// A payload, by its place in a buffer.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(in crate::journal) struct Piece {
@@ -36,18 +27,8 @@ pub(in crate::journal) struct Piece {
 /// The payloads of an append; nearly always one.
 pub(in crate::journal) type Pieces = SmallVec<[Piece; 1]>;
 
-/// Cuts an append into parts of about `part_bytes`; what cannot be cut, a record or a task, may be larger.
-pub(in crate::journal) fn parts(entries: &[Arc<Entry>], part_bytes: usize) -> Vec<Part> {
-    let mut buffer = Vec::new();
-    let pieces = write(entries, part_bytes, 0, &mut buffer);
-    let part = |piece: Piece| Part {
-        entries: piece.entries,
-        payload: buffer[piece.payload].to_vec(),
-    };
-    pieces.into_iter().map(part).collect()
-}
-
-/// [`parts`] written to a buffer behind what it has, each with room for a head of so many bytes before it.
+/// Writes an append behind what a buffer has, cut into payloads of about `part_bytes`, each with room for a head of so many
+/// bytes before it; what cannot be cut, a record or a task, may be larger.
 pub(in crate::journal) fn write(
     entries: &[Arc<Entry>],
     part_bytes: usize,
