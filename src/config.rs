@@ -6,7 +6,7 @@ mod memory;
 pub mod telemetry;
 mod tls;
 
-pub use auth::Auth;
+pub use auth::{Auth, KeySet};
 pub use memory::MemoryMax;
 pub use tls::{Tls, TlsVersion};
 
@@ -15,6 +15,8 @@ use std::ops::RangeInclusive;
 use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
+
+use clap::builder::BoolishValueParser;
 
 /// Limits of the service. Each is a flag of `fanout serve` and an environment variable.
 #[derive(Clone, Copy, Debug, clap::Args)]
@@ -136,6 +138,23 @@ pub struct Limits {
         value_name = "BYTES"
     )]
     pub tenant_bytes_max: u64,
+    /// Most streams of one tenant that are open at a time: SubmitRecord, WatchPlan and PlanStream together.
+    #[arg(
+        long,
+        env = "FANOUT_TENANT_STREAMS_MAX",
+        default_value_t = 100_000,
+        value_name = "N"
+    )]
+    pub tenant_streams_max: usize,
+    /// Most records a second of one tenant; those of a second may come at once. A stream that brings more is read slower; one
+    /// message more by itself is refused, and told when to come again. 0: as many as come.
+    #[arg(
+        long,
+        env = "FANOUT_TENANT_RECORDS_PER_SECOND_MAX",
+        default_value_t = 0,
+        value_name = "N"
+    )]
+    pub tenant_records_per_second_max: u32,
     /// Most bytes that all plans hold in memory, about: then no plan and no record is taken. auto: half of what the process
     /// may have (of its control group's limit, else of the machine's memory).
     #[arg(
@@ -349,6 +368,14 @@ pub struct Config {
         value_name = "ORIGINS"
     )]
     pub web_origins: WebOrigins,
+    /// Do not tell which methods and messages there are (gRPC server reflection). It is told to anybody, also where callers have
+    /// to say who they are.
+    #[arg(
+        long,
+        env = "FANOUT_NO_REFLECTION",
+        value_parser = BoolishValueParser::new()
+    )]
+    pub no_reflection: bool,
     /// How connections are kept private.
     #[command(flatten)]
     pub tls: Tls,

@@ -1,16 +1,16 @@
-//! Who calls, and what they may do: tenants, roles, and tokens that are bound to a plan or to one task.
+//! Who calls, and what they may do: tenants, roles, and tokens and certificates that are bound to a plan or to one task.
 //!
 //! Nothing here reads a file or a clock: `server` brings the text of the files, and the time.
 
 mod authority;
 mod issuer;
+mod listed;
 mod signing;
-mod tokens;
 
 pub use authority::{Authority, Refused};
 pub use issuer::{Audience, Claims, Grant, Issuer, Terms};
+pub use listed::{TOKEN_BYTES_MAX, digest};
 pub use signing::{issue, new_key, new_token};
-pub use tokens::{TOKEN_BYTES_MAX, digest};
 
 use std::sync::Arc;
 

@@ -4,6 +4,7 @@ mod authority;
 mod certificates;
 mod edge;
 mod first_words;
+mod key_set;
 mod observed;
 mod tls;
 
@@ -30,7 +31,8 @@ use crate::service::{Admission, Admitted, Fanout, HealthOf, Served};
 pub use crate::service::{LIVENESS, Peer, READINESS};
 use crate::{engine, plan};
 use authority::Believed;
-pub use certificates::{CertificateError, Certificates};
+pub use certificates::CertificateError;
+use certificates::Certificates;
 use edge::Edge;
 use observed::Observed;
 
@@ -93,17 +95,45 @@ pub async fn run_with(
     config: Config,
     shutdown: impl Future<Output = ()>,
 ) -> Result<Ended, Error> {
-    let certificates = Certificates::read(&config.tls)?;
-    run_certified(certificates, journal, listener, config, shutdown).await
+    let prepared = Prepared::read(&config).await?;
+    run_prepared(prepared, journal, listener, config, shutdown).await
 }
 
-/// As [`run_with`], with certificates that were read before, so that what is wrong with them is known before anything
-/// else is done.
+/// What the settings name, as it was read: so that what is wrong with it is known before anything else is done.
+pub struct Prepared {
+    certificates: Option<Certificates>,
+    /// Nothing where nobody has to say who they are.
+    believed: Option<(Believed, Authority)>,
+}
+
+impl Prepared {
+    /// Reads certificates, keys, and who may call. From then on SIGHUP does not end the process if there are certificates.
+    /// To be called in a runtime.
+    ///
+    /// # Errors
+    /// What cannot be read or used, and why.
+    pub async fn read(config: &Config) -> Result<Self, Error> {
+        let certificates = Certificates::read(&config.tls)?;
+        let believed = if config.auth.is_on() {
+            let shows_certificates = config.tls.client_authorities.is_some();
+            let read = Believed::read(config.auth.clone(), shows_certificates).await;
+            Some(read.map_err(Error::Authority)?)
+        } else {
+            None
+        };
+        Ok(Self {
+            certificates,
+            believed,
+        })
+    }
+}
+
+/// As [`run_with`], with what the settings name read before.
 ///
 /// # Errors
 /// The service cannot be put together, or the journal cannot say which plans it has.
-pub async fn run_certified(
-    certificates: Option<Certificates>,
+pub async fn run_prepared(
+    prepared: Prepared,
     journal: Arc<dyn Journal>,
     listener: TcpListener,
     config: Config,
@@ -111,7 +141,11 @@ pub async fn run_certified(
 ) -> Result<Ended, Error> {
     let config = Arc::new(config);
     let failure = journal.failure();
-    let (admission, believed) = match believed(&config).await? {
+    let Prepared {
+        certificates,
+        believed,
+    } = prepared;
+    let (admission, believed) = match believed {
         Some((believed, authority)) => {
             let admission = Admission::new(authority);
             (Some(Arc::new(admission)), Some(believed))
@@ -153,8 +187,10 @@ pub async fn run_certified(
     let served = Served::beside(generated, fanout);
     let mut routes = Routes::new(Admitted::new(served, admission, clock));
     routes = routes.add_service(health);
-    routes = routes.add_service(reflection().build_v1()?);
-    routes = routes.add_service(reflection().build_v1alpha()?);
+    if !config.no_reflection {
+        routes = routes.add_service(reflection().build_v1()?);
+        routes = routes.add_service(reflection().build_v1alpha()?);
+    }
     let offered = certificates.as_ref().map(Certificates::offered);
     let edge = Edge::new(routes, offered, &config);
     let renewing = async {
@@ -250,23 +286,6 @@ pub async fn run_certified(
     edge.cut.cancel();
     edge.connections.wait().await;
     Ok(Ended::Cut)
-}
-
-/// Reads what the settings name, as [`run_with`] would, and serves nothing.
-///
-/// # Errors
-/// It cannot be said who may call.
-pub async fn check(config: &Config) -> Result<(), Error> {
-    believed(config).await.map(drop)
-}
-
-/// Who may call, if callers have to say who they are.
-async fn believed(config: &Config) -> Result<Option<(Believed, Authority)>, Error> {
-    if !config.auth.is_on() {
-        return Ok(None);
-    }
-    let read = Believed::read(config.auth.clone()).await;
-    read.map(Some).map_err(Error::Authority)
 }
 
 fn limits(config: &Config) -> Limits {

@@ -18,6 +18,7 @@ mod served;
 mod status;
 mod submit_record;
 mod tasks;
+mod tenants;
 mod watch_plan;
 mod web;
 
@@ -37,6 +38,7 @@ use tonic::{Extensions, Request, Response, Status, Streaming};
 
 use admission::{caller, named};
 use framing::{MessageStream, one_by_one};
+use tenants::Tenants;
 
 use crate::config::{Config, PAGE_SIZE, REASON_BYTES_MAX};
 use crate::coordinator::{
@@ -64,6 +66,7 @@ pub struct Fanout {
     config: Arc<Config>,
     /// Places for plan streams.
     plan_streams: Arc<Semaphore>,
+    tenants: Arc<Tenants>,
 }
 
 impl Fanout {
@@ -71,10 +74,12 @@ impl Fanout {
     #[must_use]
     pub fn new(coordinator: Arc<Coordinator>, config: Arc<Config>) -> Self {
         let most = config.limits.plan_streams_max.min(Semaphore::MAX_PERMITS);
+        let tenants = Tenants::new(&config.limits);
         Self {
             coordinator,
             config,
             plan_streams: Arc::new(Semaphore::new(most)),
+            tenants: Arc::new(tenants),
         }
     }
 }

@@ -27,8 +27,8 @@ pub(super) struct FileOptions {
     /// the file.
     #[arg(long, env = "FANOUT_CONFIG_FILE", value_name = "FILE")]
     pub(super) config_file: Option<PathBuf>,
-    /// Check all settings and the files that they name, and end: with 0 if all is well, else with 1. Nobody is connected to,
-    /// no address is listened on, and no plan is read.
+    /// Check all settings and the files that they name, and end: with 0 if all is well, else with 1. Nobody is connected to but
+    /// the URL of --jwks, no address is listened on, and no plan is read.
     #[arg(long)]
     pub(super) check_config: bool,
 }

@@ -16,7 +16,7 @@ use crate::config::Config;
 use crate::proto::health::HealthCheckRequest;
 use crate::proto::health::health_check_response::ServingStatus;
 use crate::proto::health::health_client::HealthClient;
-use crate::server::{self, Certificates, Ended, READINESS};
+use crate::server::{self, Ended, Prepared, READINESS};
 use crate::telemetry::{self, LogFormat, traces};
 
 /// `fanout serve`.
@@ -62,9 +62,8 @@ pub(super) async fn serve(command: Serve, settings: &[Setting]) -> Outcome {
             config.listen
         )));
     }
-    let certificates = Certificates::read(&config.tls)?;
+    let prepared = Prepared::read(&config).await?;
     if command.file.check_config {
-        server::check(&config).await?;
         let of = command.file.config_file.as_deref();
         let of = of.map_or_else(String::new, |path| {
             format!(", those of {} included", path.display())
@@ -72,9 +71,7 @@ pub(super) async fn serve(command: Serve, settings: &[Setting]) -> Outcome {
         write_out(&format!("the settings are sound{of}\n"))?;
         return Ok(DONE);
     }
-    let otlp_endpoint = otlp_endpoint(&config);
-    let sending = otlp_endpoint.as_deref().map(traces::start).transpose();
-    let sending = sending.map_err(|error| Failure::new(format!("--otlp-endpoint: {error}")))?;
+    let sending = send_spans(&config).await?;
     let (journal, kept) = command.journal.open().await?;
     let listener = TcpListener::bind(config.listen).await.map_err(|error| {
         Failure::new(format!(
@@ -105,7 +102,7 @@ pub(super) async fn serve(command: Serve, settings: &[Setting]) -> Outcome {
             std::process::exit(FAILED.into());
         });
     };
-    let ended = server::run_certified(certificates, journal, listener, config, shutdown).await;
+    let ended = server::run_prepared(prepared, journal, listener, config, shutdown).await;
     if let Some(sending) = sending {
         tokio::task::spawn_blocking(move || sending.end()).await?;
     }
@@ -116,11 +113,25 @@ pub(super) async fn serve(command: Serve, settings: &[Setting]) -> Outcome {
     Ok(DONE)
 }
 
-/// Where spans are sent, if they are.
-fn otlp_endpoint(config: &Config) -> Option<String> {
+/// Begins to send spans, if there is a collector for them.
+async fn send_spans(config: &Config) -> Result<Option<traces::Sending>, Failure> {
+    let settings = &config.telemetry;
     let standard = || std::env::var("OTEL_EXPORTER_OTLP_ENDPOINT").ok();
-    let endpoint = config.telemetry.otlp_endpoint.clone().or_else(standard);
-    endpoint.filter(|endpoint| !endpoint.is_empty())
+    let endpoint = settings.otlp_endpoint.clone().or_else(standard);
+    let Some(endpoint) = endpoint.filter(|endpoint| !endpoint.is_empty()) else {
+        return Ok(None);
+    };
+    let authorities = match &settings.otlp_ca {
+        Some(path) => {
+            let read = tokio::fs::read_to_string(path).await;
+            let wrong = |error| Failure::new(format!("--otlp-ca {}: {error}", path.display()));
+            Some(read.map_err(wrong)?)
+        }
+        None => None,
+    };
+    let sending = traces::start(&endpoint, authorities.as_deref());
+    let sending = sending.map_err(|error| Failure::new(format!("--otlp-endpoint: {error}")))?;
+    Ok(Some(sending))
 }
 
 /// What is dangerous about listening where these settings say, and what there is to do about it.

@@ -1,6 +1,7 @@
 //! Settings of what the server tells of itself.
 
 use std::net::SocketAddr;
+use std::path::PathBuf;
 
 /// Where metrics, probes and traces are to be had.
 #[derive(Clone, Debug, Default, clap::Args)]
@@ -10,8 +11,8 @@ pub struct Telemetry {
     /// caller sent are told there.
     #[arg(long, env = "FANOUT_METRICS_LISTEN", value_name = "ADDRESS:PORT")]
     pub metrics_listen: Option<SocketAddr>,
-    /// OpenTelemetry collector that spans are sent to over gRPC (OTLP), without TLS: http://HOST:PORT. If it is not given,
-    /// OTEL_EXPORTER_OTLP_ENDPOINT is looked at.
+    /// OpenTelemetry collector that spans are sent to over gRPC (OTLP): http://HOST:PORT, or https://HOST:PORT for TLS. If it is
+    /// not given, OTEL_EXPORTER_OTLP_ENDPOINT is looked at.
     #[arg(
         long,
         env = "FANOUT_OTLP_ENDPOINT",
@@ -19,4 +20,8 @@ pub struct Telemetry {
         value_name = "URL"
     )]
     pub otlp_endpoint: Option<String>,
+    /// A PEM file of authorities: the certificate of an https:// collector has to be signed by one of them, instead of one of
+    /// the system's.
+    #[arg(long, env = "FANOUT_OTLP_CA", value_name = "FILE")]
+    pub otlp_ca: Option<PathBuf>,
 }

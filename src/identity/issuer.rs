@@ -1,10 +1,10 @@
 //! Tokens that are signed (JWT): whose signature is believed, and what they must say.
 
-use jsonwebtoken::jwk::JwkSet;
+use jsonwebtoken::jwk::{AlgorithmParameters, EllipticCurve, Jwk, PublicKeyUse};
 use jsonwebtoken::{Algorithm, DecodingKey, Validation};
 use serde::{Deserialize, Serialize};
 
-use super::tokens::bound;
+use super::listed::bound;
 use super::{Caller, Role};
 use crate::engine::Timestamp;
 
@@ -24,6 +24,41 @@ struct Key {
     id: Option<String>,
     algorithm: Algorithm,
     key: DecodingKey,
+}
+
+impl Key {
+    fn read(key: serde_json::Value) -> Result<Self, String> {
+        let jwk: Jwk = serde_json::from_value(key).map_err(|error| error.to_string())?;
+        let common = &jwk.common;
+        if !matches!(common.public_key_use, None | Some(PublicKeyUse::Signature)) {
+            return Err("is not for signatures".to_owned());
+        }
+        let named = common.key_algorithm.map(|algorithm| algorithm.to_string());
+        let algorithm = ALGORITHMS.into_iter().find(|known| match &named {
+            Some(named) => *named == format!("{known:?}"),
+            None => made_for(&jwk.algorithm) == Some(*known),
+        });
+        let algorithm = algorithm.ok_or("alg is not RS256, ES256 or EdDSA")?;
+        Ok(Self {
+            id: common.key_id.clone(),
+            algorithm,
+            key: DecodingKey::from_jwk(&jwk).map_err(|error| error.to_string())?,
+        })
+    }
+}
+
+/// What a key is used with that does not say it: of its kind, the one of [`ALGORITHMS`].
+fn made_for(key: &AlgorithmParameters) -> Option<Algorithm> {
+    match key {
+        AlgorithmParameters::RSA(_) => Some(Algorithm::RS256),
+        AlgorithmParameters::EllipticCurve(key) if key.curve == EllipticCurve::P256 => {
+            Some(Algorithm::ES256)
+        }
+        AlgorithmParameters::OctetKeyPair(key) if key.curve == EllipticCurve::Ed25519 => {
+            Some(Algorithm::EdDSA)
+        }
+        _ => None,
+    }
 }
 
 /// What a token is made of beside its keys.
@@ -95,39 +130,37 @@ impl Grant {
 }
 
 impl Issuer {
-    /// Believes these keys, a JSON Web Key Set.
+    /// Believes these keys, a JSON Web Key Set; answers, too, which of them are of no use here, and why. An issuer may have
+    /// such keys for others (RFC 7517, 5).
     ///
     /// # Errors
-    /// It is none, or has a key that cannot be used.
-    pub fn read(key_set: &str, terms: Terms) -> Result<Self, String> {
-        let set: JwkSet = serde_json::from_str(key_set).map_err(|error| error.to_string())?;
+    /// It is none, or has no key that can be used.
+    pub fn read(key_set: &str, terms: Terms) -> Result<(Self, Vec<String>), String> {
+        #[derive(Deserialize)]
+        struct Set {
+            keys: Vec<serde_json::Value>,
+        }
+        let set: Set = serde_json::from_str(key_set).map_err(|error| error.to_string())?;
         if set.keys.len() > KEYS_MAX {
             return Err(format!("there are more than {KEYS_MAX} keys"));
         }
-        let mut keys = Vec::new();
-        for (nth, jwk) in set.keys.iter().enumerate() {
-            let wrong = |problem: &str| format!("key {}: {problem}", nth + 1);
-            let algorithm = jwk
-                .common
-                .key_algorithm
-                .map(|algorithm| algorithm.to_string());
-            let algorithm = algorithm.ok_or_else(|| wrong("has no alg"))?;
-            let algorithm = ALGORITHMS
-                .into_iter()
-                .find(|known| format!("{known:?}") == algorithm)
-                .ok_or_else(|| wrong("alg is not RS256, ES256 or EdDSA"))?;
-            let key = DecodingKey::from_jwk(jwk).map_err(|error| wrong(&error.to_string()))?;
-            keys.push(Key {
-                id: jwk.common.key_id.clone(),
-                algorithm,
-                key,
-            });
+        let (mut keys, mut ignored) = (Vec::new(), Vec::new());
+        for (nth, key) in set.keys.into_iter().enumerate() {
+            match Key::read(key) {
+                Ok(key) => keys.push(key),
+                Err(problem) => ignored.push(format!("key {}: {problem}", nth + 1)),
+            }
         }
-        Ok(Self {
+        if keys.is_empty() {
+            let why = ignored.first().map_or("there is none", String::as_str);
+            return Err(format!("no key can be used: {why}"));
+        }
+        let issuer = Self {
             keys,
             issuer: terms.issuer,
             audience: terms.audience,
-        })
+        };
+        Ok((issuer, ignored))
     }
 
     /// Whose token it is; nothing if it is not one of this issuer, or not yet, or not any more.

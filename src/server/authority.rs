@@ -1,45 +1,58 @@
-//! The files of those who are believed: read at the start, and again whenever they have changed.
+//! The callers who are believed: what says so is read at the start, and again and again, as it may change.
 
 use std::path::Path;
 use std::sync::Arc;
 
-use crate::config::Auth;
+use super::key_set;
+use crate::config::{Auth, KeySet};
 use crate::identity::{Authority, Issuer, Terms};
 use crate::service::Admission;
 
 /// Largest file.
 const FILE_BYTES_MAX: u64 = 64 << 20;
 
-/// What the files say.
+/// What is said of them.
 #[derive(Clone, Default, PartialEq, Eq)]
 struct Texts {
     tokens: Option<String>,
     keys: Option<String>,
 }
 
-/// The files, and what they said last.
+/// Where it is said, and what was said last.
 pub(super) struct Believed {
     auth: Auth,
+    /// Whether clients show certificates.
+    shows_certificates: bool,
     texts: Texts,
 }
 
 impl Believed {
-    /// Reads the files.
+    /// Reads what is said.
     ///
     /// # Errors
     /// Which file is wrong, and what is wrong with it.
-    pub(super) async fn read(auth: Auth) -> Result<(Self, Authority), String> {
+    pub(super) async fn read(
+        auth: Auth,
+        shows_certificates: bool,
+    ) -> Result<(Self, Authority), String> {
         let texts = texts(&auth).await?;
-        let authority = authority(&auth, &texts)?;
+        let believed = Self {
+            auth,
+            shows_certificates,
+            texts,
+        };
+        let authority = believed.authority(&believed.texts)?;
+        let (tokens, certificates) = authority.listed();
         tracing::info!(
-            tokens = authority.listed(),
-            keys = texts.keys.is_some(),
+            tokens,
+            certificates,
+            keys = believed.texts.keys.is_some(),
             "callers have to say who they are"
         );
-        Ok((Self { auth, texts }, authority))
+        Ok((believed, authority))
     }
 
-    /// Reads the files again and again. What is wrong leaves everything as it is.
+    /// Reads it again and again. What is wrong leaves everything as it is.
     pub(super) async fn follow(mut self, admission: Arc<Admission>) {
         let mut told = None;
         loop {
@@ -49,12 +62,13 @@ impl Believed {
                     told = None;
                     continue;
                 }
-                Ok(texts) => authority(&self.auth, &texts).map(|authority| (texts, authority)),
+                Ok(texts) => self.authority(&texts).map(|authority| (texts, authority)),
                 Err(problem) => Err(problem),
             };
             match read {
                 Ok((texts, authority)) => {
-                    tracing::info!(tokens = authority.listed(), "who is believed has changed");
+                    let (tokens, certificates) = authority.listed();
+                    tracing::info!(tokens, certificates, "who is believed has changed");
                     self.texts = texts;
                     admission.replace(authority);
                     told = None;
@@ -69,41 +83,56 @@ impl Believed {
     }
 }
 
-async fn texts(auth: &Auth) -> Result<Texts, String> {
-    Ok(Texts {
-        tokens: read(auth.tokens.as_deref()).await?,
-        keys: read(auth.jwks.as_deref()).await?,
-    })
+impl Believed {
+    fn authority(&self, texts: &Texts) -> Result<Authority, String> {
+        let Auth { jwks, tokens, .. } = &self.auth;
+        let issuer = match (&texts.keys, jwks, &self.auth.jwt_issuer) {
+            (Some(keys), Some(from), Some(issuer)) => {
+                let terms = Terms {
+                    issuer: issuer.clone(),
+                    audience: self.auth.jwt_audience.clone(),
+                };
+                let read = Issuer::read(keys, terms);
+                let (issuer, ignored) = read.map_err(|problem| format!("{from}: {problem}"))?;
+                for key in ignored {
+                    tracing::warn!(key, "a key of the issuer is not used");
+                }
+                Some(issuer)
+            }
+            _ => None,
+        };
+        let in_list = |problem| match tokens {
+            Some(path) => format!("{}: {problem}", path.display()),
+            None => problem,
+        };
+        let authority = Authority::new(texts.tokens.as_deref(), issuer).map_err(in_list)?;
+        if authority.listed().1 > 0 && !self.shows_certificates {
+            let problem = "lists certificates, but no client shows one without --tls-client-ca";
+            return Err(in_list(problem.to_owned()));
+        }
+        Ok(authority)
+    }
 }
 
-async fn read(path: Option<&Path>) -> Result<Option<String>, String> {
-    let Some(path) = path else {
-        return Ok(None);
+async fn texts(auth: &Auth) -> Result<Texts, String> {
+    let keys = match &auth.jwks {
+        Some(KeySet::At(url)) => Some(key_set::fetch(url, auth.jwks_authorities.as_deref()).await?),
+        Some(KeySet::In(path)) => Some(read(path).await?),
+        None => None,
     };
+    let tokens = match &auth.tokens {
+        Some(path) => Some(read(path).await?),
+        None => None,
+    };
+    Ok(Texts { tokens, keys })
+}
+
+async fn read(path: &Path) -> Result<String, String> {
     let failed = |problem: &dyn std::fmt::Display| format!("{}: {problem}", path.display());
     let metadata = tokio::fs::metadata(path).await;
     if metadata.map_err(|error| failed(&error))?.len() > FILE_BYTES_MAX {
         return Err(failed(&format!("is larger than {FILE_BYTES_MAX} bytes")));
     }
     let text = tokio::fs::read_to_string(path).await;
-    text.map(Some).map_err(|error| failed(&error))
-}
-
-fn authority(auth: &Auth, texts: &Texts) -> Result<Authority, String> {
-    let of = |path: &Option<std::path::PathBuf>, problem: String| match path {
-        Some(path) => format!("{}: {problem}", path.display()),
-        None => problem,
-    };
-    let issuer = match (&texts.keys, &auth.jwt_issuer) {
-        (Some(keys), Some(issuer)) => {
-            let terms = Terms {
-                issuer: issuer.clone(),
-                audience: auth.jwt_audience.clone(),
-            };
-            Some(Issuer::read(keys, terms).map_err(|problem| of(&auth.jwks, problem))?)
-        }
-        _ => None,
-    };
-    let authority = Authority::new(texts.tokens.as_deref(), issuer);
-    authority.map_err(|problem| of(&auth.tokens, problem))
+    text.map_err(|error| failed(&error))
 }

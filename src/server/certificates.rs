@@ -45,7 +45,7 @@ pub enum CertificateError {
 }
 
 /// What new connections are offered, and the files that it is from.
-pub struct Certificates {
+pub(super) struct Certificates {
     settings: Tls,
     files: Files,
     offered: watch::Sender<Arc<ServerConfig>>,
@@ -59,7 +59,7 @@ impl Certificates {
     ///
     /// # Errors
     /// A file cannot be read or used, or they do not fit together.
-    pub fn read(settings: &Tls) -> Result<Option<Self>, CertificateError> {
+    pub(super) fn read(settings: &Tls) -> Result<Option<Self>, CertificateError> {
         let Some(files) = Files::read(settings)? else {
             return Ok(None);
         };
@@ -129,7 +129,7 @@ struct Files {
 
 /// What is in a file.
 #[derive(PartialEq, Eq)]
-struct Content {
+pub(super) struct Content {
     setting: &'static str,
     path: PathBuf,
     bytes: Vec<u8>,
@@ -179,7 +179,7 @@ impl Files {
 }
 
 impl Content {
-    fn read(setting: &'static str, path: &Path) -> Result<Self, CertificateError> {
+    pub(super) fn read(setting: &'static str, path: &Path) -> Result<Self, CertificateError> {
         let mut content = Self {
             setting,
             path: path.to_owned(),
@@ -223,15 +223,20 @@ impl Content {
         &self,
         provider: Arc<CryptoProvider>,
     ) -> Result<Arc<dyn ClientCertVerifier>, CertificateError> {
+        WebPkiClientVerifier::builder_with_provider(Arc::new(self.roots()?), provider)
+            .build()
+            .map_err(|error| self.wrong(error.to_string()))
+    }
+
+    /// Trusts whom these vouch for.
+    pub(super) fn roots(&self) -> Result<RootCertStore, CertificateError> {
         let mut roots = RootCertStore::empty();
         for authority in self.certificates()? {
             roots
                 .add(authority)
                 .map_err(|error| self.wrong(error.to_string()))?;
         }
-        WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider)
-            .build()
-            .map_err(|error| self.wrong(error.to_string()))
+        Ok(roots)
     }
 }
 

@@ -8,6 +8,7 @@ use std::convert::Infallible;
 use std::pin::Pin;
 use std::sync::{Arc, LazyLock, PoisonError, RwLock};
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use hyper::body::Frame;
 use prost::bytes::Bytes;
@@ -19,11 +20,12 @@ use tonic::codegen::{Body as HttpBody, BoxFuture, Service};
 use tonic::server::NamedService;
 use tonic::{Extensions, Status};
 
-use super::{Served, convert, status};
+use super::tenants::OpenStream;
+use super::{Peer, Served, convert, status};
 use crate::config::Limits;
 use crate::coordinator::{Clock, plan_name};
 use crate::engine::{Spec, Violation};
-use crate::identity::{Authority, BoundTask, Caller, Role};
+use crate::identity::{Authority, BoundTask, Caller, Refused, Role};
 use crate::reconcile::record::ReadRecord;
 
 /// What each method needs. One that is not here needs a caller, and nothing else.
@@ -45,6 +47,9 @@ const NEEDED: [(&str, Role); 16] = [
     ("RematchRecord", Role::Operate),
     ("DiscardRecord", Role::Operate),
 ];
+
+/// Methods that open a stream.
+const STREAMS: [&str; 3] = ["SubmitRecord", "WatchPlan", "PlanStream"];
 
 /// Who is believed, from now on.
 pub struct Admission(RwLock<Arc<Authority>>);
@@ -86,12 +91,38 @@ impl Admitted {
         }
     }
 
+    /// Finds out who calls, and puts that into the request. Answers how long they are who they are, if not for ever, and the
+    /// place of the stream that the call opens, if it does.
+    fn let_in(
+        &self,
+        request: &mut Request<Body>,
+    ) -> Result<(Option<Duration>, Option<OpenStream>), Status> {
+        let opens_stream = STREAMS.contains(&method(request));
+        let caller = match &self.admission {
+            Some(admission) => self.admit(admission, request)?,
+            None if !opens_stream => return Ok((None, None)),
+            None => caller(request.extensions()),
+        };
+        let open = || self.served.tenants().open_stream(&caller.tenant);
+        let place = opens_stream.then(open).transpose()?;
+        let left = caller.expires.map(|expires| self.clock.until(expires));
+        request.extensions_mut().insert(caller);
+        Ok((left, place))
+    }
+
     fn admit(&self, admission: &Admission, request: &Request<Body>) -> Result<Arc<Caller>, Status> {
-        let token = token(request.headers()).ok_or_else(status::unauthenticated)?;
-        let caller = admission.authority().caller(token, self.clock.now());
-        let caller = caller.map_err(|_| status::unauthenticated())?;
-        let path = request.uri().path();
-        let method = path.rsplit('/').next().unwrap_or_default();
+        let (authority, now) = (admission.authority(), self.clock.now());
+        let headers = request.headers();
+        // A token that is not believed is not made good by a certificate.
+        let caller = match (token(headers), request.extensions().get::<Arc<Peer>>()) {
+            (Some(token), _) => authority.caller(token, now),
+            (None, Some(peer)) if !headers.contains_key(AUTHORIZATION) => {
+                authority.certified(&peer.uris, &peer.names, now)
+            }
+            (None, _) => Err(Refused),
+        };
+        let caller = caller.map_err(|Refused| status::unauthenticated())?;
+        let method = method(request);
         let needed = NEEDED.iter().find(|(name, _)| *name == method);
         match needed {
             Some((_, role)) if !caller.may(*role) => Err(status::role_required(role.name())),
@@ -100,6 +131,11 @@ impl Admitted {
             _ => Ok(caller),
         }
     }
+}
+
+/// The name of the method that is called.
+fn method(request: &Request<Body>) -> &str {
+    request.uri().path().rsplit('/').next().unwrap_or_default()
 }
 
 /// The token that a call brings.
@@ -123,38 +159,35 @@ impl Service<Request<Body>> for Admitted {
     }
 
     fn call(&mut self, mut request: Request<Body>) -> Self::Future {
-        let Some(admission) = &self.admission else {
-            return self.served.call(request);
-        };
-        let caller = match self.admit(admission, &request) {
-            Ok(caller) => caller,
+        let (left, place) = match self.let_in(&mut request) {
+            Ok(let_in) => let_in,
             Err(refused) => return Box::pin(async move { Ok(refused.into_http()) }),
         };
-        let left = caller.expires.map(|expires| self.clock.until(expires));
-        request.extensions_mut().insert(caller);
         let answer = self.served.call(request);
+        if left.is_none() && place.is_none() {
+            return answer;
+        }
         Box::pin(async move {
             let response = answer.await?;
-            let Some(left) = left else {
-                return Ok(response);
-            };
+            let ends = left.map(|left| Box::pin(tokio::time::sleep(left)));
             Ok(response.map(|body| {
-                Body::new(Expiring {
-                    body: Some(body),
-                    ends: Box::pin(tokio::time::sleep(left)),
+                Body::new(Bounded {
+                    body: Some((body, place)),
+                    ends,
                 })
             }))
         })
     }
 }
 
-/// An answer that ends when its caller is nobody any more: streams may be longer than tokens.
-struct Expiring {
-    body: Option<Body>,
-    ends: Pin<Box<Sleep>>,
+/// An answer that has its place among the tenant's streams until it is over, and is over when its caller is nobody any more:
+/// streams may be longer than tokens.
+struct Bounded {
+    body: Option<(Body, Option<OpenStream>)>,
+    ends: Option<Pin<Box<Sleep>>>,
 }
 
-impl HttpBody for Expiring {
+impl HttpBody for Bounded {
     type Data = Bytes;
     type Error = Status;
 
@@ -162,18 +195,22 @@ impl HttpBody for Expiring {
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
-        if self.body.is_some() && self.ends.as_mut().poll(context).is_ready() {
-            self.body = None;
+        let Self { body, ends } = &mut *self;
+        let Some((streaming, _)) = body else {
+            return Poll::Ready(None);
+        };
+        if let Some(ends) = ends
+            && ends.as_mut().poll(context).is_ready()
+        {
+            *body = None;
             return Poll::Ready(Some(status::trailers(&status::unauthenticated())));
         }
-        match &mut self.body {
-            Some(body) => Pin::new(body).poll_frame(context),
-            None => Poll::Ready(None),
-        }
+        Pin::new(streaming).poll_frame(context)
     }
 
     fn is_end_stream(&self) -> bool {
-        self.body.as_ref().is_none_or(HttpBody::is_end_stream)
+        let body = self.body.as_ref();
+        body.is_none_or(|(body, _)| body.is_end_stream())
     }
 }
 

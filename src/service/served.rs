@@ -19,6 +19,7 @@ use tonic::server::NamedService;
 
 use super::admission::caller;
 use super::framing::{FramedStream, Messages};
+use super::tenants::Tenants;
 use super::{Fanout, closing, status, submit_record, watch_plan};
 use crate::proto::WatchPlanRequest;
 use crate::proto::fanout_service_server::FanoutServiceServer;
@@ -36,6 +37,11 @@ impl Served {
     #[must_use]
     pub fn beside(generated: FanoutServiceServer<Fanout>, fanout: Fanout) -> Self {
         Self { fanout, generated }
+    }
+
+    /// What each tenant does at the moment.
+    pub(super) fn tenants(&self) -> &Tenants {
+        &self.fanout.tenants
     }
 }
 

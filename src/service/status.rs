@@ -239,8 +239,23 @@ pub(super) fn no_plan(plan_id: &str) -> Status {
 
 /// Nobody is behind the token, if there is one. Why is not said.
 pub(super) fn unauthenticated() -> Status {
-    let message = "a valid bearer token is needed in the authorization metadata";
+    let message = "a valid bearer token is needed in the authorization metadata, or a client certificate that is listed";
     with(Code::Unauthenticated, message, info("UNAUTHENTICATED", []))
+}
+
+/// The caller's tenant sends more records than it may; after this time it may send more.
+pub(super) fn too_fast(records_per_second: u32, wait: Duration) -> Status {
+    const SETTING: &str = "tenant_records_per_second_max";
+    let metadata = [
+        ("limit", SETTING.to_owned()),
+        ("value", records_per_second.to_string()),
+    ];
+    let mut details = info("RATE_EXCEEDED", metadata);
+    let description = format!("{records_per_second} records of the tenant a second");
+    details.add_quota_failure_violation(SETTING, description);
+    details.set_retry_info(Some(wait));
+    let message = format!("the tenant may send {records_per_second} records a second; wait");
+    with(Code::ResourceExhausted, &message, details)
 }
 
 /// The caller does not have the role that the method needs.

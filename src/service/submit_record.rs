@@ -25,6 +25,7 @@ use super::admission::check_bound;
 use super::framing::{Framed, FramedStream};
 use super::receipt::Outcome;
 use super::record_source::Source;
+use super::tenants::Pace;
 use super::{Fanout, receipt, record, status};
 use crate::config::Limits;
 use crate::coordinator::Error;
@@ -83,6 +84,7 @@ pub(super) fn serve(
     closing: CancellationToken,
 ) -> FramedStream {
     Box::pin(async_stream::stream! {
+        let pace = fanout.tenants.pace(&caller.tenant);
         let mut source = Source::of(caller);
         let mut room = Room::default();
         let mut messages = Vec::new();
@@ -90,6 +92,10 @@ pub(super) fn serve(
         let mut closing = pin!(closing.cancelled_owned());
         loop {
             messages.clear();
+            // Until then its peer is not read.
+            if let Some(wait) = pace.as_ref().and_then(Pace::wait) {
+                let _ = tokio::time::timeout(wait, closing.as_mut()).await;
+            }
             let after = poll_fn(|context| take(&mut messages, &mut requests, closing.as_mut(), context));
             let after = after.await;
             let (mut rest, mut failed) = (&messages[..], None);
@@ -100,6 +106,9 @@ pub(super) fn serve(
                 failed = answered.failed;
                 if let Some((answers, answered)) = answered.answers {
                     receipts += answered;
+                    if let Some(pace) = &pace {
+                        pace.took(answered);
+                    }
                     yield Ok(answers);
                 }
             }
@@ -148,12 +157,17 @@ pub(super) async fn once(
     caller: Arc<Caller>,
     message: &RecordsMessage,
 ) -> Result<WrittenMessage, Status> {
+    let pace = fanout.tenants.pace(&caller.tenant);
+    pace.as_ref().map_or(Ok(()), Pace::check)?;
     let messages = std::slice::from_ref(message);
     let mut source = Source::of(caller);
     let answered = answer(fanout, &mut source, messages, &mut Room::default()).await;
-    let answer = answered
-        .answers
-        .and_then(|(answers, _)| answers.messages().next());
+    let answer = answered.answers.and_then(|(answers, records)| {
+        if let Some(pace) = &pace {
+            pace.took(records);
+        }
+        answers.messages().next()
+    });
     answer.ok_or_else(|| answered.failed.unwrap_or_else(status::panicked))
 }
 

@@ -12,7 +12,8 @@ use opentelemetry::trace::{
     FutureExt, Link, SpanBuilder, SpanKind, Status, TraceContextExt, TracerProvider, WithContext,
 };
 use opentelemetry::{Context, KeyValue};
-use opentelemetry_otlp::{SpanExporter, WithExportConfig};
+use opentelemetry_otlp::tonic_types::transport::{Certificate, ClientTlsConfig};
+use opentelemetry_otlp::{SpanExporter, WithExportConfig, WithTonicConfig};
 use opentelemetry_sdk::Resource;
 use opentelemetry_sdk::trace::{SdkTracer, SdkTracerProvider};
 use tonic::codegen::http::{HeaderMap, Uri};
@@ -48,19 +49,28 @@ impl Sending {
     }
 }
 
-/// Begins to send spans to the collector at this URL. How many are kept of those that nobody else began is for
+/// Begins to send spans to the collector at this URL; over TLS, one of these authorities (PEM; without any, one of the
+/// system's) has to vouch for it. How many are kept of those that nobody else began is for
 /// `OTEL_TRACES_SAMPLER` to say (default: all), as the other standard variables are heard.
 ///
 /// # Errors
 /// The URL cannot be used, or spans are sent already.
-pub fn start(endpoint: &str) -> Result<Sending, String> {
+pub fn start(endpoint: &str, authorities: Option<&str>) -> Result<Sending, String> {
     // The error does not say the URL: there may be a password in it.
     let url = endpoint.parse::<Uri>().ok();
-    let is_sound = |url: &Uri| url.scheme_str() == Some("http") && url.host().is_some();
-    if !url.as_ref().is_some_and(is_sound) {
-        return Err("expected http://HOST:PORT".to_owned());
-    }
+    let url = url.as_ref().filter(|url| url.host().is_some());
     let exporter = SpanExporter::builder().with_tonic();
+    let exporter = match (url.and_then(Uri::scheme_str), authorities) {
+        (Some("http"), _) => exporter,
+        (Some("https"), None) => {
+            exporter.with_tls_config(ClientTlsConfig::new().with_native_roots())
+        }
+        (Some("https"), Some(authorities)) => {
+            let trusted = Certificate::from_pem(authorities);
+            exporter.with_tls_config(ClientTlsConfig::new().ca_certificate(trusted))
+        }
+        _ => return Err("expected http://HOST:PORT or https://HOST:PORT".to_owned()),
+    };
     let exporter = exporter.with_endpoint(endpoint).build();
     let exporter = exporter.map_err(|error| error.to_string())?;
     let mut resource = Resource::builder();

@@ -4,6 +4,7 @@
 use std::path::PathBuf;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use fanout::config::KeySet;
 use fanout::identity::{self, Audience, Claims, Grant, Role};
 use fanout::proto::fanout_service_client::FanoutServiceClient;
 use fanout::proto::health::HealthCheckRequest;
@@ -44,7 +45,7 @@ impl Guarded {
         let (tokens, jwks) = (path("tokens"), path("keys"));
         let server = TestServer::with(|config| {
             config.auth.tokens = tokens;
-            config.auth.jwks = jwks;
+            config.auth.jwks = jwks.map(KeySet::In);
             config.auth.jwt_issuer = Some(ISSUER.into());
             config.auth.auth_reload_interval = Duration::from_millis(20);
         })

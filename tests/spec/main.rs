@@ -22,6 +22,7 @@ mod hostile;
 mod identity;
 mod journal;
 mod json;
+mod key_set;
 mod logs;
 mod metrics;
 mod nats;

@@ -1,7 +1,11 @@
 //! What tenants may have, and all together: one past it is refused with the limit's name and value, and nothing is lost.
 
+use std::time::{Duration, Instant};
+
 use fanout::config::MemoryMax;
-use fanout::proto::{DeletePlanRequest, GetPlanRequest, SubmitRecordsRequest};
+use fanout::proto::{
+    DeletePlanRequest, Disposition, GetPlanRequest, SubmitRecordsRequest, WatchPlanRequest,
+};
 use tonic::{Code, Status};
 use tonic_types::StatusExt;
 
@@ -9,11 +13,11 @@ use crate::harness::{TestServer, plan_request, record, refusal};
 
 /// Checks that a limit was named, and its value.
 fn assert_names(status: &Status, setting: &str, value: &str) {
-    let expected = (
-        Code::ResourceExhausted,
-        "QUOTA_EXCEEDED".into(),
-        String::new(),
-    );
+    assert_refuses(status, "QUOTA_EXCEEDED", setting, value);
+}
+
+fn assert_refuses(status: &Status, reason: &str, setting: &str, value: &str) {
+    let expected = (Code::ResourceExhausted, reason.into(), String::new());
     assert_eq!(refusal(status), expected);
     let details = status.get_error_details();
     let quota = details.quota_failure().unwrap();
@@ -111,4 +115,91 @@ async fn records_are_refused_when_plans_hold_what_they_may_and_taken_when_there_
         delete(&mut server, "p").await;
         server.submit_records(submit("q", "a", 1)).await.unwrap();
     }
+}
+
+#[tokio::test]
+async fn a_tenant_has_so_many_streams_and_one_more_when_one_is_over() {
+    let mut server = TestServer::with(|config| config.limits.tenant_streams_max = 2).await;
+    server.register("p", &["a"]).await;
+    let watch = || WatchPlanRequest {
+        plan_id: "p".into(),
+        ..Default::default()
+    };
+    let watched = server.watch_plan(watch()).await.unwrap();
+    let mut records = server.open().await;
+    for refused in [
+        server.watch_plan(watch()).await.map(drop),
+        server.submit_record(tokio_stream::empty()).await.map(drop),
+        server.plan_stream(tokio_stream::empty()).await.map(drop),
+    ] {
+        assert_names(&refused.unwrap_err(), "tenant_streams_max", "2");
+    }
+    // What is no stream is answered.
+    server.register("q", &["a"]).await;
+    records.half_close();
+    assert!(records.next().await.unwrap().is_none());
+    while server.watch_plan(watch()).await.is_err() {
+        tokio::task::yield_now().await;
+    }
+    drop(watched);
+}
+
+fn send(plan_id: &str, records: usize) -> SubmitRecordsRequest {
+    SubmitRecordsRequest {
+        plan_id: plan_id.into(),
+        records: vec![record(r#"{"id":"task-a"}"#); records],
+        ..Default::default()
+    }
+}
+
+#[tokio::test]
+async fn a_message_of_a_tenant_that_sends_too_fast_is_refused_and_told_when_to_come_again() {
+    let one_a_second = |config: &mut fanout::config::Config| {
+        config.limits.tenant_records_per_second_max = 1;
+    };
+    let mut server = TestServer::with(one_a_second).await;
+    server.register("p", &["a"]).await;
+    server.submit_records(send("p", 60)).await.unwrap();
+    let refused = server.submit_records(send("p", 1)).await.unwrap_err();
+    assert_refuses(
+        &refused,
+        "RATE_EXCEEDED",
+        "tenant_records_per_second_max",
+        "1",
+    );
+    let details = refused.get_error_details();
+    let wait = details.retry_info().unwrap().retry_delay.unwrap();
+    assert!(
+        wait > Duration::from_secs(30) && wait <= Duration::from_secs(60),
+        "{wait:?}"
+    );
+}
+
+#[tokio::test]
+async fn a_stream_of_a_tenant_that_sends_too_fast_is_read_slower_and_loses_nothing() {
+    const A_SECOND: usize = 5_000;
+    const EACH: usize = 500;
+    let slowed = |config: &mut fanout::config::Config| {
+        config.limits.tenant_records_per_second_max = A_SECOND as u32;
+    };
+    let mut server = TestServer::with(slowed).await;
+    server.register("p", &["a", "b"]).await;
+    let began = Instant::now();
+    let mut records = server.open().await;
+    // What may come at once, and what takes 0.2 s to be due.
+    let messages = 2 + A_SECOND / EACH + A_SECOND / 5 / EACH;
+    let mut receipts = 0;
+    for _ in 0..messages {
+        records.send("p", send("p", EACH).records).await;
+        let answer = records.next().await.unwrap().unwrap();
+        receipts += answer.receipts.len();
+        assert!(answer.receipts.iter().all(|receipt| {
+            matches!(
+                receipt.disposition(),
+                Disposition::Accepted | Disposition::Duplicate
+            )
+        }));
+    }
+    assert_eq!(receipts, messages * EACH);
+    assert!(began.elapsed() >= Duration::from_millis(200));
 }

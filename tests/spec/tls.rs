@@ -18,10 +18,11 @@ use tokio_rustls::rustls::{
     ClientConfig, ClientConnection, RootCertStore, StreamOwned, SupportedProtocolVersion,
 };
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::{Code, Status};
+use tonic::{Code, Request, Status};
 
 use crate::harness::{
-    Authority, Certified, Client, PATIENCE, Served, fanout, https, plan_request, record,
+    Authority, Certified, Client, PATIENCE, Program, Served, directory, fanout, https,
+    plan_request, record,
 };
 
 /// A server with TLS, and the files that it reads.
@@ -239,6 +240,81 @@ async fn only_who_shows_a_valid_certificate_of_the_authority_is_let_in() {
     }
     server.called(Some(&own)).await.unwrap();
     assert_eq!(server.look().matches("as they were").count(), 1);
+}
+
+#[tokio::test]
+async fn a_client_is_who_the_list_says_by_the_names_in_its_certificate() {
+    let list = r#"
+        [[certificate]]
+        name = "watcher"
+        uri = "spiffe://example/watcher"
+        roles = ["watch"]
+
+        [[certificate]]
+        name = "sender"
+        uri = "spiffe://example/sender"
+        roles = ["submit"]
+
+        [[certificate]]
+        name = "former"
+        uri = "spiffe://example/former"
+        roles = ["watch"]
+        expires = 2020-01-01T00:00:00Z
+    "#;
+    let files = directory(&[("callers.toml", list)]);
+    let callers = files.path().join("callers.toml");
+    let server = Secured::mutual(&["--tokens", callers.to_str().unwrap()]);
+    let code = async |uri: &str| {
+        let called = server.called(Some(&server.authority.client(uri))).await;
+        called.map_or_else(|status| status.code(), |()| Code::Ok)
+    };
+    assert_eq!(code("spiffe://example/watcher").await, Code::Ok);
+    assert_eq!(
+        code("spiffe://example/sender").await,
+        Code::PermissionDenied
+    );
+    for nobody in ["spiffe://example/former", "spiffe://example/watcher/2"] {
+        assert_eq!(code(nobody).await, Code::Unauthenticated, "{nobody}");
+    }
+
+    // Whoever brings a token is who the token says, and here it says nothing.
+    let shown = server.authority.client("spiffe://example/watcher");
+    let endpoint = https(
+        &server.served.address,
+        &server.authority.pem(),
+        Some(&shown),
+    );
+    let mut client = Client::new(endpoint.connect_lazy());
+    for authorization in ["Bearer no-token", "Basic d2F0Y2hlcjo="] {
+        let mut request = Request::new(GetPlanRequest::default());
+        let value = authorization.parse().unwrap();
+        request.metadata_mut().insert("authorization", value);
+        let refused = client.get_plan(request).await.unwrap_err();
+        assert_eq!(refused.code(), Code::Unauthenticated, "{authorization}");
+    }
+}
+
+#[test]
+fn a_list_of_certificates_needs_clients_that_show_them() {
+    let list = "[[certificate]]\nname = \"n\"\ndns = \"a.example\"\nroles = [\"watch\"]\n";
+    let files = directory(&[("callers.toml", list)]);
+    let mut serve = fanout();
+    serve.current_dir(files.path()).args([
+        "serve",
+        "--listen",
+        "127.0.0.1:0",
+        "--tokens",
+        "callers.toml",
+    ]);
+    let said = Program::start(&mut serve).finish();
+    assert_eq!(said.code, 1);
+    assert!(
+        said.stderr.ends_with(
+            "error: callers.toml: lists certificates, but no client shows one without --tls-client-ca\n"
+        ),
+        "{}",
+        said.stderr
+    );
 }
 
 #[tokio::test]

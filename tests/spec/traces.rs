@@ -17,10 +17,12 @@ use tokio::net::TcpListener;
 use tokio::runtime::Runtime;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::TcpListenerStream;
+use tonic::transport::{Identity, ServerTlsConfig};
 use tonic::{Request, Response, Status};
 
 use crate::harness::{
-    PATIENCE, Program, Served, TestServer, directory, fanout, plan_request, record,
+    Authority, Certified, PATIENCE, Program, Served, TestServer, directory, fanout, plan_request,
+    record,
 };
 
 /// Spans of callers: who plans, who executes, who watches; each in a trace of its own.
@@ -62,13 +64,25 @@ impl TraceService for Receiver {
 
 impl Collector {
     fn start() -> Self {
+        Self::with(None)
+    }
+
+    /// One that shows this certificate, if it shows any.
+    fn with(certified: Option<&Certified>) -> Self {
         let runtime = Runtime::new().unwrap();
         let listener = runtime.block_on(TcpListener::bind("127.0.0.1:0")).unwrap();
-        let endpoint = format!("http://{}", listener.local_addr().unwrap());
+        let scheme = certified.map_or("http", |_| "https");
+        let endpoint = format!("{scheme}://{}", listener.local_addr().unwrap());
         let (sender, spans) = mpsc::channel(1_024);
         let service = TraceServiceServer::new(Receiver(sender));
+        let mut server = tonic::transport::Server::builder();
+        if let Some(Certified { certificate, key }) = certified {
+            let identity = Identity::from_pem(certificate, key);
+            let tls = ServerTlsConfig::new().identity(identity);
+            server = server.tls_config(tls).unwrap();
+        }
         runtime.spawn(
-            tonic::transport::Server::builder()
+            server
                 .add_service(service)
                 .serve_with_incoming(TcpListenerStream::new(listener)),
         );
@@ -170,6 +184,24 @@ fn one_record_is_followed_from_its_executor_to_a_watcher() {
     // What the plan hands on is the call that made it.
     assert_eq!(parent(&spans[PLAN]), PLANNER);
     assert_eq!(plan.traceparent, traceparent(&spans[PLAN]));
+}
+
+#[test]
+fn spans_go_over_tls_to_a_collector_that_the_authority_vouches_for() {
+    let authority = Authority::new("telemetry");
+    let mut collector = Collector::with(Some(&authority.server()));
+    let files = directory(&[("ca.pem", &authority.pem())]);
+    let ca = files.path().join("ca.pem");
+    let sends = [
+        "--otlp-endpoint",
+        &collector.endpoint,
+        "--otlp-ca",
+        ca.to_str().unwrap(),
+    ];
+    let server = Served::start(&sends);
+    server.plan(plan_request("p", &["a"]));
+    server.stop();
+    collector.spans(&[PLAN]);
 }
 
 #[test]

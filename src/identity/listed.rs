@@ -1,4 +1,4 @@
-//! Tokens that are listed in a file, by their hashes.
+//! Callers that are listed in a file: by the hashes of their tokens, or by a name in the certificate that they show.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -11,22 +11,27 @@ use crate::engine::Timestamp;
 
 /// Longest token, and longest text in a list.
 pub const TOKEN_BYTES_MAX: usize = 8 << 10;
-/// Most tokens in a file.
-const TOKENS_MAX: usize = 100_000;
+/// Most tokens in a file, and most certificates.
+const ENTRIES_MAX: usize = 100_000;
 
 /// What a file says.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct File {
     #[serde(default)]
-    token: Vec<Listed>,
+    token: Vec<Entry>,
+    #[serde(default)]
+    certificate: Vec<Entry>,
 }
 
+/// A caller, and one thing to know them by.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Listed {
+struct Entry {
     name: String,
-    sha256: String,
+    sha256: Option<String>,
+    uri: Option<String>,
+    dns: Option<String>,
     #[serde(default)]
     tenant: String,
     roles: Vec<Role>,
@@ -42,38 +47,74 @@ pub fn digest(token: &str) -> [u8; 32] {
     Sha256::digest(token.as_bytes()).into()
 }
 
-/// Reads a file of tokens.
-///
-/// # Errors
-/// What is wrong, and where.
-pub(super) fn read(text: &str) -> Result<HashMap<[u8; 32], Arc<Caller>>, String> {
-    let file: File = toml::from_str(text).map_err(|error| error.to_string())?;
-    if file.token.len() > TOKENS_MAX {
-        return Err(format!("there are more than {TOKENS_MAX} tokens"));
-    }
-    let mut tokens = HashMap::with_capacity(file.token.len());
-    for (nth, listed) in file.token.into_iter().enumerate() {
-        let wrong = |problem: &str| format!("token {} ({:?}): {problem}", nth + 1, listed.name);
-        let hash = hash(&listed.sha256);
-        let hash = hash.ok_or_else(|| wrong("sha256 is not 64 hex digits"))?;
-        let caller = caller(&listed).map_err(|problem| wrong(&problem))?;
-        if tokens.insert(hash, Arc::new(caller)).is_some() {
-            return Err(wrong("another token has this sha256"));
-        }
-    }
-    Ok(tokens)
+/// Who is listed.
+#[derive(Debug, Default)]
+pub(super) struct Listed {
+    /// By the hash of their token.
+    pub(super) tokens: HashMap<[u8; 32], Arc<Caller>>,
+    /// By a URI in their certificate.
+    pub(super) uris: HashMap<String, Arc<Caller>>,
+    /// By a DNS name in their certificate, in lower case.
+    pub(super) dns: HashMap<String, Arc<Caller>>,
 }
 
-fn caller(listed: &Listed) -> Result<Caller, String> {
-    let expires = match &listed.expires {
+impl Listed {
+    /// Reads a file.
+    ///
+    /// # Errors
+    /// What is wrong, and where.
+    pub(super) fn read(text: &str) -> Result<Self, String> {
+        let file: File = toml::from_str(text).map_err(|error| error.to_string())?;
+        if file.token.len() > ENTRIES_MAX || file.certificate.len() > ENTRIES_MAX {
+            return Err(format!(
+                "there are more than {ENTRIES_MAX} tokens or certificates"
+            ));
+        }
+        let mut listed = Self::default();
+        for (kind, entries) in [("token", &file.token), ("certificate", &file.certificate)] {
+            for (nth, entry) in entries.iter().enumerate() {
+                let added = listed.add(entry, kind == "certificate");
+                added.map_err(|problem| {
+                    format!("{kind} {} ({:?}): {problem}", nth + 1, entry.name)
+                })?;
+            }
+        }
+        Ok(listed)
+    }
+
+    fn add(&mut self, entry: &Entry, is_certificate: bool) -> Result<(), String> {
+        let caller = Arc::new(caller(entry)?);
+        let (what, before) = match (&entry.sha256, &entry.uri, &entry.dns) {
+            (Some(hex), None, None) if !is_certificate => {
+                let hash = hash(hex).ok_or("sha256 is not 64 hex digits")?;
+                ("sha256", self.tokens.insert(hash, caller))
+            }
+            (None, Some(uri), None) if is_certificate => {
+                ("uri", self.uris.insert(uri.clone(), caller))
+            }
+            (None, None, Some(dns)) if is_certificate => {
+                ("dns", self.dns.insert(dns.to_ascii_lowercase(), caller))
+            }
+            _ if is_certificate => return Err("expected either uri or dns".to_owned()),
+            _ => return Err("expected sha256, and neither uri nor dns".to_owned()),
+        };
+        match before {
+            None => Ok(()),
+            Some(_) => Err(format!("another one has this {what}")),
+        }
+    }
+}
+
+fn caller(entry: &Entry) -> Result<Caller, String> {
+    let expires = match &entry.expires {
         None => None,
         Some(time) => Some(timestamp(time).ok_or("expires is not a time in UTC (…Z)")?),
     };
-    let bounds = [&listed.plan, &listed.task, &listed.session];
+    let bounds = [&entry.plan, &entry.task, &entry.session];
     bound(
-        &listed.name,
-        &listed.tenant,
-        &listed.roles,
+        &entry.name,
+        &entry.tenant,
+        &entry.roles,
         bounds.map(Option::as_deref),
         expires,
     )
@@ -150,7 +191,7 @@ fn timestamp(time: &toml::value::Datetime) -> Option<Timestamp> {
 
 #[cfg(test)]
 mod tests {
-    use super::{digest, read};
+    use super::{Listed, digest};
     use crate::identity::Role;
 
     const HASH: &str = "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08";
@@ -160,8 +201,8 @@ mod tests {
         let text = format!(
             "[[token]]\nname = \"ci\"\nsha256 = \"{HASH}\"\ntenant = \"a\"\nroles = [\"submit\"]\nplan = \"p\"\ntask = \"t\"\nexpires = 2027-01-01T00:00:00Z\n"
         );
-        let tokens = read(&text).expect("it is right");
-        let caller = tokens.get(&digest("test")).expect("it is listed");
+        let listed = Listed::read(&text).expect("it is right");
+        let caller = listed.tokens.get(&digest("test")).expect("it is listed");
         assert_eq!((&*caller.tenant, &*caller.name), ("a", "ci"));
         assert_eq!(caller.roles, [Role::Submit]);
         assert_eq!(caller.plan_id.as_deref(), Some("p"));
@@ -171,7 +212,7 @@ mod tests {
     #[test]
     fn a_file_that_is_wrong_says_where() {
         let one = |rest: &str| {
-            read(&format!(
+            Listed::read(&format!(
                 "[[token]]\nname = \"n\"\nsha256 = \"{HASH}\"\n{rest}"
             ))
             .err()
@@ -183,6 +224,18 @@ mod tests {
             ("roles = [\"root\"]", "unknown variant `root`"),
             ("roles = [\"plan\"]\nplna = \"p\"", "unknown field `plna`"),
             ("roles = [\"submit\"]\ntask = \"t\"", "a task needs a plan"),
+            (
+                "roles = [\"submit\"]\nuri = \"spiffe://a\"",
+                "expected sha256",
+            ),
+            (
+                "roles = [\"submit\"]\n[[certificate]]\nname = \"c\"\nroles = [\"submit\"]",
+                "certificate 1 (\"c\"): expected either uri or dns",
+            ),
+            (
+                "roles = [\"submit\"]\n[[certificate]]\nname = \"c\"\nroles = [\"submit\"]\ndns = \"A.example\"\n[[certificate]]\nname = \"d\"\nroles = [\"submit\"]\ndns = \"a.example\"",
+                "certificate 2 (\"d\"): another one has this dns",
+            ),
             (
                 "roles = [\"submit\", \"watch\"]\nplan = \"p\"\ntask = \"t\"",
                 "no role but submit",
