@@ -19,8 +19,11 @@ impl Coordinator {
             }
             census.successful_tasks += counts.successful;
             census.failed_tasks += counts.failed;
-            census.running_tasks += counts.running;
-            census.waiting_tasks += counts.missing.saturating_sub(counts.running);
+            // Of an ended plan nothing is awaited any more.
+            if view.standing.status == PlanStatus::Incomplete {
+                census.running_tasks += counts.running;
+                census.waiting_tasks += counts.missing.saturating_sub(counts.running);
+            }
             census.quarantined_records += counts.quarantined;
             census.appends_waiting += plan.appends_waiting() as u64;
             let watchers = plan.watchers();
