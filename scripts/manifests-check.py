@@ -129,13 +129,19 @@ class Program:
 
 def check_fanout(fanout):
     container, values = fanout.container, fanout.values
-    (port,) = fanout.ports.values()
+    port = fanout.ports["grpc"]
     fanout.check(values.get("FANOUT_LISTEN", "").endswith(f":{port}"), "FANOUT_LISTEN: another port than the pod's")
-    (ingress,) = fanout.policy["ingress"]
+    ingress, *others = fanout.policy["ingress"]
     fanout.check(
         ingress["from"] == [{"podSelector": {"matchLabels": {"fanout-client": "true"}}}],
         "NetworkPolicy: other clients than said",
     )
+    fanout.check([entry["port"] for entry in ingress["ports"]] == ["grpc"], "NetworkPolicy: clients reach more")
+    fanout.check([entry["name"] for entry in fanout.service["ports"]] == ["grpc"], "Service: more than the clients' port")
+    if folder == "chart-closed":
+        check_no_metrics(fanout, others)
+    else:
+        check_metrics(fanout, others)
 
     # Probes ask for names that the server knows.
     health = (root / "src/service/health.rs").read_text()
@@ -189,6 +195,43 @@ def check_fanout(fanout):
     )
     memory = size(container["resources"]["limits"]["memory"])
     fanout.check(plan_bytes <= memory / 2, "one plan may take over half of the memory")
+
+
+def check_metrics(fanout, ingress):
+    """The port for metrics asks nobody who they are: it has a Service of its own, and only Prometheus is let in to it."""
+    fanout.check(set(fanout.ports) == {"grpc", "metrics"}, "other ports than for clients and metrics")
+    port = fanout.ports["metrics"]
+    fanout.check(fanout.values.get("FANOUT_METRICS_LISTEN") == f"0.0.0.0:{port}", "FANOUT_METRICS_LISTEN: another port than the pod's")
+    prometheus = {
+        "podSelector": {"matchLabels": {"app.kubernetes.io/name": "prometheus"}},
+        "namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "monitoring"}},
+    }
+    allowed = [{"from": [prometheus], "ports": [{"protocol": "TCP", "port": "metrics"}]}]
+    fanout.check(ingress == allowed, "NetworkPolicy: lets others in to metrics than said")
+    service = by_name["Service", "fanout-metrics"]["spec"]
+    fanout.check(
+        service
+        == {
+            "clusterIP": "None",
+            "publishNotReadyAddresses": True,
+            "selector": fanout.service["selector"],
+            "ports": [{"name": "metrics", "port": port, "targetPort": "metrics"}],
+        },
+        "Service for metrics: not as it has to be",
+    )
+    if folder in ("base", "disk", "nats"):
+        # What Prometheus is told beside the manifests.
+        (scraped,) = yaml.safe_load((root / "deploy/prometheus/prometheus.yaml").read_text())["scrape_configs"]
+        (names,) = scraped["dns_sd_configs"]
+        fanout.check(names["names"] == ["fanout-metrics.fanout.svc"], "prometheus.yaml: another Service")
+        fanout.check(names["port"] == port, "prometheus.yaml: another port")
+
+
+def check_no_metrics(fanout, ingress):
+    fanout.check(set(fanout.ports) == {"grpc"} and ingress == [], "a port for metrics, which was switched off")
+    fanout.check("FANOUT_METRICS_LISTEN" not in fanout.values, "FANOUT_METRICS_LISTEN: was switched off")
+    services = {name for kind, name in by_name if kind == "Service"}
+    fanout.check(services == {"fanout"}, "a Service for metrics, which were switched off")
 
 
 def check_kept_in_memory(fanout):
@@ -284,18 +327,25 @@ def check_shared(fanout):
     fanout.check("cpu" in fanout.container["resources"]["requests"], "HorizontalPodAutoscaler: a share of nothing")
 
 
-if folder == "chart-keda":
-    ((kind, name), scaled), = by_name.items()
-    (trigger,) = scaled["spec"]["triggers"]
-    check(kind == "ScaledObject" and scaled["spec"]["scaleTargetRef"] == {"name": name}, "keda: scales something else")
+if folder == "chart-custom":
+    check(set(by_name) == {("ScaledObject", "fanout"), ("PodMonitor", "fanout")}, "custom: others than said")
+    scaled = by_name["ScaledObject", "fanout"]["spec"]
+    (trigger,) = scaled["triggers"]
+    check(scaled["scaleTargetRef"] == {"name": "fanout"}, "keda: scales something else")
     texts = trigger["metadata"].values()
     check(trigger["type"] == "prometheus" and all(isinstance(text, str) for text in texts), "keda: not as it takes it")
+    monitor = by_name["PodMonitor", "fanout"]
+    (endpoint,) = monitor["spec"]["podMetricsEndpoints"]
+    check(endpoint == {"port": "metrics", "path": "/metrics", "interval": "30s"}, "PodMonitor: looks elsewhere")
+    check(monitor["metadata"]["labels"]["release"] == "prometheus", "PodMonitor: without the label that was said")
+    selected = {"app.kubernetes.io/name": "fanout", "app.kubernetes.io/instance": "fanout"}
+    check(monitor["spec"]["selector"] == {"matchLabels": selected}, "PodMonitor: selects other pods")
     sys.exit("\n".join(problems) or 0)
 
 fanout = Program("fanout", "StatefulSet" if folder.endswith("disk") else "Deployment")
 programs = [fanout]
 check_fanout(fanout)
-if folder in ("base", "chart-memory"):
+if folder in ("base", "chart-memory", "chart-closed"):
     check_kept_in_memory(fanout)
 elif folder.endswith("disk"):
     check_kept_on_disk(fanout)

@@ -33,6 +33,8 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
 {{- if and (eq .Values.autoscaling.by "keda") (not (and .Values.autoscaling.prometheus .Values.autoscaling.query)) }}
 {{- fail "autoscaling.by: keda needs autoscaling.prometheus and autoscaling.query" }}
 {{- end }}
+{{- if eq (int .Values.metrics.port) 7117 }}{{ fail "metrics.port: 7117 is the port of clients" }}{{ end }}
+{{- if and .Values.metrics.podMonitor.enabled (not .Values.metrics.enabled) }}{{ fail "metrics.podMonitor.enabled: needs metrics.enabled" }}{{ end }}
 {{- end }}
 
 {{/* The file of settings: what the chart decides, then what the values say. JSON's texts, numbers and lists are TOML's, too. */}}
@@ -49,6 +51,7 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
 {{- $_ := set $ours "jwt_issuer" .issuer }}
 {{- $_ := set $ours "jwt_audience" .audience }}
 {{- end }}{{ end }}
+{{- if .Values.metrics.enabled }}{{ $_ := set $ours "metrics_listen" (printf "0.0.0.0:%d" (int .Values.metrics.port)) }}{{ end }}
 {{- if eq .Values.keep "disk" }}{{ $_ := set $ours "data_dir" "/data" }}{{ end }}
 {{- if eq .Values.keep "nats" }}
 {{- $_ := set $ours "nats_stream" .Values.nats.stream }}
@@ -58,7 +61,7 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
 {{- if not (hasKey .Values.settings "drain_delay") }}{{ $_ := set $ours "drain_delay" "10s" }}{{ end }}
 {{- end }}
 {{- range $key, $value := .Values.settings }}
-{{- if or (hasKey $ours $key) (has $key (list "listen" "insecure" "nats")) }}{{ fail (printf "settings.%s: the chart says it by itself" $key) }}{{ end }}
+{{- if or (hasKey $ours $key) (has $key (list "listen" "insecure" "nats" "metrics_listen")) }}{{ fail (printf "settings.%s: the chart says it by itself" $key) }}{{ end }}
 {{- $_ := set $ours $key $value }}
 {{- end }}
 {{- range $key, $value := $ours }}
