@@ -3,6 +3,7 @@
 mod authority;
 mod certificates;
 mod edge;
+mod fair;
 mod first_words;
 mod key_set;
 mod observed;

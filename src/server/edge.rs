@@ -27,6 +27,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tonic::service::Routes;
 
+use super::fair::{Beginnings, Fair};
 use super::{first_words, tls};
 use crate::config::{Config, WebOrigins};
 use crate::service::{Closing, Peer, call, in_a_browsers_words};
@@ -192,6 +193,7 @@ impl Edge {
         let closing = self.draining.child_token();
         // Told to end before its first call, a client would take that call for failed: it is answered instead.
         let called = CancellationToken::new();
+        let beginnings = Arc::new(Beginnings::default());
         let service = service_fn(|mut request: Request<Incoming>| {
             called.cancel();
             if let Some(peer) = &peer {
@@ -200,9 +202,12 @@ impl Edge {
             let (routes, closing) = (self.routes.clone(), Closing(closing.clone()));
             let origins = self.origins.clone();
             let grpc = |request| call(routes, request, closing);
-            async move { Ok::<_, Infallible>(in_a_browsers_words(request, &origins, grpc).await) }
+            beginnings.begin(async move {
+                Ok::<_, Infallible>(in_a_browsers_words(request, &origins, grpc).await)
+            })
         });
-        let mut connection = pin!(self.http.serve_connection(TokioIo::new(stream), service));
+        let stream = TokioIo::new(Fair::new(stream));
+        let mut connection = pin!(self.http.serve_connection(stream, service));
         let mut age = pin!(sleep_about(self.age));
         let mut ended = pin!(async {
             closing.cancelled().await;
