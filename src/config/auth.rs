@@ -15,8 +15,8 @@ use super::duration;
 #[derive(Clone, Debug, Default, clap::Args)]
 #[command(next_help_heading = "Who may call")]
 pub struct Auth {
-    /// A file of callers (TOML). [[token]]: name, sha256 (of the token), roles (submit, lease, plan, watch, operate), and, if
-    /// need be, a tenant, the plan, the task and the session that it is for, and when it expires. [[certificate]]: the same,
+    /// A file of callers (TOML). `[[token]]`: name, sha256 (of the token), roles (submit, lease, plan, watch, operate), and, if
+    /// need be, a tenant, the plan, the task and the session that it is for, and when it expires. `[[certificate]]`: the same,
     /// with a uri or a dns name of the client's certificate instead of sha256; needs --tls-client-ca. A call that brings a
     /// token is its token's.
     #[arg(long, env = "FANOUT_TOKENS", value_name = "FILE")]
