@@ -29,6 +29,9 @@ const UNANSWERED: Duration = Duration::from_millis(20);
 /// How long a connection may take.
 const CONNECTED_WITHIN: Duration = Duration::from_millis(500);
 
+/// What is told of a connection that the server has ended.
+const CUT: &str = "cut";
+
 pub struct Attack {
     pub name: &'static str,
     /// The answer that it has to get, if it is one of calls, and beside it no other refusal.
@@ -84,7 +87,7 @@ impl Attack {
         }
         let other = answers
             .iter()
-            .find(|answer| !is(answer, refused) && !is(answer, "Ok"));
+            .find(|answer| ![refused, "Ok", CUT].iter().any(|what| is(answer, what)));
         other.map(|other| format!("{}: {other}", self.name))
     }
 }
@@ -118,18 +121,19 @@ impl Told {
     }
 }
 
-/// A refusal by its code, and the limit that it names, or its reason.
+/// A refusal by its code, and the limit that it names, or its reason; a connection that was cut, as those are whose calls are
+/// refused by the thousand before they have been said to the end.
 fn named(status: &Status) -> String {
     let details = status.get_error_details();
+    if details.error_info().is_none() {
+        return CUT.to_owned();
+    }
     let quota = details
         .quota_failure()
         .and_then(|quota| quota.violations.first());
     let of_quota = quota.map(|violation| violation.subject.clone());
     let reason = details.error_info().map(|info| info.reason.clone());
-    // A stream that could not be opened is told so by the transport.
-    let why = of_quota
-        .or(reason)
-        .unwrap_or_else(|| status.message().to_owned());
+    let why = of_quota.or(reason).unwrap_or_default();
     format!("{:?} {why}", status.code())
 }
 
@@ -319,7 +323,7 @@ async fn pour(address: &str, said: &[u8]) -> &'static str {
     let mut heard = [0; 16_384];
     let hearing = async { while read.read(&mut heard).await.is_ok_and(|read| read > 0) {} };
     tokio::select! {
-        () = hearing => "cut",
+        () = hearing => CUT,
         // It may be heard a little later what the server thinks of it.
         () = async { pouring.await; tokio::time::sleep(UNANSWERED).await } => "poured",
     }
