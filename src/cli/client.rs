@@ -4,10 +4,10 @@ use std::error::Error;
 use std::time::Duration;
 
 use clap::Args;
+use tonic::Status;
 use tonic::codegen::http::Uri;
 use tonic::service::interceptor::InterceptedService;
 use tonic::transport::{self, Channel, Endpoint};
-use tonic::{Code, Status};
 use tonic_types::StatusExt;
 
 use super::Failure;
@@ -40,8 +40,6 @@ pub(super) struct ServerAddress {
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 const KEEPALIVE: (Duration, Duration) = (Duration::from_secs(45), Duration::from_secs(20));
-/// How often to ask for a sign of life where the connection ends before it was asked.
-const GREETINGS_MAX: usize = 5;
 /// Largest answer taken: more than a server with default limits sends.
 const MESSAGE_BYTES_MAX: usize = 256 << 20;
 
@@ -97,25 +95,21 @@ async fn private_channel(server: &str, uri: &Uri, access: &Access) -> Result<Cha
         .map(|authority| authority.as_str())
         .unwrap_or_default();
     let endpoint = endpoint(format!("http://{authority}"))?.origin(uri.clone());
-    let connector = tower::service_fn(move |_: Uri| private.clone().connect());
+    let connecting = private.clone();
+    let connector = tower::service_fn(move |_: Uri| connecting.clone().connect());
     let connected = endpoint.connect_with_connector(connector).await;
     let channel = connected.map_err(|error| unreachable(server, &error))?;
     // With TLS 1.3 who is not let in learns it from the first answer. So that it is not taken for a server that is away,
     // which is waited for, something is asked that everybody may.
+    let alive = HealthCheckRequest {
+        service: LIVENESS.to_owned(),
+    };
     let mut health = HealthClient::new(channel.clone());
-    for _ in 0..GREETINGS_MAX {
-        let alive = HealthCheckRequest {
-            service: LIVENESS.to_owned(),
-        };
-        match tokio::time::timeout(CONNECT_TIMEOUT, health.check(alive)).await {
-            // The connection has ended before the question was on its way.
-            Ok(Err(status)) if status.code() == Code::Cancelled => {}
-            Ok(Err(status)) => match advice(&status) {
-                Some(advice) => return Err(Failure::new(format!("{server}: {advice}"))),
-                None => break,
-            },
-            _ => break,
-        }
+    let greeted = tokio::time::timeout(CONNECT_TIMEOUT, health.check(alive)).await;
+    if let Ok(Err(_)) = greeted
+        && let Some(advice) = private.refusal()
+    {
+        return Err(Failure::new(format!("{server}: {advice}")));
     }
     Ok(channel)
 }

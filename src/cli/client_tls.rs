@@ -3,9 +3,12 @@
 use std::error::Error;
 use std::io;
 use std::path::Path;
-use std::sync::Arc;
+use std::pin::Pin;
+use std::sync::{Arc, OnceLock};
+use std::task::{Context, Poll};
 
 use hyper_util::rt::TokioIo;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
@@ -29,6 +32,8 @@ pub(super) struct Private {
     /// Which its certificate has to be for.
     name: ServerName<'static>,
     access: Access,
+    /// Why it has ended a connection.
+    refusal: Arc<OnceLock<String>>,
 }
 
 impl Private {
@@ -48,11 +53,17 @@ impl Private {
             port: uri.port_u16().unwrap_or(443),
             host,
             access,
+            refusal: Arc::default(),
         })
     }
 
+    /// What to do about the first of its connections that it ended with a reason, if it did.
+    pub(super) fn refusal(&self) -> Option<&str> {
+        self.refusal.get().map(String::as_str)
+    }
+
     /// Opens a connection. The files are read anew each time: they may have been renewed since the last one.
-    pub(super) async fn connect(self) -> io::Result<TokioIo<TlsStream<TcpStream>>> {
+    pub(super) async fn connect(self) -> io::Result<TokioIo<Heard>> {
         let access = self.access;
         let config = tokio::task::spawn_blocking(move || config(&access)).await?;
         let config = config.map_err(|Failure(problem)| io::Error::other(problem))?;
@@ -65,7 +76,63 @@ impl Private {
                 "there is TLS, but no HTTP/2 in it: this is no coordinator",
             ));
         }
-        Ok(TokioIo::new(stream))
+        Ok(TokioIo::new(Heard {
+            stream,
+            refusal: self.refusal,
+        }))
+    }
+}
+
+/// A connection that keeps why the coordinator ended it. With TLS 1.3 that comes after the handshake; a call that was not
+/// yet on its way is only told that it was cancelled.
+pub(super) struct Heard {
+    stream: TlsStream<TcpStream>,
+    refusal: Arc<OnceLock<String>>,
+}
+
+impl AsyncRead for Heard {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let read = Pin::new(&mut self.stream).poll_read(context, buffer);
+        if let Poll::Ready(Err(error)) = &read
+            && let Some(advice) = explain(error)
+        {
+            self.refusal.get_or_init(|| advice);
+        }
+        read
+    }
+}
+
+impl AsyncWrite for Heard {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(context, bytes)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write_vectored(context, bytes)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(context)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(context)
     }
 }
 
