@@ -6,14 +6,17 @@ use super::{Coordinator, Error};
 use crate::engine::Spec;
 use crate::registry::LivePlan;
 
+/// How much there would be of what, and the limit that a setting puts on it.
+type Quota = (u64, &'static str, &'static str, u64);
+
 impl Coordinator {
     /// Checks that there is room for a plan, of its tenant's and of all.
     pub(super) fn check_quota(&self, spec: &Spec) -> Result<(), Error> {
         let tenant = tenant_of(&spec.plan_id);
         let (plans, tasks) = self.registry.count_of(|name| tenant_of(name) == tenant);
-        let (bytes, limits) = (spec.bytes(), &self.limits);
         let of_tenant = self.registry.usage_of(tenant).bytes();
-        for (has, what, setting, limit) in [
+        let limits = &self.limits;
+        hold([
             (
                 plans + 1,
                 "live plans of the tenant",
@@ -26,56 +29,50 @@ impl Coordinator {
                 "tenant_tasks_max",
                 limits.tenant_tasks,
             ),
-            (
-                of_tenant + bytes,
-                "bytes in the tenant's plans",
-                "tenant_bytes_max",
-                limits.tenant_bytes,
-            ),
-            (
-                self.registry.usage().bytes() + bytes,
-                "bytes in plans",
-                "memory_bytes_max",
-                limits.memory_bytes,
-            ),
-        ] {
-            if has > limit {
-                return Err(Error::QuotaExceeded {
-                    what,
-                    setting,
-                    limit,
-                });
-            }
-        }
-        Ok(())
+        ])?;
+        hold(self.quotas_of_bytes(of_tenant, spec.bytes()))
     }
 
     /// Checks that there is room for records. Those that are under way are taken all the same: as many as there are streams,
     /// a message each.
     pub(super) fn check_memory(&self, plan: &LivePlan) -> Result<(), Error> {
-        let limits = &self.limits;
-        for (has, what, setting, limit) in [
+        hold(self.quotas_of_bytes(plan.bytes_of_tenant(), 1))
+    }
+
+    fn quotas_of_bytes(&self, of_tenant: u64, more: u64) -> [Quota; 2] {
+        [
             (
-                plan.bytes_of_tenant(),
+                of_tenant.saturating_add(more),
                 "bytes in the tenant's plans",
                 "tenant_bytes_max",
-                limits.tenant_bytes,
+                self.limits.tenant_bytes,
             ),
             (
-                self.registry.usage().bytes(),
+                self.registry.usage().bytes().saturating_add(more),
                 "bytes in plans",
                 "memory_bytes_max",
-                limits.memory_bytes,
+                self.limits.memory_bytes,
             ),
-        ] {
-            if has >= limit {
-                return Err(Error::QuotaExceeded {
-                    what,
-                    setting,
-                    limit,
-                });
-            }
+        ]
+    }
+
+    /// That as many plans are live as may be.
+    pub(super) fn plans_are_full(&self) -> Error {
+        Error::QuotaExceeded {
+            what: "live plans",
+            setting: "plans_max",
+            limit: self.registry.plans_max() as u64,
         }
-        Ok(())
+    }
+}
+
+fn hold<const N: usize>(quotas: [Quota; N]) -> Result<(), Error> {
+    match quotas.into_iter().find(|(has, _, _, limit)| has > limit) {
+        None => Ok(()),
+        Some((_, what, setting, limit)) => Err(Error::QuotaExceeded {
+            what,
+            setting,
+            limit,
+        }),
     }
 }

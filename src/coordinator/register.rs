@@ -281,11 +281,7 @@ impl Coordinator {
         match self.registry.room_for(plan_id) {
             Ok(()) => Ok(None),
             Err(Refusal::Taken(plan)) => Ok(Some(plan)),
-            Err(Refusal::Full) => Err(Error::QuotaExceeded {
-                what: "live plans",
-                setting: "plans_max",
-                limit: self.registry.plans_max() as u64,
-            }),
+            Err(Refusal::Full) => Err(self.plans_are_full()),
         }
     }
 

@@ -101,11 +101,7 @@ impl Coordinator {
         if !self.registry.is_full() || self.registry.unload_idlest(Unloading::Any) > 0 {
             return Ok(());
         }
-        Err(Error::QuotaExceeded {
-            what: "live plans",
-            setting: "plans_max",
-            limit: self.registry.plans_max() as u64,
-        })
+        Err(self.plans_are_full())
     }
 
     /// Waits until the plan has all that anybody was told is done before this is called.
