@@ -157,10 +157,8 @@ impl Shared {
         let Some(last) = last.map_err(|Away(why)| Error::Away(why))? else {
             return Ok(None);
         };
-        match Head::read(&last.payload) {
-            Some((head, _)) => Ok(Some((last, head))),
-            None => Err(Error::Damaged("there is a message of another form".into())),
-        }
+        let (head, _) = Head::read(&last.payload)?;
+        Ok(Some((last, head)))
     }
 
     async fn create(self: Arc<Self>, plan_id: Arc<str>) -> Result<Arc<dyn History>, Error> {

@@ -364,10 +364,7 @@ impl Plan {
             appends.gone = true;
             return Err(Error::NotFound);
         };
-        let head = Head::read(&last.payload);
-        let Some((head, _)) = head else {
-            return Err(Error::Damaged("there is a message of another form".into()));
-        };
+        let (head, _) = Head::read(&last.payload)?;
         if head.kind == Kind::Forgotten || head.history != known.history {
             appends.gone = true;
             return Err(Error::NotFound);

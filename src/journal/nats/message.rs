@@ -19,6 +19,7 @@
 
 use bytes::Bytes;
 
+use crate::journal::Error;
 use crate::journal::disk::frame::Hash;
 
 /// Bytes of a message before its frames.
@@ -95,16 +96,16 @@ impl Head {
         head[40..56].copy_from_slice(&self.hash);
     }
 
-    /// Reads a message; `None` if it is none of ours.
-    pub(super) fn read(message: &Bytes) -> Option<(Self, Bytes)> {
-        let bytes = message.first_chunk::<HEAD_BYTES>()?;
+    /// Reads a message.
+    pub(super) fn read(message: &Bytes) -> Result<(Self, Bytes), OtherForm> {
+        let bytes = message.first_chunk::<HEAD_BYTES>().ok_or(OtherForm)?;
         let half = |at: usize| u32::from_le_bytes([0, 1, 2, 3].map(|byte| bytes[at + byte]));
         let word = |at: usize| u64::from(half(at)) | u64::from(half(at + 4)) << 32;
         let kind = match (bytes[0], bytes[1]) {
             (FORM, 0) => Kind::Entries,
             (FORM, 1) => Kind::Begun,
             (FORM, 2) => Kind::Forgotten,
-            _ => return None,
+            _ => return Err(OtherForm),
         };
         let head = Self {
             kind,
@@ -116,13 +117,27 @@ impl Head {
             last: word(32),
             hash: std::array::from_fn(|byte| bytes[40 + byte]),
         };
-        (bytes[2] <= 1 && bytes[3] == 0).then(|| (head, message.slice(HEAD_BYTES..)))
+        if bytes[2] > 1 || bytes[3] > 0 {
+            return Err(OtherForm);
+        }
+        Ok((head, message.slice(HEAD_BYTES..)))
+    }
+}
+
+/// A message is none of ours.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+#[error("there is a message of another form")]
+pub(super) struct OtherForm;
+
+impl From<OtherForm> for Error {
+    fn from(other: OtherForm) -> Self {
+        Self::Damaged(other.to_string())
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::{Bytes, Head, Kind};
+    use super::{Bytes, Head, Kind, OtherForm};
 
     #[test]
     fn a_message_reads_as_it_was_written() {
@@ -137,22 +152,25 @@ mod tests {
         let message = head.with(b"frames");
         assert_eq!(
             Head::read(&message),
-            Some((head, Bytes::from_static(b"frames")))
+            Ok((head, Bytes::from_static(b"frames")))
         );
         for kind in [Kind::Begun, Kind::Forgotten] {
             let head = Head::of(kind, 1, 2);
-            assert_eq!(Head::read(&head.with(b"")), Some((head, Bytes::new())));
+            assert_eq!(Head::read(&head.with(b"")), Ok((head, Bytes::new())));
         }
     }
 
     #[test]
     fn what_is_not_written_so_is_no_message() {
         let message = Head::of(Kind::Entries, 1, 2).with(b"");
-        assert_eq!(Head::read(&message.slice(..message.len() - 1)), None);
+        assert_eq!(
+            Head::read(&message.slice(..message.len() - 1)),
+            Err(OtherForm)
+        );
         for (at, byte) in [(0, 2), (1, 3), (2, 2), (3, 1)] {
             let mut other = message.to_vec();
             other[at] = byte;
-            assert_eq!(Head::read(&other.into()), None, "byte {at}");
+            assert_eq!(Head::read(&other.into()), Err(OtherForm), "byte {at}");
         }
     }
 }

@@ -75,10 +75,10 @@ fn is_it(there: &Message, message: &Bytes) -> bool {
 async fn overtaken(stream: &dyn Stream, subject: &str) -> Error {
     match stream.last(subject).await {
         Ok(Some(last)) => match Head::read(&last.payload) {
-            Some((head, _)) if head.kind == Kind::Forgotten => Error::NotFound,
-            Some((head, _)) if head.continues => Error::Conflict { at: head.after },
-            Some((head, _)) => Error::Conflict { at: head.last },
-            None => Error::Damaged("there is a message of another form".into()),
+            Ok((head, _)) if head.kind == Kind::Forgotten => Error::NotFound,
+            Ok((head, _)) if head.continues => Error::Conflict { at: head.after },
+            Ok((head, _)) => Error::Conflict { at: head.last },
+            Err(other) => other.into(),
         },
         Ok(None) => Error::NotFound,
         Err(Away(why)) => Error::Away(why),

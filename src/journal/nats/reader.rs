@@ -82,9 +82,8 @@ impl Reader {
         while let Some(message) = self.message(stream).await? {
             let damaged =
                 |problem: &str| Error::Damaged(format!("{problem} (message {})", message.position));
-            let Some((head, frames)) = Head::read(&message.payload) else {
-                return Err(damaged("there is a message of another form"));
-            };
+            let read = Head::read(&message.payload);
+            let (head, frames) = read.map_err(|other| damaged(&other.to_string()))?;
             if head.history != self.place.history {
                 if self.place.sequence > 0 {
                     return Ok(Step::Gone);
