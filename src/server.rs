@@ -1,6 +1,7 @@
 //! The composition: journal, coordinator, service, health, reflection and gRPC-Web on one listener, and how they end.
 
 mod authority;
+pub(crate) mod bounded_file;
 mod certificates;
 mod edge;
 mod fair;

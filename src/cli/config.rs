@@ -2,7 +2,6 @@
 
 use std::ffi::OsString;
 use std::fs::{self, File};
-use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use clap::parser::ValueSource;
@@ -11,6 +10,7 @@ use clap::{ArgMatches, Args, Command, CommandFactory};
 use super::files::write_out;
 use super::{Arguments, DONE, Failure, Outcome};
 use crate::config::file::{self, CONFIG_FILE_BYTES_MAX};
+use crate::server::bounded_file;
 
 /// `fanout config`.
 #[derive(Debug, Args)]
@@ -64,7 +64,8 @@ pub(super) fn with_file(arguments: Vec<OsString>) -> Result<Vec<OsString>, Failu
         return Ok(arguments);
     };
     let wrong = |problem: String| Failure::new(format!("{}:{problem}", path.display()));
-    let text = read(path).map_err(|problem| wrong(format!(" {problem}")))?;
+    let text = bounded_file::text(path, CONFIG_FILE_BYTES_MAX);
+    let text = text.map_err(|error| wrong(format!(" {error}")))?;
     let settings = file::read(&text, &command).map_err(|problem| wrong(problem.to_string()))?;
     let is_said = |id: &clap::Id| {
         let flag = command.get_arguments().find(|flag| flag.get_id() == id);
@@ -83,17 +84,6 @@ pub(super) fn with_file(arguments: Vec<OsString>) -> Result<Vec<OsString>, Failu
         .chain(new)
         .chain(after.iter().cloned())
         .collect())
-}
-
-fn read(path: &Path) -> Result<String, String> {
-    let mut text = Vec::new();
-    File::open(path)
-        .and_then(|file| file.take(CONFIG_FILE_BYTES_MAX + 1).read_to_end(&mut text))
-        .map_err(|error| error.to_string())?;
-    if text.len() as u64 > CONFIG_FILE_BYTES_MAX {
-        return Err(format!("is larger than {CONFIG_FILE_BYTES_MAX} bytes"));
-    }
-    String::from_utf8(text).map_err(|_| "is not UTF-8".to_owned())
 }
 
 /// Looks whether the files that the settings of `serve` name can be read, and whether what is to be a directory could be one.

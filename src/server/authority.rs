@@ -1,9 +1,10 @@
 //! The callers who are believed: what says so is read at the start, and again and again, as it may change.
 
+use std::io;
 use std::path::Path;
 use std::sync::Arc;
 
-use super::key_set;
+use super::{bounded_file, key_set};
 use crate::config::{Auth, KeySet};
 use crate::identity::{Authority, Issuer, Terms};
 use crate::service::Admission;
@@ -81,9 +82,7 @@ impl Believed {
             }
         }
     }
-}
 
-impl Believed {
     fn authority(&self, texts: &Texts) -> Result<Authority, String> {
         let Auth { jwks, tokens, .. } = &self.auth;
         let issuer = match (&texts.keys, jwks, &self.auth.jwt_issuer) {
@@ -128,11 +127,8 @@ async fn texts(auth: &Auth) -> Result<Texts, String> {
 }
 
 async fn read(path: &Path) -> Result<String, String> {
-    let failed = |problem: &dyn std::fmt::Display| format!("{}: {problem}", path.display());
-    let metadata = tokio::fs::metadata(path).await;
-    if metadata.map_err(|error| failed(&error))?.len() > FILE_BYTES_MAX {
-        return Err(failed(&format!("is larger than {FILE_BYTES_MAX} bytes")));
-    }
-    let text = tokio::fs::read_to_string(path).await;
-    text.map_err(|error| failed(&error))
+    let file = path.to_owned();
+    let read = tokio::task::spawn_blocking(move || bounded_file::text(&file, FILE_BYTES_MAX)).await;
+    let read = read.unwrap_or_else(|panic| Err(io::Error::other(panic)));
+    read.map_err(|error| format!("{}: {error}", path.display()))
 }

@@ -1,8 +1,7 @@
 //! The server's certificate, its key and its clients' authorities: read from files, and read again when these change, so
 //! that new connections get the new ones. What cannot be used leaves the old ones in place.
 
-use std::fs::File;
-use std::io::{self, Read};
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -16,6 +15,7 @@ use tokio_rustls::rustls::server::{NoServerSessionStorage, WebPkiClientVerifier}
 use tokio_rustls::rustls::version::{TLS12, TLS13};
 use tokio_rustls::rustls::{self, InconsistentKeys, RootCertStore, ServerConfig};
 
+use super::bounded_file;
 use crate::config::{Tls, TlsVersion};
 
 /// Largest file of certificates or of a key, in bytes.
@@ -185,17 +185,11 @@ impl Content {
             path: path.to_owned(),
             bytes: Vec::new(),
         };
-        let read = File::open(path).and_then(|file| {
-            file.take(FILE_BYTES_MAX + 1)
-                .read_to_end(&mut content.bytes)
-        });
-        match read {
-            Err(error) => Err(content.wrong(error.to_string())),
-            Ok(length) if length as u64 > FILE_BYTES_MAX => {
-                Err(content.wrong(format!("is larger than {FILE_BYTES_MAX} bytes")))
-            }
-            Ok(_) => Ok(content),
+        match bounded_file::bytes(path, FILE_BYTES_MAX) {
+            Ok(bytes) => content.bytes = bytes,
+            Err(error) => return Err(content.wrong(error.to_string())),
         }
+        Ok(content)
     }
 
     fn wrong(&self, problem: String) -> CertificateError {

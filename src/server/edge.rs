@@ -5,19 +5,22 @@
 //! close what outlives its grace; so the loop is here, on the same HTTP implementation.
 
 use std::convert::Infallible;
+use std::future::poll_fn;
 use std::hash::{BuildHasher, RandomState};
 use std::io;
 use std::net::SocketAddr;
 use std::pin::pin;
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::Duration;
 
 use futures_util::FutureExt;
 use hyper::Request;
 use hyper::body::Incoming;
 use hyper::service::service_fn;
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
+use prost::bytes::Bytes;
 use socket2::{SockRef, TcpKeepalive};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
@@ -27,8 +30,9 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tonic::service::Routes;
 
-use super::fair::{Beginnings, Fair};
-use super::{first_words, tls};
+use super::fair::{Begin, Calls, Fair};
+use super::first_words;
+use super::tls::{self, Private};
 use crate::config::{Config, WebOrigins};
 use crate::service::{Closing, Peer, call, in_a_browsers_words};
 use crate::telemetry;
@@ -55,7 +59,9 @@ type BoxError = Box<dyn std::error::Error + Send + Sync>;
 /// Serves connections.
 #[derive(Clone)]
 pub(super) struct Edge {
-    http: Arc<auto::Builder<TokioExecutor>>,
+    streams_per_connection: u32,
+    /// How long a connection may say nothing, and how long it may take to answer then.
+    keepalive_times: (Duration, Duration),
     routes: Routes,
     origins: WebOrigins,
     /// What connections begin with, as it is now; nothing: without TLS.
@@ -78,25 +84,13 @@ impl Edge {
         tls: Option<watch::Receiver<Arc<ServerConfig>>>,
         config: &Config,
     ) -> Self {
-        let mut http = auto::Builder::new(TokioExecutor::new());
-        http.http2()
-            .timer(TokioTimer::new())
-            .initial_stream_window_size(STREAM_WINDOW_BYTES)
-            .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
-            .max_send_buf_size(SEND_BUFFER_BYTES)
-            .max_concurrent_streams(config.limits.streams_per_connection_max)
-            .max_local_error_reset_streams(LOCAL_RESETS_MAX)
-            .max_header_list_size(HEADER_BYTES_MAX)
-            .keep_alive_interval(config.times.keepalive_interval)
-            .keep_alive_timeout(config.times.keepalive_timeout);
-        // Browsers, for gRPC-Web. What they leave idle is closed.
-        http.http1()
-            .timer(TokioTimer::new())
-            .header_read_timeout(config.times.keepalive_interval)
-            .max_buf_size(HTTP1_BUFFER_BYTES);
         let age = config.times.connection_age;
         Self {
-            http: Arc::new(http),
+            streams_per_connection: config.limits.streams_per_connection_max,
+            keepalive_times: (
+                config.times.keepalive_interval,
+                config.times.keepalive_timeout,
+            ),
             routes: routes.prepare(),
             origins: config.web_origins.clone(),
             tls,
@@ -110,6 +104,28 @@ impl Edge {
                 .with_time(config.times.keepalive_interval)
                 .with_interval(config.times.keepalive_timeout),
         }
+    }
+
+    /// The HTTP implementation of a connection whose calls begin so.
+    fn http(&self, begin: Begin) -> auto::Builder<Begin> {
+        let (interval, timeout) = self.keepalive_times;
+        let mut http = auto::Builder::new(begin);
+        http.http2()
+            .timer(TokioTimer::new())
+            .initial_stream_window_size(STREAM_WINDOW_BYTES)
+            .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
+            .max_send_buf_size(SEND_BUFFER_BYTES)
+            .max_concurrent_streams(self.streams_per_connection)
+            .max_local_error_reset_streams(LOCAL_RESETS_MAX)
+            .max_header_list_size(HEADER_BYTES_MAX)
+            .keep_alive_interval(interval)
+            .keep_alive_timeout(timeout);
+        // Browsers, for gRPC-Web. What they leave idle is closed.
+        http.http1()
+            .timer(TokioTimer::new())
+            .header_read_timeout(interval)
+            .max_buf_size(HTTP1_BUFFER_BYTES);
+        http
     }
 
     /// Accepts connections until the server drains, and those that are there already.
@@ -155,13 +171,13 @@ impl Edge {
         SockRef::from(&stream).set_tcp_keepalive(&self.keepalive)?;
         let Some(tls) = &self.tls else {
             return match self.in_time(first_words::await_on(&stream)).await? {
-                Some(()) => self.speak(stream, None).await,
+                Some(()) => self.speak(Fair::new(Bytes::new(), stream), None).await,
                 None => Ok(()),
             };
         };
         let config = Arc::clone(&tls.borrow());
         match self.in_time(tls::accept(stream, config)).await? {
-            Some((stream, peer)) => self.speak(stream, peer).await,
+            Some(Private { seen, stream, peer }) => self.speak(Fair::new(seen, stream), peer).await,
             None => Ok(()),
         }
     }
@@ -185,7 +201,7 @@ impl Edge {
     }
 
     /// Serves the calls of a connection until it ends.
-    async fn speak<S>(&self, stream: S, peer: Option<Arc<Peer>>) -> Result<(), BoxError>
+    async fn speak<S>(&self, stream: Fair<S>, peer: Option<Arc<Peer>>) -> Result<(), BoxError>
     where
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
@@ -193,7 +209,6 @@ impl Edge {
         let closing = self.draining.child_token();
         // Told to end before its first call, a client would take that call for failed: it is answered instead.
         let called = CancellationToken::new();
-        let beginnings = Arc::new(Beginnings::default());
         let service = service_fn(|mut request: Request<Incoming>| {
             called.cancel();
             if let Some(peer) = &peer {
@@ -202,30 +217,39 @@ impl Edge {
             let (routes, closing) = (self.routes.clone(), Closing(closing.clone()));
             let origins = self.origins.clone();
             let grpc = |request| call(routes, request, closing);
-            beginnings.begin(async move {
-                Ok::<_, Infallible>(in_a_browsers_words(request, &origins, grpc).await)
-            })
+            async move { Ok::<_, Infallible>(in_a_browsers_words(request, &origins, grpc).await) }
         });
-        let stream = TokioIo::new(Fair::new(stream));
-        let mut connection = pin!(self.http.serve_connection(stream, service));
+        let turn = stream.turn();
+        let mut calls = Calls::new(Arc::clone(&turn));
+        let http = self.http(calls.begin());
+        let mut connection = pin!(http.serve_connection(TokioIo::new(stream), service));
+        let mut cut = pin!(self.cut.cancelled());
         let mut age = pin!(sleep_about(self.age));
         let mut ended = pin!(async {
             closing.cancelled().await;
             let _ = tokio::time::timeout(LAST_WORDS, called.cancelled()).await;
         });
         let mut ending = false;
-        loop {
-            tokio::select! {
-                biased;
-                () = self.cut.cancelled() => return Ok(()),
-                () = &mut ended, if !ending => {
-                    ending = true;
-                    connection.as_mut().graceful_shutdown();
-                }
-                () = &mut age, if !closing.is_cancelled() => closing.cancel(),
-                served = connection.as_mut() => return served,
+        poll_fn(|context| {
+            if cut.as_mut().poll(context).is_ready() {
+                return Poll::Ready(Ok(()));
             }
-        }
+            if !closing.is_cancelled() && age.as_mut().poll(context).is_ready() {
+                closing.cancel();
+            }
+            if !ending && ended.as_mut().poll(context).is_ready() {
+                ending = true;
+                connection.as_mut().graceful_shutdown();
+            }
+            turn.begin();
+            if let Poll::Ready(served) = connection.as_mut().poll(context) {
+                // Calls that are left are nobody's any more.
+                return Poll::Ready(served);
+            }
+            calls.go_on(context);
+            Poll::Pending
+        })
+        .await
     }
 }
 

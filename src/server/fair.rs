@@ -1,79 +1,155 @@
-//! Connections that leave others their turn: what one brings is taken in portions, and its calls begin a few at a time.
+//! Connections that leave others their turn: what one brings is taken in portions, and its calls run in its task, a few at a
+//! time.
 //!
 //! Whoever sends small frames, or begins calls, as fast as they can would otherwise keep a worker for as long as there is
-//! something to read, which is some tens of milliseconds of a megabyte, while everybody else waits.
+//! something to read, which is some tens of milliseconds of a megabyte, and fill the workers' queues with calls, while
+//! everybody else waits. In its connection's task a call also takes what came for it, and hands over what it answers,
+//! without a task to be woken for it.
 
 use std::io;
 use std::pin::Pin;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::task::{Context, Poll, ready};
 
+use futures_util::StreamExt;
+use futures_util::future::BoxFuture;
+use futures_util::stream::FuturesUnordered;
+use hyper::rt::Executor;
+use prost::bytes::Bytes;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::sync::Semaphore;
 
-/// What is read at a stretch, about.
+/// What is read in a turn, about.
 const PORTION_BYTES: usize = 32 << 10;
-/// So many calls of a connection begin as they come; of more, so many at a time.
-const BEGIN_AT_A_TIME: usize = 16;
+/// After so many calls that it began, no more is read in a turn; and so many go on in it.
+const CALLS_AT_A_TIME: usize = 16;
 
-/// Calls of a connection that have come and not begun. Many at once begin a few at a time, so that those of other connections
-/// come between them.
+/// What a connection has had of its turn.
 #[derive(Default)]
-pub(super) struct Beginnings {
-    /// How many have not begun.
-    come: AtomicUsize,
-    slots: Slots,
+pub(super) struct Turn {
+    /// Bytes that were read.
+    read: AtomicUsize,
+    /// Calls that began.
+    begun: AtomicUsize,
+    /// Calls that have gone on.
+    gone_on: AtomicUsize,
 }
 
-struct Slots(Semaphore);
+impl Turn {
+    /// Another one begins.
+    pub(super) fn begin(&self) {
+        self.read.store(0, Ordering::Relaxed);
+        self.begun.store(0, Ordering::Relaxed);
+        self.gone_on.store(0, Ordering::Relaxed);
+    }
 
-impl Default for Slots {
-    fn default() -> Self {
-        Self(Semaphore::new(BEGIN_AT_A_TIME))
+    /// Whether no more is to be read in it.
+    fn is_over(&self) -> bool {
+        self.read.load(Ordering::Relaxed) >= PORTION_BYTES
+            || self.begun.load(Ordering::Relaxed) >= CALLS_AT_A_TIME
     }
 }
 
-impl Beginnings {
-    /// A call that has come.
-    pub(super) fn begin<F: Future>(
-        self: &Arc<Self>,
-        call: F,
-    ) -> impl Future<Output = F::Output> + use<F> {
-        let beginnings = Arc::clone(self);
-        beginnings.come.fetch_add(1, Ordering::Relaxed);
-        let come = Come(beginnings);
-        async move {
-            if come.0.come.load(Ordering::Relaxed) > BEGIN_AT_A_TIME {
-                // It is never closed.
-                let _slot = come.0.slots.0.acquire().await;
-                tokio::task::yield_now().await;
-            }
-            drop(come);
-            call.await
+/// The calls of a connection.
+pub(super) struct Calls {
+    turn: Arc<Turn>,
+    begun: Arc<Begun>,
+    running: FuturesUnordered<InTurn>,
+}
+
+/// Calls that have come and not gone on.
+#[derive(Default)]
+struct Begun(Mutex<Vec<InTurn>>);
+
+impl Begun {
+    /// A panic while calls are pushed and taken leaves them as they were.
+    fn lock(&self) -> MutexGuard<'_, Vec<InTurn>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Begins calls of a connection, from within its task only. Calls hold one of these, and so no other calls.
+#[derive(Clone)]
+pub(super) struct Begin {
+    turn: Arc<Turn>,
+    begun: Weak<Begun>,
+}
+
+impl<F: Future<Output = ()> + Send + 'static> Executor<F> for Begin {
+    fn execute(&self, call: F) {
+        // Without its connection a call is nobody's.
+        if let Some(begun) = self.begun.upgrade() {
+            self.turn.begun.fetch_add(1, Ordering::Relaxed);
+            begun.lock().push(InTurn {
+                call: Box::pin(call),
+                turn: Arc::clone(&self.turn),
+            });
         }
     }
 }
 
-/// One that counts among those that have come.
-struct Come(Arc<Beginnings>);
+impl Calls {
+    pub(super) fn new(turn: Arc<Turn>) -> Self {
+        Self {
+            turn,
+            begun: Arc::default(),
+            running: FuturesUnordered::new(),
+        }
+    }
 
-impl Drop for Come {
-    fn drop(&mut self) {
-        self.0.come.fetch_sub(1, Ordering::Relaxed);
+    /// What begins them.
+    pub(super) fn begin(&self) -> Begin {
+        Begin {
+            turn: Arc::clone(&self.turn),
+            begun: Arc::downgrade(&self.begun),
+        }
+    }
+
+    /// Has those go on that can, some of them.
+    pub(super) fn go_on(&mut self, context: &mut Context<'_>) {
+        self.running.extend(self.begun.lock().drain(..));
+        while let Poll::Ready(Some(())) = self.running.poll_next_unpin(context) {}
     }
 }
 
-/// A stream that is read in portions.
+/// A call that waits for another turn when enough have gone on in this one.
+struct InTurn {
+    call: BoxFuture<'static, ()>,
+    turn: Arc<Turn>,
+}
+
+impl Future for InTurn {
+    type Output = ();
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<()> {
+        if self.turn.gone_on.fetch_add(1, Ordering::Relaxed) >= CALLS_AT_A_TIME {
+            context.waker().wake_by_ref();
+            return Poll::Pending;
+        }
+        self.call.as_mut().poll(context)
+    }
+}
+
+/// A stream of which a portion is read in each turn.
 pub(super) struct Fair<S> {
+    /// What was read of it to see what it is, and comes first.
+    seen: Bytes,
     stream: S,
-    /// Bytes that were read since others had their turn.
-    read: usize,
+    turn: Arc<Turn>,
 }
 
 impl<S> Fair<S> {
-    pub(super) fn new(stream: S) -> Self {
-        Self { stream, read: 0 }
+    pub(super) fn new(seen: Bytes, stream: S) -> Self {
+        Self {
+            seen,
+            stream,
+            turn: Arc::default(),
+        }
+    }
+
+    /// What says when a turn begins.
+    pub(super) fn turn(&self) -> Arc<Turn> {
+        Arc::clone(&self.turn)
     }
 }
 
@@ -83,18 +159,19 @@ impl<S: AsyncRead + Unpin> AsyncRead for Fair<S> {
         context: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        if self.read >= PORTION_BYTES {
-            self.read = 0;
+        if !self.seen.is_empty() {
+            let length = self.seen.len().min(buffer.remaining());
+            buffer.put_slice(&self.seen.split_to(length));
+            return Poll::Ready(Ok(()));
+        }
+        if self.turn.is_over() {
             context.waker().wake_by_ref();
             return Poll::Pending;
         }
         let before = buffer.filled().len();
-        let polled = Pin::new(&mut self.stream).poll_read(context, buffer);
-        if polled.is_pending() {
-            self.read = 0;
-        }
-        ready!(polled)?;
-        self.read += buffer.filled().len() - before;
+        ready!(Pin::new(&mut self.stream).poll_read(context, buffer))?;
+        let read = buffer.filled().len() - before;
+        self.turn.read.fetch_add(read, Ordering::Relaxed);
         Poll::Ready(Ok(()))
     }
 }
@@ -131,13 +208,10 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Fair<S> {
 
 #[cfg(test)]
 mod tests {
-    use std::cell::Cell;
-    use std::rc::Rc;
-
+    use std::future::{pending, poll_fn};
     use std::pin::pin;
 
     use tokio::io::AsyncReadExt;
-    use tokio::task::LocalSet;
 
     use super::*;
 
@@ -145,11 +219,15 @@ mod tests {
     async fn who_has_much_to_read_lets_others_have_their_turn_and_reads_all_of_it() {
         const PORTIONS: usize = 20;
         let much = vec![7; PORTIONS * PORTION_BYTES];
-        let mut fair = Fair::new(&much[..]);
+        let mut fair = Fair::new(Bytes::new(), &much[..]);
+        let turn = fair.turn();
         let (mut read, mut piece, mut turns) = (Vec::new(), [0; 1_024], 0);
         loop {
             match futures_util::poll!(pin!(fair.read(&mut piece))) {
-                Poll::Pending => turns += 1,
+                Poll::Pending => {
+                    turns += 1;
+                    turn.begin();
+                }
                 Poll::Ready(Ok(0) | Err(_)) => break,
                 Poll::Ready(Ok(length)) => read.extend_from_slice(&piece[..length]),
             }
@@ -159,31 +237,58 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn many_calls_that_come_at_once_begin_a_few_at_a_time_and_all_of_them() {
-        const CALLS: usize = 20 * BEGIN_AT_A_TIME;
-        let (beginnings, begun) = (Arc::new(Beginnings::default()), Rc::new(Cell::new(0)));
-        let local = LocalSet::new();
-        let calls: Vec<_> = (0..CALLS)
-            .map(|_| {
-                let begun = Rc::clone(&begun);
-                let call = async move { begun.set(begun.get() + 1) };
-                local.spawn_local(beginnings.begin(call))
-            })
-            .collect();
-        // Others, who get their turn between them.
-        let mut most_between = 0;
-        let others = async {
-            while begun.get() < CALLS {
-                let before = begun.get();
-                tokio::task::yield_now().await;
-                most_between = most_between.max(begun.get() - before);
-            }
-        };
-        local.run_until(others).await;
-        assert!(most_between <= 2 * BEGIN_AT_A_TIME, "{most_between}");
-        for call in calls {
-            assert!(call.await.is_ok());
+    async fn what_was_seen_of_a_stream_comes_before_the_rest_of_it() {
+        let mut fair = Fair::new(Bytes::from_static(b"seen, "), &b"not seen"[..]);
+        let mut read = [0; 4];
+        fair.read_exact(&mut read).await.expect("a slice");
+        let mut rest = String::new();
+        fair.read_to_string(&mut rest).await.expect("a slice");
+        assert_eq!((&read, &*rest), (b"seen", ", not seen"));
+    }
+
+    #[tokio::test]
+    async fn calls_that_never_went_on_are_gone_with_their_connection() {
+        let calls = Calls::new(Arc::default());
+        let (begin, held) = (calls.begin(), Arc::new(()));
+        let its_own = (begin.clone(), Arc::clone(&held));
+        begin.execute(async move {
+            let _its_own = its_own;
+            pending::<()>().await;
+        });
+        drop(begin);
+        assert_eq!(Arc::strong_count(&held), 2);
+        drop(calls);
+        assert_eq!(Arc::strong_count(&held), 1);
+    }
+
+    #[tokio::test]
+    async fn many_calls_that_can_go_on_do_so_a_few_in_a_turn_and_all_of_them() {
+        const COUNT: usize = 20 * CALLS_AT_A_TIME;
+        let turn = Arc::new(Turn::default());
+        let mut calls = Calls::new(Arc::clone(&turn));
+        let begun = Arc::new(AtomicUsize::new(0));
+        for _ in 0..COUNT {
+            let begun = Arc::clone(&begun);
+            calls.begin().execute(async move {
+                begun.fetch_add(1, Ordering::Relaxed);
+            });
         }
-        assert_eq!(beginnings.come.load(Ordering::Relaxed), 0);
+        let mut turns = 0;
+        poll_fn(|context| {
+            let before = begun.load(Ordering::Relaxed);
+            turn.begin();
+            calls.go_on(context);
+            turns += 1;
+            let now = begun.load(Ordering::Relaxed);
+            assert!(now - before <= CALLS_AT_A_TIME, "{now} after {before}");
+            // It is told to come again as long as some are left.
+            if now < COUNT {
+                Poll::Pending
+            } else {
+                Poll::Ready(())
+            }
+        })
+        .await;
+        assert_eq!(turns, COUNT / CALLS_AT_A_TIME);
     }
 }

@@ -4,6 +4,7 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
+use prost::bytes::Bytes;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsAcceptor;
@@ -11,7 +12,7 @@ use tokio_rustls::rustls::ServerConfig;
 use tokio_rustls::rustls::pki_types::CertificateDer;
 use tokio_rustls::server::TlsStream;
 
-use super::first_words::{self, Unread, begins_preface};
+use super::first_words::{self, begins_preface};
 use crate::service::Peer;
 
 /// What every TLS connection begins with: the record type of handshakes.
@@ -23,14 +24,21 @@ const QUIET: Duration = Duration::from_millis(250);
 /// What a peer without TLS is told.
 const PLAIN_REFUSAL: &str = "this port speaks TLS only: use https://";
 
-/// A connection whose peer has begun to speak.
-pub(super) type Private = Unread<TlsStream<TcpStream>>;
+/// A connection that nobody else can read.
+pub(super) struct Private {
+    /// Its first words.
+    pub(super) seen: Bytes,
+    /// The rest of it.
+    pub(super) stream: TlsStream<TcpStream>,
+    /// Who is at its other end, if that was shown.
+    pub(super) peer: Option<Arc<Peer>>,
+}
 
-/// Makes a connection private, and waits for its first words; also answers who is at its other end, if that was shown.
+/// Makes a connection private, and waits for its first words.
 pub(super) async fn accept(
     mut stream: TcpStream,
     config: Arc<ServerConfig>,
-) -> io::Result<(Private, Option<Arc<Peer>>)> {
+) -> io::Result<Private> {
     let mut first = [0; 1];
     if stream.peek(&mut first).await? == 1 && first[0] != HANDSHAKE {
         refuse_plain(&mut stream).await?;
@@ -40,7 +48,7 @@ pub(super) async fn accept(
         ));
     }
     let accepted = TlsAcceptor::from(config).accept(stream).into_fallible();
-    let stream = match accepted.await {
+    let mut stream = match accepted.await {
         Ok(stream) => stream,
         Err((error, mut stream)) => {
             // It was told why; closed with something unread, it might not come to read it.
@@ -54,7 +62,8 @@ pub(super) async fn accept(
     if let Some(peer) = &peer {
         tracing::debug!(uris = ?peer.uris, names = ?peer.names, "a client has shown its certificate");
     }
-    Ok((first_words::await_of(stream).await?, peer))
+    let seen = first_words::await_of(&mut stream).await?;
+    Ok(Private { seen, stream, peer })
 }
 
 /// The names in a certificate that was found valid.
