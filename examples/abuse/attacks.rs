@@ -3,10 +3,9 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use fanout::proto::plan_request::Source;
 use fanout::proto::{
-    GetPlanRequest, PlanRequest, ReconcileRequest, Record, SubmitRecordRequest,
-    SubmitRecordsRequest, WatchPlanRequest,
+    GetPlanRequest, ReconcileRequest, Record, SubmitRecordRequest, SubmitRecordsRequest,
+    WatchPlanRequest,
 };
 use futures_util::future::join_all;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -18,7 +17,7 @@ use crate::frames::{
     CONTINUATION, DATA, END_HEADERS, HEADERS, PING, RST_STREAM, SETTINGS, begun, call, frame,
     header, streams,
 };
-use crate::{BESIDE, Client, Outcome, connect, honest};
+use crate::{BESIDE, Client, Outcome, connect, honest, tasks};
 
 /// How many do it at a time.
 const AT_A_TIME: usize = 4;
@@ -217,7 +216,7 @@ async fn one(name: &str, address: &str, token: &str, until: Instant) -> Outcome<
         }
         "watches" => {
             let mut client = connect(address, token).await?;
-            plan(&mut client, "watched", 1_000).await?;
+            client.plan(tasks::numbered("watched", 1_000)).await?;
             let mut open = Vec::new();
             while Instant::now() < until {
                 let request = WatchPlanRequest {
@@ -234,7 +233,7 @@ async fn one(name: &str, address: &str, token: &str, until: Instant) -> Outcome<
             let mut ids = Vec::new();
             while Instant::now() < until {
                 let id = uuid(ids.len());
-                let planned = plan(&mut client, &id, tasks).await;
+                let planned = client.plan(tasks::numbered(&id, tasks)).await;
                 if told.answer(planned).is_some() {
                     ids.push(id);
                 }
@@ -244,12 +243,12 @@ async fn one(name: &str, address: &str, token: &str, until: Instant) -> Outcome<
         "records" => {
             let mut client = connect(address, token).await?;
             let id = uuid(0);
-            plan(&mut client, &id, 100).await?;
+            client.plan(tasks::numbered(&id, 100)).await?;
             let mut sent = 0_usize;
             while Instant::now() < until {
                 let body = format!("{{\"n\":{sent},\"text\":\"{}\"}}", "x".repeat(500_000));
                 let record = Record {
-                    id: format!("t{}", sent % 100),
+                    id: format!("task-{}", sent % 100),
                     body: body.into(),
                     ..Default::default()
                 };
@@ -266,10 +265,10 @@ async fn one(name: &str, address: &str, token: &str, until: Instant) -> Outcome<
         "hurry" => {
             let mut client = connect(address, token).await?;
             let id = uuid(0);
-            plan(&mut client, &id, 100).await?;
+            client.plan(tasks::numbered(&id, 100)).await?;
             let records = |sent: usize| {
                 let record = |task: usize| Record {
-                    id: format!("t{task}"),
+                    id: format!("task-{task}"),
                     body: format!("{{\"outcome\":{}}}", sent % 2).into(),
                     ..Default::default()
                 };
@@ -358,20 +357,6 @@ async fn hold(address: &str, slowly: bool, until: Instant, told: &mut Told) {
 fn uuid(nth: usize) -> String {
     use std::hash::{BuildHasher, RandomState};
     format!("{:x}-{nth}", RandomState::new().hash_one(nth))
-}
-
-async fn plan(client: &mut Client, id: &str, tasks: usize) -> Result<(), Status> {
-    let groups: Vec<String> = (0..tasks)
-        .map(|task| format!("{{\"key\":\"{task}\"}}"))
-        .collect();
-    let request = PlanRequest {
-        plan_id: id.into(),
-        config: r#"{"task_request_template":{"id":"t{{group.key}}"}}"#.into(),
-        source: Some(Source::Groups(format!("[{}]", groups.join(",")).into())),
-        page_size: 1,
-        ..Default::default()
-    };
-    client.plan(request).await.map(drop)
 }
 
 /// Deletes plans, so that the next attack finds room.

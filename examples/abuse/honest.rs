@@ -2,15 +2,14 @@
 
 use std::time::{Duration, Instant};
 
-use fanout::proto::plan_request::Source;
 use fanout::proto::{
-    Disposition, GetPlanRequest, PlanRequest, Record, SubmitRecordRequest, SubmitRecordResponse,
+    Disposition, GetPlanRequest, Record, SubmitRecordRequest, SubmitRecordResponse,
 };
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Streaming;
 
-use crate::{Client, Outcome, connect};
+use crate::{Client, Outcome, connect, tasks};
 
 pub const PLAN: &str = "honest";
 const TASKS: u64 = 1_000;
@@ -37,21 +36,7 @@ pub struct Calls {
 impl Honest {
     pub async fn start(address: &str, token: &str) -> Outcome<Self> {
         let mut client = connect(address, token).await?;
-        let groups: Vec<String> = (0..TASKS)
-            .map(|task| format!("{{\"key\":\"{task}\"}}"))
-            .collect();
-        let request = PlanRequest {
-            plan_id: PLAN.into(),
-            config: r#"{"task_request_template":{"id":"t{{group.key}}"}}"#.into(),
-            source: Some(Source::Groups(format!("[{}]", groups.join(",")).into())),
-            page_size: 1,
-            completion_policy: Some(fanout::proto::CompletionPolicy {
-                seal_rule: fanout::proto::SealRule::Explicit.into(),
-                ..Default::default()
-            }),
-            ..Default::default()
-        };
-        client.plan(request).await?;
+        client.plan(tasks::numbered(PLAN, TASKS)).await?;
         let (requests, answers) = open(&mut client).await?;
         Ok(Self {
             address: address.into(),
@@ -101,7 +86,7 @@ impl Honest {
         }
         // A few results differ, the rest are duplicates: the plan does not grow.
         let record = Record {
-            id: format!("t{}", self.sent % TASKS),
+            id: format!("task-{}", self.sent % TASKS),
             success: Some(true),
             body: format!("{{\"outcome\":{}}}", self.sent / TASKS % 2).into(),
             ..Default::default()

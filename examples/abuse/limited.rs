@@ -56,7 +56,7 @@ impl Limited {
             .args(["--tenant-plans-max", "20"])
             .args(["--tenant-tasks-max", "100000"])
             .args(["--tenant-streams-max", "100"])
-            .args(["--tenant-records-per-second-max", "20000"])
+            .args(["--tenant-records-per-second-max", "5000"])
             .args(["--message-bytes-max", "4194304"]);
         let program = Program::start(&mut command)
             .map_err(|error| format!("{error}; build it first: cargo build --release"))?;

@@ -21,6 +21,8 @@ mod producer;
 #[path = "../program/program.rs"]
 mod program;
 mod server;
+#[path = "../program/tasks.rs"]
+mod tasks;
 mod watcher;
 
 use std::collections::BTreeMap;

@@ -7,16 +7,15 @@ use std::process::Command;
 use std::time::Instant;
 
 use fanout::json::{self, Limits, Value};
+use fanout::proto::ReconcileRequest;
 use fanout::proto::fanout_service_client::FanoutServiceClient;
 use fanout::proto::health::HealthCheckRequest;
 use fanout::proto::health::health_check_response::ServingStatus;
 use fanout::proto::health::health_client::HealthClient;
-use fanout::proto::plan_request::Source;
-use fanout::proto::{CompletionPolicy, PlanRequest, ReconcileRequest, SealRule};
 use tonic::transport::{Channel, Endpoint};
 
 use crate::program::{self, Program};
-use crate::{Outcome, PATIENCE, PLAN};
+use crate::{Outcome, PATIENCE, PLAN, tasks};
 
 /// Bytes of the largest message, in both directions.
 pub const MESSAGE_BYTES: usize = 64 << 20;
@@ -77,19 +76,7 @@ impl Server {
 
     /// Plans tasks, for a plan that goes on although each has a record.
     pub async fn plan(&self, tasks: u64) -> Outcome<()> {
-        let items: Vec<String> = (0..tasks)
-            .map(|task| format!("{{\"group_key\":{task}}}"))
-            .collect();
-        let request = PlanRequest {
-            plan_id: PLAN.into(),
-            config: r#"{"task_request_template":{"id":"task-{{group.key}}"}}"#.into(),
-            source: Some(Source::Items(format!("[{}]", items.join(",")).into())),
-            completion_policy: Some(CompletionPolicy {
-                seal_rule: SealRule::Explicit.into(),
-                ..Default::default()
-            }),
-            ..Default::default()
-        };
+        let request = tasks::numbered(PLAN, tasks);
         connect(&self.program.address).await?.plan(request).await?;
         Ok(())
     }

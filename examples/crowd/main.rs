@@ -23,12 +23,13 @@ mod neighbours;
 #[path = "../program/program.rs"]
 mod program;
 mod server;
+#[path = "../program/tasks.rs"]
+mod tasks;
 
 use std::error::Error;
 
 use fanout::proto::fanout_service_client::FanoutServiceClient;
-use fanout::proto::plan_request::Source;
-use fanout::proto::{Disposition, PlanRequest, Record, SubmitRecordRequest};
+use fanout::proto::{Disposition, Record, SubmitRecordRequest};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::Channel;
@@ -76,18 +77,9 @@ async fn main() -> Outcome<()> {
     Ok(())
 }
 
-/// Plans `t0`, `t1` and so on.
+/// Plans `task-0`, `task-1` and so on.
 async fn register(client: &mut Client, tasks: usize) -> Outcome<()> {
-    let groups: Vec<String> = (0..tasks)
-        .map(|task| format!("{{\"key\":\"{task}\"}}"))
-        .collect();
-    let request = PlanRequest {
-        plan_id: PLAN.into(),
-        config: r#"{"task_request_template":{"id":"t{{group.key}}"}}"#.into(),
-        source: Some(Source::Groups(format!("[{}]", groups.join(",")).into())),
-        page_size: 1,
-        ..Default::default()
-    };
+    let request = tasks::numbered(PLAN, tasks as u64);
     client.plan(request).await?;
     Ok(())
 }
@@ -95,7 +87,7 @@ async fn register(client: &mut Client, tasks: usize) -> Outcome<()> {
 /// A message with a record for each of these tasks.
 fn message(tasks: &[usize], outcome: u64) -> SubmitRecordRequest {
     let record = |task: &usize| Record {
-        id: format!("t{task}"),
+        id: format!("task-{task}"),
         success: Some(true),
         body: format!("{{\"outcome\":{outcome}}}").into(),
         ..Default::default()

@@ -90,7 +90,7 @@ async fn round(bad: bool) -> Outcome<f64> {
         ..Default::default()
     };
     let pending = client.list_tasks(request).await?.into_inner().tasks;
-    let last = format!("t{}", tasks - 1);
+    let last = format!("task-{}", tasks - 1);
     if pending.iter().any(|task| task.task_id != last) {
         return Err(format!("a task has no record: {pending:?}").into());
     }

@@ -54,6 +54,8 @@ mod profile;
 mod program;
 mod server;
 mod submit;
+#[path = "../program/tasks.rs"]
+mod tasks;
 mod tls;
 mod watch;
 mod wire;

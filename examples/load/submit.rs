@@ -1,14 +1,12 @@
 //! How fast records go through.
 
-use std::fmt::Write;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use fanout::proto::fanout_service_client::FanoutServiceClient;
-use fanout::proto::plan_request::Source;
-use fanout::proto::{CompletionPolicy, DeletePlanRequest, PlanRequest, SealRule, WatchPlanRequest};
+use fanout::proto::{DeletePlanRequest, WatchPlanRequest};
 use futures_util::FutureExt;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
@@ -21,7 +19,7 @@ use tonic::{Request, Status, Streaming};
 use crate::echo::{ECHO, FORGET};
 use crate::server::{Cpu, Server, Used};
 use crate::wire::{Count, MESSAGE_BYTES_MAX, Messages, Sending, echoed, receipts};
-use crate::{Outcome, RECORD_BYTES, Servers, Size, within};
+use crate::{Outcome, RECORD_BYTES, Servers, Size, tasks, within};
 
 pub const SUBMIT: &str = "/fanout.v1.FanoutService/SubmitRecord";
 pub const PLAN: &str = "load";
@@ -243,23 +241,7 @@ impl Stream for Numbers {
 
 /// Plans `task-0`, `task-1` and so on. The plan stays open when all have a record.
 pub async fn plan_tasks(server: &Server, plan_id: &str, tasks: usize) -> Outcome<()> {
-    let mut items = String::from("[{\"k\":0}");
-    for task in 1..tasks {
-        write!(items, ",{{\"k\":{task}}}")?;
-    }
-    items.push(']');
-    let config = r#"{"group_key_path":"k","task_request_template":{"id":"task-{{group.key}}"}}"#;
-    let request = PlanRequest {
-        plan_id: plan_id.into(),
-        config: config.into(),
-        source: Some(Source::Items(items.into())),
-        completion_policy: Some(CompletionPolicy {
-            seal_rule: SealRule::Explicit.into(),
-            ..Default::default()
-        }),
-        page_size: 1,
-        ..Default::default()
-    };
+    let request = tasks::numbered(plan_id, tasks as u64);
     let mut client = client(server);
     within("a plan", client.plan(request)).await?;
     Ok(())

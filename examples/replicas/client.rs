@@ -2,14 +2,14 @@
 
 use std::time::{Duration, Instant};
 
+use fanout::proto::SealPlanRequest;
 use fanout::proto::fanout_service_client::FanoutServiceClient;
-use fanout::proto::plan_request::Source;
-use fanout::proto::{CompletionPolicy, PlanRequest, SealPlanRequest, SealRule};
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Response, Status};
 use tonic_types::StatusExt;
 
 use crate::tally::Outcome;
+use crate::tasks;
 
 /// Bytes of the largest message, in both directions.
 const MESSAGE_BYTES: usize = 64 << 20;
@@ -104,19 +104,7 @@ where
 
 /// Plans tasks, for a plan that goes on although each has a record.
 pub async fn plan(addresses: &[String], plan_id: &str, tasks: u64) -> Outcome<()> {
-    let items: Vec<String> = (0..tasks)
-        .map(|task| format!("{{\"group_key\":{task}}}"))
-        .collect();
-    let request = PlanRequest {
-        plan_id: plan_id.into(),
-        config: r#"{"task_request_template":{"id":"task-{{group.key}}"}}"#.into(),
-        source: Some(Source::Items(format!("[{}]", items.join(",")).into())),
-        completion_policy: Some(CompletionPolicy {
-            seal_rule: SealRule::Explicit.into(),
-            ..Default::default()
-        }),
-        ..Default::default()
-    };
+    let request = tasks::numbered(plan_id, tasks);
     let call = async |mut client: Client| client.plan(request.clone()).await;
     ask_any(addresses, 0, call).await.map(|_| ())
 }

@@ -17,6 +17,8 @@ mod replica;
 mod shown;
 mod submitter;
 mod tally;
+#[path = "../program/tasks.rs"]
+mod tasks;
 mod usage;
 mod watcher;
 mod work;

@@ -28,6 +28,8 @@ mod shown;
 mod submitter;
 #[path = "../replicas/tally.rs"]
 mod tally;
+#[path = "../program/tasks.rs"]
+mod tasks;
 #[path = "../replicas/watcher.rs"]
 mod watcher;
 #[path = "../replicas/work.rs"]
