@@ -10,7 +10,8 @@
  *   - a lost connection is opened again, also to a server that was started again; records without a receipt are sent
  *     again, numbered as before, so that none is applied twice
  *
- * The work is a stand-in: it counts the words in all texts of the task request. Replace `steps`.
+ * Whether to call again, and when, is in patience.ts. The work is a stand-in: it counts the words in all texts of the task
+ * request. Replace `steps`.
  */
 
 import { createHash, randomUUID } from "node:crypto";
@@ -40,6 +41,7 @@ import {
   type SubmitRecordResponse,
   TaskStatus,
 } from "./generated/fanout/v1/record.js";
+import { BACKOFF_MS_MAX, FIRST_BACKOFF_MS, isServiceError, Patience } from "./patience.js";
 
 const HELP = `\
 usage: executor.js (--plan-id PLAN | --demo) [--server HOST:PORT] [--shard I/N] [--in-flight RECORDS]
@@ -81,10 +83,6 @@ const PAGE_SIZE = 1_000;
 const MESSAGE_BYTES_MAX = 16 << 20;
 /** Time for each of the calls before the stream, connecting included. */
 const CALL_MS = 30_000;
-/** Failures in a row before the server counts as lost, and the longest waits between them. */
-const FAILURES_MAX = 10;
-const FIRST_BACKOFF_MS = 100;
-const BACKOFF_MS_MAX = 5_000;
 /** Time for the last receipts after a signal. */
 const STOP_MS = 5_000;
 
@@ -99,34 +97,11 @@ const REFUSED = new Map([
   [Disposition.INVALID, "is not valid"],
   [Disposition.TOO_LARGE, "is over a limit"],
 ]);
-/** What a call ends with when its connection breaks. The server itself never answers CANCELLED or UNKNOWN. */
-const LOST = new Set([status.UNAVAILABLE, status.CANCELLED, status.UNKNOWN]);
-
 /** No more records are taken: a signal came, or the plan has ended. */
 class Stopped extends Error {}
 
 /** A task request and its place in the plan, from 0. */
 type Placed = { position: number; task: TaskRequest };
-
-/** How often a server that is away is tried again, and how long to wait before. */
-class Patience {
-  #failures = 0;
-
-  /** The server has answered: what failed before no longer counts. */
-  reward(): void {
-    this.#failures = 0;
-  }
-
-  /** How long to wait after a call has failed, in ms. Throws the error if to call again is in vain. */
-  waitAfter(error: unknown): number {
-    this.#failures += 1;
-    if (!isServiceError(error) || !LOST.has(error.code) || this.#failures === FAILURES_MAX) {
-      throw error;
-    }
-    // Full jitter: executors that lost the same server do not come back all at once.
-    return Math.random() * Math.min(BACKOFF_MS_MAX, FIRST_BACKOFF_MS * 2 ** this.#failures);
-  }
-}
 
 /** Makes a call again while the server is away. */
 async function persistently<Answered>(call: () => Promise<Answered>): Promise<Answered> {
@@ -330,10 +305,6 @@ function complain(taskId: string, receipt: Receipt): void {
     details = `: ${field}: ${description} (${code})`;
   }
   console.error(`executor: ${nameOf(receipt.disposition)}: the record of task ${taskId} ${reason}${details}`);
-}
-
-function isServiceError(error: unknown): error is ServiceError {
-  return error instanceof Error && "code" in error && "details" in error;
 }
 
 /** UNAVAILABLE: the reason. */

@@ -43,7 +43,7 @@ fi
 new=$(mktemp -d "$home/run.XXXXXX")
 mkdir -p "$new/$example" "$new/$tests"
 cp -R proto "$new/proto"
-cp "$example"/{package.json,tsconfig.json,buf.gen.yaml,executor.ts} "$new/$example"
+cp "$example"/{package.json,tsconfig.json,buf.gen.yaml,executor.ts,patience.ts} "$new/$example"
 cp "$tests"/{package.json,tsconfig.json} "$tests"/*.ts "$new/$tests"
 
 (cd "$new/$example" && npm run --silent build)
