@@ -222,7 +222,7 @@ impl Edge {
         let turn = stream.turn();
         let mut calls = Calls::new(Arc::clone(&turn));
         let http = self.http(calls.begin());
-        let mut connection = pin!(http.serve_connection(TokioIo::new(stream), service));
+        let mut connection = pin!(http.serve_connection(TokioIo::new(stream.clone()), service));
         let mut cut = pin!(self.cut.cancelled());
         let mut age = pin!(sleep_about(self.age));
         let mut ended = pin!(async {
@@ -242,11 +242,14 @@ impl Edge {
                 connection.as_mut().graceful_shutdown();
             }
             turn.begin();
-            if let Poll::Ready(served) = connection.as_mut().poll(context) {
+            let served = connection.as_mut().poll(context);
+            let sent = stream.poll_send(context);
+            match (served, sent) {
                 // Calls that are left are nobody's any more.
-                return Poll::Ready(served);
+                (Poll::Ready(served), _) => return Poll::Ready(served),
+                (Poll::Pending, Poll::Ready(Err(gone))) => return Poll::Ready(Err(gone.into())),
+                (Poll::Pending, _) => calls.go_on(context),
             }
-            calls.go_on(context);
             Poll::Pending
         })
         .await

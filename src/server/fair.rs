@@ -1,5 +1,5 @@
-//! Connections that leave others their turn: what one brings is taken in portions, and its calls run in its task, a few at a
-//! time.
+//! Connections that leave others their turn: what one brings is taken in portions, its calls run in its task, a few at a
+//! time, and what they answer is sent together.
 //!
 //! Whoever sends small frames, or begins calls, as fast as they can would otherwise keep a worker for as long as there is
 //! something to read, which is some tens of milliseconds of a megabyte, and fill the workers' queues with calls, while
@@ -16,13 +16,16 @@ use futures_util::StreamExt;
 use futures_util::future::BoxFuture;
 use futures_util::stream::FuturesUnordered;
 use hyper::rt::Executor;
-use prost::bytes::Bytes;
+use prost::bytes::{Buf, Bytes, BytesMut};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 /// What is read in a turn, about.
 const PORTION_BYTES: usize = 32 << 10;
 /// After so many calls that it began, no more is read in a turn; and so many go on in it.
 const CALLS_AT_A_TIME: usize = 16;
+
+/// What is said and not yet sent; what comes after it waits.
+const SAID_BYTES_MAX: usize = 64 << 10;
 
 /// What a connection has had of its turn.
 #[derive(Default)]
@@ -130,19 +133,44 @@ impl Future for InTurn {
     }
 }
 
-/// A stream of which a portion is read in each turn.
+/// A stream of which a portion is read in each turn. What is written to it is kept until it is [sent](Fair::poll_send): the
+/// HTTP implementation writes frame by frame, and to hand each over to the system by itself costs more than to make it.
+///
+/// It can be had twice: by the HTTP implementation, and by who sends what that writes.
 pub(super) struct Fair<S> {
+    stream: Arc<Mutex<Stream<S>>>,
+    turn: Arc<Turn>,
+}
+
+struct Stream<S> {
     /// What was read of it to see what it is, and comes first.
     seen: Bytes,
     stream: S,
-    turn: Arc<Turn>,
+    /// What was written and is not sent yet. It has no memory while there is nothing.
+    said: BytesMut,
+    /// Whether all that was sent has left, too.
+    is_flushed: bool,
+}
+
+impl<S> Clone for Fair<S> {
+    fn clone(&self) -> Self {
+        Self {
+            stream: Arc::clone(&self.stream),
+            turn: Arc::clone(&self.turn),
+        }
+    }
 }
 
 impl<S> Fair<S> {
     pub(super) fn new(seen: Bytes, stream: S) -> Self {
-        Self {
+        let stream = Stream {
             seen,
             stream,
+            said: BytesMut::new(),
+            is_flushed: true,
+        };
+        Self {
+            stream: Arc::new(Mutex::new(stream)),
             turn: Arc::default(),
         }
     }
@@ -151,17 +179,57 @@ impl<S> Fair<S> {
     pub(super) fn turn(&self) -> Arc<Turn> {
         Arc::clone(&self.turn)
     }
+
+    /// A panic in the middle of reading or writing ends the connection's task.
+    fn lock(&self) -> MutexGuard<'_, Stream<S>> {
+        self.stream.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl<S: AsyncWrite + Unpin> Fair<S> {
+    /// Sends what was written.
+    pub(super) fn poll_send(&self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.lock().poll_send(context)
+    }
+}
+
+impl<S: AsyncWrite + Unpin> Stream<S> {
+    fn poll_send(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        while !self.said.is_empty() {
+            self.is_flushed = false;
+            let sent = ready!(Pin::new(&mut self.stream).poll_write(context, &self.said))?;
+            if sent == 0 {
+                return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
+            }
+            self.said.advance(sent);
+        }
+        if !self.is_flushed {
+            self.said = BytesMut::new();
+            ready!(Pin::new(&mut self.stream).poll_flush(context))?;
+            self.is_flushed = true;
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    /// Makes room, and answers how much there is.
+    fn poll_room(&mut self, context: &mut Context<'_>) -> Poll<io::Result<usize>> {
+        if self.said.len() >= SAID_BYTES_MAX {
+            ready!(self.poll_send(context))?;
+        }
+        Poll::Ready(Ok(SAID_BYTES_MAX - self.said.len()))
+    }
 }
 
 impl<S: AsyncRead + Unpin> AsyncRead for Fair<S> {
     fn poll_read(
-        mut self: Pin<&mut Self>,
+        self: Pin<&mut Self>,
         context: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        if !self.seen.is_empty() {
-            let length = self.seen.len().min(buffer.remaining());
-            buffer.put_slice(&self.seen.split_to(length));
+        let mut stream = self.lock();
+        if !stream.seen.is_empty() {
+            let length = stream.seen.len().min(buffer.remaining());
+            buffer.put_slice(&stream.seen.split_to(length));
             return Poll::Ready(Ok(()));
         }
         if self.turn.is_over() {
@@ -169,7 +237,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for Fair<S> {
             return Poll::Pending;
         }
         let before = buffer.filled().len();
-        ready!(Pin::new(&mut self.stream).poll_read(context, buffer))?;
+        ready!(Pin::new(&mut stream.stream).poll_read(context, buffer))?;
         let read = buffer.filled().len() - before;
         self.turn.read.fetch_add(read, Ordering::Relaxed);
         Poll::Ready(Ok(()))
@@ -178,31 +246,43 @@ impl<S: AsyncRead + Unpin> AsyncRead for Fair<S> {
 
 impl<S: AsyncWrite + Unpin> AsyncWrite for Fair<S> {
     fn poll_write(
-        mut self: Pin<&mut Self>,
+        self: Pin<&mut Self>,
         context: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write(context, bytes)
+        self.poll_write_vectored(context, &[io::IoSlice::new(bytes)])
     }
 
     fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
+        self: Pin<&mut Self>,
         context: &mut Context<'_>,
         bytes: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write_vectored(context, bytes)
+        let mut stream = self.lock();
+        let mut room = ready!(stream.poll_room(context))?;
+        let mut written = 0;
+        for piece in bytes {
+            let piece = &piece[..piece.len().min(room)];
+            stream.said.extend_from_slice(piece);
+            written += piece.len();
+            room -= piece.len();
+        }
+        Poll::Ready(Ok(written))
     }
 
     fn is_write_vectored(&self) -> bool {
-        self.stream.is_write_vectored()
+        true
     }
 
-    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(context)
+    /// What was written is sent at the end of the turn.
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
     }
 
-    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(context)
+    fn poll_shutdown(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let mut stream = self.lock();
+        ready!(stream.poll_send(context))?;
+        Pin::new(&mut stream.stream).poll_shutdown(context)
     }
 }
 
@@ -211,7 +291,8 @@ mod tests {
     use std::future::{pending, poll_fn};
     use std::pin::pin;
 
-    use tokio::io::AsyncReadExt;
+    use futures_util::FutureExt;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
     use super::*;
 
@@ -244,6 +325,68 @@ mod tests {
         let mut rest = String::new();
         fair.read_to_string(&mut rest).await.expect("a slice");
         assert_eq!((&read, &*rest), (b"seen", ", not seen"));
+    }
+
+    /// What a pipe has got, without waiting for more.
+    fn got(pipe: &mut tokio::io::DuplexStream) -> Vec<u8> {
+        let mut got = Vec::new();
+        let mut piece = [0; 1_024];
+        while let Some(Ok(length @ 1..)) = pipe.read(&mut piece).now_or_never() {
+            got.extend_from_slice(&piece[..length]);
+        }
+        got
+    }
+
+    #[tokio::test]
+    async fn what_is_written_in_a_turn_is_sent_together_at_its_end() {
+        let (mut peer, stream) = tokio::io::duplex(1_024);
+        let mut fair = Fair::new(Bytes::new(), stream);
+        fair.write_all(b"one, ").await.expect("a pipe");
+        fair.write_all(b"two").await.expect("a pipe");
+        fair.flush().await.expect("a pipe");
+        assert_eq!(got(&mut peer), b"");
+        let sent = poll_fn(|context| fair.poll_send(context)).await;
+        sent.expect("a pipe");
+        assert_eq!(got(&mut peer), b"one, two");
+    }
+
+    #[tokio::test]
+    async fn who_does_not_read_has_so_much_waiting_for_them_and_then_gets_all_of_it() {
+        const PIPE: usize = 1_000;
+        let (mut peer, stream) = tokio::io::duplex(PIPE);
+        let mut fair = Fair::new(Bytes::new(), stream);
+        let said: Vec<u8> = (0..=250).cycle().take(3 * SAID_BYTES_MAX).collect();
+        let mut written = 0;
+        while let Some(Ok(length)) = fair.write(&said[written..]).now_or_never() {
+            written += length;
+        }
+        // The pipe has taken of the first portion what fits, and nothing is taken on before the rest has left.
+        assert_eq!(written, SAID_BYTES_MAX);
+        let saying = async {
+            fair.write_all(&said[written..]).await?;
+            // All of it is sent before its end.
+            fair.shutdown().await
+        };
+        let mut read = Vec::new();
+        let (said_all, read_all) = tokio::join!(saying, peer.read_to_end(&mut read));
+        said_all.expect("a pipe");
+        read_all.expect("a pipe");
+        assert!(read == said);
+    }
+
+    #[tokio::test]
+    async fn pieces_that_are_written_together_keep_their_order_up_to_the_room_that_there_is() {
+        let (mut peer, stream) = tokio::io::duplex(2 * SAID_BYTES_MAX);
+        let mut fair = Fair::new(Bytes::new(), stream);
+        let (head, body) = (vec![1; 9], vec![2; SAID_BYTES_MAX]);
+        let pieces = [io::IoSlice::new(&head), io::IoSlice::new(&body)];
+        let written = fair.write_vectored(&pieces).await.expect("a pipe");
+        assert_eq!(written, SAID_BYTES_MAX);
+        fair.write_all(&body[written - head.len()..])
+            .await
+            .expect("a pipe");
+        fair.shutdown().await.expect("a pipe");
+        assert!(got(&mut peer) == [head, body].concat());
     }
 
     #[tokio::test]
