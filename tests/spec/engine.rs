@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use fanout::coordinator::{Clock, Coordinator, Page, PlanCommand, Source};
+use fanout::coordinator::{Clock, Coordinator, Page};
 use fanout::engine::{
     Command, Completion, Disposition, EndReason, Entry, Event, Limits, PlanStatus,
     QuarantineReason, Receipt, RecordKind, Refusal, Resolution, SealRule, Spec, State, Submission,
@@ -19,7 +19,7 @@ use proptest::prelude::*;
 use proptest::sample::{Index, select};
 
 use crate::arbitrary::cases;
-use crate::harness::{coordinator_limits, parse};
+use crate::harness::{coordinator_limits, parse, plan_command};
 
 const NOW: Timestamp = Timestamp(1_000);
 
@@ -713,22 +713,11 @@ fn coordinator() -> Coordinator {
 /// Plans, submits one record after the other, seals, and answers the live result document.
 async fn live_result(config: &Value, records: &[&String]) -> Value {
     let coordinator = coordinator();
-    let command = PlanCommand {
-        tenant: Arc::default(),
-        request_id: String::new(),
-        plan_id: "p".into(),
-        config: config.as_object().unwrap().clone(),
-        source: Source::Config,
-        completion: Completion {
-            seal_rule: SealRule::Explicit,
-            ..Completion::default()
-        },
-        deadline: None,
-        retention: None,
-        labels: BTreeMap::new(),
-        validate_only: false,
-        document_bytes_max: 0,
+    let completion = Completion {
+        seal_rule: SealRule::Explicit,
+        ..Completion::default()
     };
+    let command = plan_command("p", config, completion);
     coordinator.register(command).await.unwrap();
     let plan = coordinator.plan("p").await.unwrap();
     for body in records {

@@ -4,11 +4,14 @@ mod certificates;
 mod nats_server;
 mod program;
 
+use std::collections::BTreeMap;
 use std::ops::{Deref, DerefMut};
 use std::sync::Arc;
 use std::time::Duration;
 
 use fanout::config::Config;
+use fanout::coordinator::PlanCommand;
+use fanout::engine::Completion;
 use fanout::journal::{self, Journal};
 use fanout::json::{self, Value};
 use fanout::proto::fanout_service_client::FanoutServiceClient;
@@ -194,6 +197,23 @@ pub fn coordinator_limits() -> coordinator::Limits {
         request_ids: 1,
         request_id_life: Duration::from_secs(1),
         retention: Duration::from_secs(60),
+    }
+}
+
+/// Registers a plan of this config, for a coordinator without a server.
+pub fn plan_command(plan_id: &str, config: &Value, completion: Completion) -> PlanCommand {
+    PlanCommand {
+        tenant: Arc::default(),
+        request_id: String::new(),
+        plan_id: plan_id.into(),
+        config: config.as_object().unwrap().clone(),
+        source: coordinator::Source::Config,
+        completion,
+        deadline: None,
+        retention: None,
+        labels: BTreeMap::new(),
+        validate_only: false,
+        document_bytes_max: 0,
     }
 }
 

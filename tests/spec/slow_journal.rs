@@ -1,10 +1,10 @@
 //! A journal that takes its time, in the test's hand: nobody sees what it has not acknowledged, and it holds up nobody who
 //! comes after.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::VecDeque;
 use std::sync::{Arc, Mutex};
 
-use fanout::coordinator::{Clock, Coordinator, Error, JournalError, PlanCommand, Source, Standing};
+use fanout::coordinator::{Clock, Coordinator, Error, JournalError, Standing};
 use fanout::engine::{
     Completion, Disposition, EndReason, Entry, PlanStatus, Receipt, RecordKind, State, Submission,
 };
@@ -15,7 +15,7 @@ use fanout::registry::LivePlan;
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
-use crate::harness::{coordinator_limits, parse};
+use crate::harness::{coordinator_limits, parse, plan_command};
 
 type Waiting = Arc<Mutex<VecDeque<oneshot::Sender<Result<(), JournalError>>>>>;
 
@@ -96,19 +96,7 @@ impl Running {
         let limits = coordinator_limits();
         let coordinator = Arc::new(Coordinator::new(Arc::new(journal), Clock::system(), limits));
         let config = r#"{"groups":[{"key":"a"},{"key":"b"},{"key":"c"}],"task_request_template":{"id":"{{group.key}}"}}"#;
-        let command = PlanCommand {
-            tenant: Arc::default(),
-            request_id: String::new(),
-            plan_id: "p".into(),
-            config: parse(config).as_object().unwrap().clone(),
-            source: Source::Config,
-            completion: Completion::default(),
-            deadline: None,
-            retention: None,
-            labels: BTreeMap::new(),
-            validate_only: false,
-            document_bytes_max: 0,
-        };
+        let command = plan_command("p", &parse(config), Completion::default());
         coordinator.register(command).await.unwrap();
         let plan = coordinator.plan("p").await.unwrap();
         Self {
