@@ -141,26 +141,25 @@ impl Registry {
         self.read().len() >= self.plans_max
     }
 
-    /// Lets plans go that nobody has: of those that may be, all, or the one whose last use was the longest ago. Answers
-    /// how many.
-    pub fn unload_idlest(&self, which: Unloading) -> usize {
+    /// Takes plans out that nobody has: of those that may be, all, or the one whose last use was the longest ago.
+    pub fn unload_idlest(&self, which: Unloading) -> Vec<Arc<LivePlan>> {
         let mut plans = self.plans.write().unwrap_or_else(PoisonError::into_inner);
-        let before = plans.len();
         // Nobody can get hold of one while this lock is held.
         let is_idle = |plan: &Arc<LivePlan>| Arc::strong_count(plan) == 1;
         match which {
             Unloading::Before(time) => {
-                plans.retain(|_, plan| !is_idle(plan) || plan.used_at() >= time);
+                let long_idle =
+                    |_: &Arc<str>, plan: &mut Arc<LivePlan>| is_idle(plan) && plan.used_at() < time;
+                plans.extract_if(long_idle).map(|(_, plan)| plan).collect()
             }
             Unloading::Any => {
                 let idle = plans.values().filter(|plan| is_idle(plan));
                 let idlest = idle.min_by_key(|plan| plan.used_at());
-                if let Some(plan_id) = idlest.map(|plan| Arc::clone(plan.plan_id())) {
-                    plans.remove(&plan_id);
-                }
+                let plan_id = idlest.map(|plan| Arc::clone(plan.plan_id()));
+                let idlest = plan_id.and_then(|plan_id| plans.remove(&plan_id));
+                idlest.into_iter().collect()
             }
         }
-        before - plans.len()
     }
 
     /// How many plans there may be.
@@ -314,8 +313,8 @@ impl LivePlan {
 
     /// Where its events are kept.
     #[must_use]
-    pub fn journal(&self) -> &dyn History {
-        &*self.journal
+    pub fn journal(&self) -> &Arc<dyn History> {
+        &self.journal
     }
 
     /// Waits for the right to decide for this plan. It can be handed to whoever finishes what was begun.

@@ -4,9 +4,9 @@
 //! A decision over what is old does no harm: the journal does not take it, and it is made again over what is new. Only what
 //! is answered without an append has to ask how far the history is.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::panic::AssertUnwindSafe;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use futures_util::stream::FuturesUnordered;
@@ -17,7 +17,7 @@ use super::name::tenant_of;
 use super::recover::read;
 use super::{Coordinator, Error, PlanView, Standing, not_found, poisoned, view};
 use crate::engine::{Command, Event, Timestamp};
-use crate::journal::{self, Others};
+use crate::journal::{self, History, Others};
 use crate::registry::{LivePlan, Poisoned, Unloading};
 
 /// Entries of others that are applied at a time.
@@ -32,6 +32,8 @@ const LOOK_EVERY: Duration = Duration::from_secs(5);
 const SWEEP_EVERY: Duration = Duration::from_secs(60);
 /// A plan that nobody here has used for so long is let go.
 const IDLE_LIFE: Duration = Duration::from_secs(600);
+/// So many plans that are not live here are counted.
+const LET_GO_COUNTED_MAX: usize = 10_000;
 /// Plans that are read at the same time to be listed.
 const LISTED_AT_A_TIME: usize = 8;
 
@@ -42,6 +44,16 @@ pub(super) struct Shared {
     loading: [tokio::sync::Mutex<()>; LOADING_PLACES],
     /// Plans that were looked at, and have no time at which to be looked at again.
     without_time: Mutex<HashSet<Arc<str>>>,
+    /// Plans that were let go here, or only looked at, to which nobody has appended since: they are counted on.
+    let_go: Mutex<HashMap<Arc<str>, LetGo>>,
+}
+
+/// A plan that is not live here, and was.
+struct LetGo {
+    /// Where it stood.
+    standing: Standing,
+    /// Who has this is told when others append.
+    history: Arc<dyn History>,
 }
 
 impl Shared {
@@ -50,7 +62,19 @@ impl Shared {
             others,
             loading: std::array::from_fn(|_| tokio::sync::Mutex::default()),
             without_time: Mutex::default(),
+            let_go: Mutex::default(),
         }
+    }
+
+    /// Each step is whole.
+    fn without_time(&self) -> MutexGuard<'_, HashSet<Arc<str>>> {
+        let without_time = self.without_time.lock();
+        without_time.unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Each step is whole.
+    fn let_go(&self) -> MutexGuard<'_, HashMap<Arc<str>, LetGo>> {
+        self.let_go.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Where to wait while somebody reads or registers this plan.
@@ -93,15 +117,61 @@ impl Coordinator {
         };
         self.make_room()?;
         plan.use_at(self.clock.now());
-        Ok(self.serve_again(plan))
+        let plan = self.serve_again(plan);
+        if let Some(shared) = &self.shared {
+            shared.let_go().remove(plan_id);
+        }
+        Ok(plan)
     }
 
     /// Lets plans go that nobody needs, if as many are live as may be.
     pub(super) fn make_room(&self) -> Result<(), Error> {
-        if !self.registry.is_full() || self.registry.unload_idlest(Unloading::Any) > 0 {
+        let Some(shared) = &self.shared else {
+            return Ok(());
+        };
+        if !self.registry.is_full() || self.let_go(shared, Unloading::Any) > 0 {
             return Ok(());
         }
         Err(self.plans_are_full())
+    }
+
+    /// Lets plans go that nobody needs, and answers how many.
+    fn let_go(&self, shared: &Shared, which: Unloading) -> usize {
+        // Held, so that who loads one of them again comes after this.
+        let mut let_go = shared.let_go();
+        let plans = self.registry.unload_idlest(which);
+        for plan in &plans {
+            self.count_on(&mut let_go, plan);
+        }
+        drop(let_go);
+        plans.len()
+    }
+
+    /// Counts a plan that is not live here.
+    fn count_on(&self, let_go: &mut HashMap<Arc<str>, LetGo>, plan: &LivePlan) {
+        let plan_id = plan.plan_id();
+        if let_go.len() >= LET_GO_COUNTED_MAX || self.registry.get(plan_id).is_some() {
+            return;
+        }
+        if let Ok(view) = view(plan) {
+            let of_it = LetGo {
+                standing: view.standing,
+                history: Arc::clone(plan.journal()),
+            };
+            let_go.insert(Arc::clone(plan_id), of_it);
+        }
+    }
+
+    /// Where plans stand that are not live here, and that nobody has changed since they were.
+    pub(super) fn let_go_standings(&self) -> Vec<Standing> {
+        let Some(shared) = &self.shared else {
+            return Vec::new();
+        };
+        let let_go = shared.let_go();
+        let not_live = let_go
+            .iter()
+            .filter(|(plan_id, _)| self.registry.get(plan_id).is_none());
+        not_live.map(|(_, of_it)| of_it.standing.clone()).collect()
     }
 
     /// Waits until the plan has all that anybody was told is done before this is called.
@@ -189,7 +259,7 @@ impl Coordinator {
                 Some(()) = under_way.next() => continue,
                 _ = looking.tick(), if has_room => self.look().boxed(),
                 _ = sweeping.tick(), if has_room => self.sweep(shared).boxed(),
-                plan_id = shared.others.next(), if has_room => self.follow(plan_id).boxed(),
+                plan_id = shared.others.next(), if has_room => self.follow(shared, plan_id).boxed(),
             };
             // One plan's panic is not to stop the others.
             under_way.push(AssertUnwindSafe(work).catch_unwind().map(|done| {
@@ -200,11 +270,31 @@ impl Coordinator {
         }
     }
 
-    async fn follow(&self, plan_id: Arc<str>) {
-        if let Some(plan) = self.registry.get(&plan_id)
-            && let Err(error) = self.read_on(&plan).await
-        {
+    async fn follow(&self, shared: &Shared, plan_id: Arc<str>) {
+        let Some(plan) = self.registry.get(&plan_id) else {
+            return self.look_at_let_go(shared, &plan_id).await;
+        };
+        if let Err(error) = self.read_on(&plan).await {
             tracing::debug!(plan.id = &*plan_id, %error, "cannot read on");
+        }
+    }
+
+    /// Looks whether others have appended to a plan that was let go here. Then it stands elsewhere, and they count it.
+    async fn look_at_let_go(&self, shared: &Shared, plan_id: &str) {
+        let known = shared
+            .let_go()
+            .get(plan_id)
+            .map(|of_it| (of_it.standing.sequence, Arc::clone(&of_it.history)));
+        let Some((sequence, history)) = known else {
+            return;
+        };
+        if !history
+            .latest()
+            .wait()
+            .await
+            .is_ok_and(|latest| latest == sequence)
+        {
+            shared.let_go().remove(plan_id);
         }
     }
 
@@ -224,35 +314,31 @@ impl Coordinator {
     async fn sweep(&self, shared: &Shared) {
         let life = u64::try_from(IDLE_LIFE.as_millis()).unwrap_or(u64::MAX);
         let long_ago = Timestamp(self.clock.now().0.saturating_sub(life));
-        self.registry.unload_idlest(Unloading::Before(long_ago));
+        self.let_go(shared, Unloading::Before(long_ago));
         let Ok(plan_ids) = self.journal.plans().wait().await else {
             return;
         };
         {
             let there: HashSet<&Arc<str>> = plan_ids.iter().collect();
-            let without_time = shared.without_time.lock();
-            let mut without_time = without_time.unwrap_or_else(PoisonError::into_inner);
-            without_time.retain(|plan_id| there.contains(plan_id));
+            shared
+                .without_time()
+                .retain(|plan_id| there.contains(plan_id));
+            shared.let_go().retain(|plan_id, _| there.contains(plan_id));
         }
         let timed = self.timers.plans();
         for plan_id in plan_ids {
-            let is_known = || {
-                let without_time = shared.without_time.lock();
-                let without_time = without_time.unwrap_or_else(PoisonError::into_inner);
-                without_time.contains(&plan_id)
-            };
-            if timed.contains(&plan_id) || self.registry.get(&plan_id).is_some() || is_known() {
+            let is_known = timed.contains(&plan_id)
+                || self.registry.get(&plan_id).is_some()
+                || shared.without_time().contains(&plan_id);
+            if is_known {
                 continue;
             }
             let (_, read) = read(Arc::clone(&self.journal), Arc::clone(&plan_id)).await;
             let Ok((plan, _)) = read else { continue };
+            self.count_on(&mut shared.let_go(), &plan);
             match plan.due() {
                 Some(due) => self.timers.add(due, &plan_id),
-                None => {
-                    let without_time = shared.without_time.lock();
-                    let mut without_time = without_time.unwrap_or_else(PoisonError::into_inner);
-                    without_time.insert(plan_id);
-                }
+                None => _ = shared.without_time().insert(plan_id),
             }
         }
     }

@@ -1,7 +1,10 @@
 //! Replicas: processes that share a journal, and serve the same plans.
 
 use std::sync::Arc;
+use std::time::Duration;
 
+use fanout::coordinator::{Clock, Coordinator};
+use fanout::engine::{Completion, EndReason};
 use fanout::journal::Journal;
 use fanout::proto::watch_plan_response::Frame;
 use fanout::proto::{
@@ -10,7 +13,9 @@ use fanout::proto::{
 };
 use tonic::Code;
 
-use crate::harness::{NatsServer, TestServer, plan_request, record, refusal};
+use crate::harness::{
+    NatsServer, TestServer, coordinator_limits, parse, plan_command, plan_request, record, refusal,
+};
 use crate::journal::connect;
 use crate::nats::simulated::Simulated;
 
@@ -216,6 +221,67 @@ async fn a_plan_that_ends_at_one_replica_has_ended_at_the_other() {
     });
     let sealed = sealed.await.unwrap().into_inner();
     assert_eq!(cancelled.plan, sealed.plan, "an ended plan stays as it is");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_plan_that_nobody_calls_any_more_is_counted_where_it_was_until_it_changes_elsewhere() {
+    const LONG: Duration = Duration::from_secs(3_600);
+    let stream = Arc::new(Simulated::default());
+    let replica = || {
+        let (journal, limits) = (stream.journal(), coordinator_limits());
+        let replica = Arc::new(Coordinator::new(journal, Clock::system(), limits));
+        let follower = Arc::clone(&replica);
+        tokio::spawn(async move { follower.run_shared().await });
+        replica
+    };
+    let counted = |replica: &Coordinator| {
+        let census = replica.census();
+        (
+            census.incomplete_plans,
+            census.waiting_tasks,
+            census.failed_plans,
+        )
+    };
+    let (one, other) = (replica(), replica());
+    let config = r#"{"groups":[{"key":"a"},{"key":"b"},{"key":"c"}],"task_request_template":{"id":"{{group.key}}"}}"#;
+    let command = plan_command("p", &parse(config), Completion::default());
+    one.register(command).await.unwrap();
+    let in_memory = Arc::downgrade(&one.plan("p").await.unwrap());
+    assert_eq!(
+        [&one, &other].map(|replica| counted(replica)),
+        [(1, 3, 0), (0, 0, 0)]
+    );
+
+    tokio::time::sleep(LONG).await;
+    assert!(in_memory.upgrade().is_none(), "it was let go");
+    // The other has found it when it looked for plans that it does not know.
+    assert_eq!(
+        [&one, &other].map(|replica| counted(replica)),
+        [(1, 3, 0), (1, 3, 0)]
+    );
+
+    other.end("p", "", EndReason::Cancelled, "").await.unwrap();
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert_eq!(
+        [&one, &other].map(|replica| counted(replica)),
+        [(0, 0, 0), (0, 0, 1)]
+    );
+
+    // Called again it is counted once, and let go again it still is, at both.
+    one.view("p").await.unwrap();
+    assert_eq!(counted(&one), (0, 0, 1));
+    tokio::time::sleep(LONG).await;
+    assert_eq!(
+        [&one, &other].map(|replica| counted(replica)),
+        [(0, 0, 1), (0, 0, 1)]
+    );
+
+    other.delete("p", "").await.unwrap();
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert_eq!(
+        [&one, &other].map(|replica| counted(replica)),
+        [(0, 0, 0), (0, 0, 0)]
+    );
 }
 
 #[tokio::test]
