@@ -44,13 +44,13 @@ pub(super) struct Shared {
     loading: [tokio::sync::Mutex<()>; LOADING_PLACES],
     /// Plans that were looked at, and have no time at which to be looked at again.
     without_time: Mutex<HashSet<Arc<str>>>,
-    /// Plans that were let go here, or only looked at, to which nobody has appended since: they are counted on.
+    /// Plans that were let go here, or only looked at, to which nobody has appended since, so that they can be counted.
     let_go: Mutex<HashMap<Arc<str>, LetGo>>,
 }
 
-/// A plan that is not live here, and was.
+/// A plan that is not live here.
 struct LetGo {
-    /// Where it stood.
+    /// Where it stood when it was, or when it was looked at.
     standing: Standing,
     /// Who has this is told when others append.
     history: Arc<dyn History>,
@@ -336,6 +336,8 @@ impl Coordinator {
             let (_, read) = read(Arc::clone(&self.journal), Arc::clone(&plan_id)).await;
             let Ok((plan, _)) = read else { continue };
             self.count_on(&mut shared.let_go(), &plan);
+            // It may have changed before anybody could tell that it is counted.
+            self.look_at_let_go(shared, &plan_id).await;
             match plan.due() {
                 Some(due) => self.timers.add(due, &plan_id),
                 None => _ = shared.without_time().insert(plan_id),

@@ -330,8 +330,11 @@ impl Plan {
             }
         }
         self.has_read(reader.place());
-        let taken = limit.min(reading.entries.len());
-        Ok(reading.entries.drain(..taken).collect())
+        if reading.entries.len() <= limit {
+            // Nothing of it stays: a history may be held for long after it was read.
+            return Ok(std::mem::take(&mut reading.entries).into());
+        }
+        Ok(reading.entries.drain(..limit).collect())
     }
 
     /// The history is known up to here, unless something is on its way behind another place.
