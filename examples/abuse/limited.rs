@@ -10,6 +10,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use tempfile::TempDir;
 
+use crate::honest::Honest;
 use crate::program::{self, Program};
 use crate::{Outcome, SERVER_PRIORITY};
 
@@ -18,6 +19,8 @@ const FILE_DESCRIPTORS: usize = 400;
 /// What of its memory may be left, beyond what it had, when all is over.
 const LEFT_MIB: u64 = 96;
 const SETTLED_WITHIN: Duration = Duration::from_secs(30);
+/// How often to look.
+const GLANCE: Duration = Duration::from_millis(100);
 
 pub struct Limited {
     program: Program,
@@ -91,8 +94,8 @@ impl Limited {
         Ok(self.program.kib("VmHWM:")? / 1_024)
     }
 
-    /// What is resident when memory has had time to go back.
-    pub async fn settled_mib(&self) -> Outcome<u64> {
+    /// What is resident when memory has had time to go back, with the honest client's calls: it does not go back by itself.
+    pub async fn settled_mib(&self, honest: &mut Honest) -> Outcome<u64> {
         let began = Instant::now();
         loop {
             let held = self.resident_mib()?;
@@ -102,7 +105,7 @@ impl Limited {
             if began.elapsed() > SETTLED_WITHIN {
                 return Err(format!("{held} MiB stay, {} MiB at the start", self.begin_mib).into());
             }
-            tokio::time::sleep(Duration::from_millis(100)).await;
+            honest.calls(GLANCE).await?;
         }
     }
 

@@ -128,7 +128,7 @@ async fn main() -> Outcome<()> {
         // Also who comes anew.
         honest.reconnect().await?;
     }
-    let after = server.settled_mib().await?;
+    let after = server.settled_mib(&mut honest).await?;
     println!(
         "{after} MiB resident at the end, {} MiB at most, {}",
         server.peak_mib()?,
