@@ -1,36 +1,21 @@
 //! What time alone does, with time in the test's hand.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use fanout::coordinator::{
-    Clock, Coordinator, Deadline, Error, Limits, Next, PlanCommand, Registered, Source,
+    Clock, Coordinator, Deadline, Error, Limits, Next, PlanCommand, Registered,
 };
 use fanout::engine::{Completion, EndReason, PlanStatus};
 use fanout::journal::{Journal, Memory};
 
-use crate::harness::{coordinator_limits, parse};
+use crate::harness::{coordinator_limits, parse, plan_command};
 
 const SECOND: Duration = Duration::from_secs(1);
 
 fn command(plan_id: &str) -> PlanCommand {
-    PlanCommand {
-        tenant: Arc::default(),
-        request_id: String::new(),
-        plan_id: plan_id.into(),
-        config: parse(r#"{"items":[{"group_key":"a"}]}"#)
-            .as_object()
-            .unwrap()
-            .clone(),
-        source: Source::Config,
-        completion: Completion::default(),
-        deadline: None,
-        retention: None,
-        labels: BTreeMap::new(),
-        validate_only: false,
-        document_bytes_max: 0,
-    }
+    let config = parse(r#"{"items":[{"group_key":"a"}]}"#);
+    plan_command(plan_id, &config, Completion::default())
 }
 
 struct Running {

@@ -234,54 +234,38 @@ async fn a_plan_that_nobody_calls_any_more_is_counted_where_it_was_until_it_chan
         tokio::spawn(async move { follower.run_shared().await });
         replica
     };
-    let counted = |replica: &Coordinator| {
-        let census = replica.census();
-        (
-            census.incomplete_plans,
-            census.waiting_tasks,
-            census.failed_plans,
-        )
-    };
     let (one, other) = (replica(), replica());
+    let counted = || {
+        [&one, &other].map(|replica| {
+            let census = replica.census();
+            let plans = [census.incomplete_plans, census.failed_plans];
+            (plans, census.waiting_tasks)
+        })
+    };
     let config = r#"{"groups":[{"key":"a"},{"key":"b"},{"key":"c"}],"task_request_template":{"id":"{{group.key}}"}}"#;
     let command = plan_command("p", &parse(config), Completion::default());
     one.register(command).await.unwrap();
     let in_memory = Arc::downgrade(&one.plan("p").await.unwrap());
-    assert_eq!(
-        [&one, &other].map(|replica| counted(replica)),
-        [(1, 3, 0), (0, 0, 0)]
-    );
+    assert_eq!(counted(), [([1, 0], 3), ([0, 0], 0)]);
 
     tokio::time::sleep(LONG).await;
     assert!(in_memory.upgrade().is_none(), "it was let go");
     // The other has found it when it looked for plans that it does not know.
-    assert_eq!(
-        [&one, &other].map(|replica| counted(replica)),
-        [(1, 3, 0), (1, 3, 0)]
-    );
+    assert_eq!(counted(), [([1, 0], 3), ([1, 0], 3)]);
 
     other.end("p", "", EndReason::Cancelled, "").await.unwrap();
     tokio::time::sleep(Duration::from_secs(1)).await;
-    assert_eq!(
-        [&one, &other].map(|replica| counted(replica)),
-        [(0, 0, 0), (0, 0, 1)]
-    );
+    assert_eq!(counted(), [([0, 0], 0), ([0, 1], 0)]);
 
     // Called again it is counted once, and let go again it still is, at both.
     one.view("p").await.unwrap();
-    assert_eq!(counted(&one), (0, 0, 1));
+    assert_eq!(counted(), [([0, 1], 0), ([0, 1], 0)]);
     tokio::time::sleep(LONG).await;
-    assert_eq!(
-        [&one, &other].map(|replica| counted(replica)),
-        [(0, 0, 1), (0, 0, 1)]
-    );
+    assert_eq!(counted(), [([0, 1], 0), ([0, 1], 0)]);
 
     other.delete("p", "").await.unwrap();
     tokio::time::sleep(Duration::from_secs(1)).await;
-    assert_eq!(
-        [&one, &other].map(|replica| counted(replica)),
-        [(0, 0, 0), (0, 0, 0)]
-    );
+    assert_eq!(counted(), [([0, 0], 0), ([0, 0], 0)]);
 }
 
 #[tokio::test]

@@ -1,6 +1,5 @@
 //! Those who ask replicas for something in an exploration, as their protocols have it: from any of them, again and again.
 
-use std::collections::BTreeMap;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -8,7 +7,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::{BufMut, BytesMut};
-use fanout::coordinator::{Deadline, Entries, Error, Next, PlanCommand, Source, Watch};
+use fanout::coordinator::{Deadline, Entries, Error, Next, PlanCommand, Watch};
 use fanout::engine::{
     Completion, Disposition, EndReason, Entry, Receipt, RecordKind, SealRule, Spec, Submission,
 };
@@ -20,7 +19,7 @@ use tokio::time::{Instant, sleep};
 
 use super::replica_set::{Replica, Replicas};
 use super::truth::{Told, digest, life_of};
-use crate::harness::parse;
+use crate::harness::{parse, plan_command};
 
 /// Tasks whose records have producers, and those whose records come to two replicas at once.
 const TASKS: (u64, u64) = (3, 3);
@@ -58,16 +57,12 @@ impl Run {
             r#"{{"groups":[{}],"task_request_template":{{"id":"{{{{group.key}}}}"}}}}"#,
             groups.join(",")
         );
+        let completion = Completion {
+            seal_rule: SealRule::Explicit,
+            ..Completion::default()
+        };
         let command = PlanCommand {
-            tenant: Arc::default(),
             request_id: format!("{name} {generation}"),
-            plan_id: name.into(),
-            config: parse(&config).as_object().unwrap().clone(),
-            source: Source::Config,
-            completion: Completion {
-                seal_rule: SealRule::Explicit,
-                ..Completion::default()
-            },
             deadline: match name {
                 "deleted" => None,
                 _ => Some(Deadline::After(Duration::from_secs(
@@ -76,9 +71,7 @@ impl Run {
             },
             retention: (name == "expired")
                 .then(|| Duration::from_millis(self.below(5_000, "retention"))),
-            labels: BTreeMap::new(),
-            validate_only: false,
-            document_bytes_max: 0,
+            ..plan_command(name, &parse(&config), completion)
         };
         while !self.is_over() {
             let replica = self.replicas.any(who);
