@@ -16,7 +16,7 @@ use fanout::proto::{
     ListPlansRequest, ListQuarantineRequest, ListTasksRequest, PlanRequest, ReconcileRequest,
     RematchRecordRequest, SubmitRecordRequest, WatchPlanRequest,
 };
-use fanout::reconcile::record::{Rewrite, TypedFields, read_into};
+use fanout::reconcile::record::{self, Form, ReadRecord, Rewrite, TypedFields};
 use fanout::reconcile::{self, Settings};
 use fanout::service::Fanout;
 use fanout::{engine, journal};
@@ -106,46 +106,48 @@ pub fn template(data: &[u8]) {
     }
 }
 
-/// A record's body is refused, or becomes a document that is one, of the same keys and status as if it were read as a tree.
+/// A record's body is refused, or becomes a document that is one. The lines of the data, one record after the other, are read
+/// as each is alone.
 pub fn record(data: &[u8]) {
     let settings = Settings::read(&json::Object::default()).expect("an empty config is one");
-    let mut made = String::new();
-    let typed = TypedFields {
-        id: "",
-        task_id: "",
-        sandbox_session_id: "",
-        group_key: "",
-        status: "",
-        success: None,
-    };
-    let tree = json::parse(data, Limits::default());
-    let read = read_into(
-        &mut made,
-        typed,
-        data,
-        Rewrite::Reconciled,
-        Limits::default(),
-        &settings,
-    );
-    match (tree, read) {
+    let (typed, limits) = (TypedFields::default(), Limits::default());
+    let mut form = Form::default();
+    let whole_and_lines = std::iter::once(data).chain(data.split(|byte| *byte == b'\n'));
+    for body in whole_and_lines {
+        let alone = record::read(typed, body, Rewrite::Reconciled, limits, &settings);
+        check_document(body, &alone);
+        let mut document = String::new();
+        let after = record::read_into(
+            &mut document,
+            &mut form,
+            typed,
+            body,
+            Rewrite::Reconciled,
+            limits,
+            &settings,
+        );
+        let after = after.map(|read| ReadRecord {
+            document: document.into_bytes().into(),
+            ..read
+        });
+        assert_eq!(after, alone);
+    }
+}
+
+fn check_document(body: &[u8], read: &Result<ReadRecord<'_>, json::Error>) {
+    match (json::parse(body, Limits::default()), read) {
         (Ok(Value::Object(_)), Ok(read)) => {
-            let document = if read.document.is_empty() {
-                made.as_bytes()
-            } else {
-                &read.document
+            let limits = Limits {
+                depth: 1_024,
+                ..Limits::default()
             };
-            let reread = json::parse(
-                document,
-                Limits {
-                    depth: 1_024,
-                    ..Limits::default()
-                },
-            );
+            let document = &read.document;
+            let reread = json::parse(document, limits);
             assert!(matches!(reread, Ok(Value::Object(_))), "{document:?}");
         }
         (Ok(Value::Object(_)), Err(error)) => panic!("refused: {error}"),
-        (Ok(_), Ok(_)) if !data.is_empty() => panic!("only an object is a record"),
-        (Err(_), Ok(_)) if !data.is_empty() => panic!("what is no document is no record"),
+        (Ok(_), Ok(_)) if !body.is_empty() => panic!("only an object is a record"),
+        (Err(_), Ok(_)) if !body.is_empty() => panic!("what is no document is no record"),
         _ => {}
     }
 }

@@ -9,6 +9,7 @@
 //! record path uses it.
 
 mod build;
+mod form;
 mod halves;
 mod number;
 mod object;
@@ -18,6 +19,7 @@ pub mod scan;
 mod value;
 mod write;
 
+pub use form::Form;
 pub use halves::Halves;
 pub use number::Number;
 pub use object::{Object, Setter, Shape, Shapes};

@@ -40,7 +40,7 @@ pub struct Settings {
     /// Where a record's outcome stands; a list of several paths finds nothing.
     outcome_path: Option<String>,
     /// The first part of that path.
-    outcome_root: Option<String>,
+    outcome_root: Option<Arc<str>>,
     base_run: Object,
     include_summary: bool,
 }
@@ -85,7 +85,7 @@ impl Settings {
             outcome_root: outcome_path
                 .as_deref()
                 .and_then(|path| path.split('.').next())
-                .map(str::to_owned),
+                .map(Arc::from),
             outcome_path,
             base_run: config
                 .get("base_run")

@@ -5,9 +5,10 @@
 //! which knows every form, and what is wrong with a text and where.
 
 use std::borrow::Cow;
+use std::ops::Range;
 
 use super::parse::{Reader, plain_length};
-use super::{Error, Limits};
+use super::{Error, Form, Limits};
 
 /// One member of the scanned object.
 #[derive(Debug)]
@@ -58,9 +59,47 @@ pub fn fold<'t, S: Default>(
 ) -> Result<Scanned<'t, S>, Error> {
     let known = std::str::from_utf8(text).ok();
     let common = known.and_then(|text| common_members(text, limits, &mut member));
-    if let Some(common) = common {
-        return Ok(common);
+    common.map_or_else(|| any_members(text, limits, member), Ok)
+}
+
+/// Folds those members of the object that `named` has a name for, each with the place of its value; faster if the text has
+/// the form of those before it, which have been read with the same limits and names.
+///
+/// # Errors
+/// As [`members`].
+pub fn fold_alike<'t, N: Copy, S: Default>(
+    form: &mut Form<N>,
+    text: &'t [u8],
+    limits: Limits,
+    named: impl Fn(&str) -> Option<N>,
+    mut found: impl FnMut(&mut S, N, Range<usize>),
+) -> Result<Scanned<'t, S>, Error> {
+    let known = std::str::from_utf8(text).ok();
+    if let Some(text) = known
+        && let Some(alike) = form.fold(text, &mut found)
+    {
+        return Ok(alike);
     }
+    let mut member = |all: &mut S, member: Member<'t>| {
+        if let Some(name) = named(&member.key) {
+            found(all, name, member.offset..member.offset + member.value.len());
+        }
+    };
+    let common = known.and_then(|text| common_members(text, limits, &mut member));
+    match common {
+        Some(common) => {
+            form.pass(common.text, limits, named);
+            Ok(common)
+        }
+        None => any_members(text, limits, member),
+    }
+}
+
+fn any_members<'t, S: Default>(
+    text: &'t [u8],
+    limits: Limits,
+    mut member: impl FnMut(&mut S, Member<'t>),
+) -> Result<Scanned<'t, S>, Error> {
     let mut found = S::default();
     let mut reader = Reader::new(text, limits)?;
     reader.members(|reader, key| {
@@ -72,7 +111,7 @@ pub fn fold<'t, S: Default>(
     let brace = reader.position() - 1;
     reader.end()?;
     // The reader is only made of text.
-    let text = known.unwrap_or_default();
+    let text = std::str::from_utf8(text).unwrap_or_default();
     Ok(Scanned { found, text, brace })
 }
 
@@ -88,21 +127,29 @@ fn common_members<'t, S: Default>(
     let mut found = S::default();
     // Where the text goes on that is left.
     let at = |rest: &[u8]| text.len() - rest.len();
-    let rest = white_space(text.as_bytes()).strip_prefix(b"{")?;
-    let rest = object(rest, limits.depth, |key, after_key, value, rest| {
-        let key = &text[at(key)..at(after_key) - 1];
-        let member_found = Member {
-            key: Cow::Borrowed(key),
-            value: &text[at(value)..at(rest)],
-            offset: at(value),
-        };
-        member(&mut found, member_found);
-        // It would have to be unescaped.
-        !key.as_bytes().contains(&b'\\')
-    })?;
+    let rest = object(
+        open(text.as_bytes())?,
+        limits.depth,
+        |key, after_key, value, rest| {
+            let key = &text[at(key)..at(after_key) - 1];
+            let member_found = Member {
+                key: Cow::Borrowed(key),
+                value: &text[at(value)..at(rest)],
+                offset: at(value),
+            };
+            member(&mut found, member_found);
+            // It would have to be unescaped.
+            !key.as_bytes().contains(&b'\\')
+        },
+    )?;
     let brace = at(rest) - 1;
     let is_all = white_space(rest).is_empty();
     is_all.then_some(Scanned { found, text, brace })
+}
+
+/// What comes after an object's opening brace.
+pub(super) fn open(text: &[u8]) -> Option<&[u8]> {
+    white_space(text).strip_prefix(b"{")
 }
 
 fn white_space(mut text: &[u8]) -> &[u8] {
@@ -115,9 +162,16 @@ fn white_space(mut text: &[u8]) -> &[u8] {
 /// Goes over a value in which there may be so many levels.
 fn value(text: &[u8], depth: usize) -> Option<&[u8]> {
     match text {
-        [b'"', rest @ ..] => string(rest),
         [b'{', rest @ ..] => object(rest, depth, |_, _, _, _| true),
         [b'[', rest @ ..] => list(rest, depth),
+        _ => scalar(text),
+    }
+}
+
+/// Goes over a value that is no object and no list.
+pub(super) fn scalar(text: &[u8]) -> Option<&[u8]> {
+    match text {
+        [b'"', rest @ ..] => string(rest),
         [b't', ..] => text.strip_prefix(b"true"),
         [b'f', ..] => text.strip_prefix(b"false"),
         [b'n', ..] => text.strip_prefix(b"null"),
@@ -127,7 +181,7 @@ fn value(text: &[u8], depth: usize) -> Option<&[u8]> {
 
 /// Goes over an object after its brace. Of each member, `member` is told what begins with its key, what follows the key's
 /// closing quote, what begins with its value, and what follows that; it says whether to go on.
-fn object<'t>(
+pub(super) fn object<'t>(
     text: &'t [u8],
     depth: usize,
     mut member: impl FnMut(&'t [u8], &'t [u8], &'t [u8], &'t [u8]) -> bool,
@@ -170,7 +224,7 @@ fn list(text: &[u8], depth: usize) -> Option<&[u8]> {
 }
 
 /// Goes over a string after its first quote.
-fn string(mut text: &[u8]) -> Option<&[u8]> {
+pub(super) fn string(mut text: &[u8]) -> Option<&[u8]> {
     loop {
         match &text[plain_length(text)..] {
             [b'"', rest @ ..] => return Some(rest),
@@ -183,6 +237,11 @@ fn string(mut text: &[u8]) -> Option<&[u8]> {
             _ => return None,
         }
     }
+}
+
+/// Whether this follows a key's closing quote.
+pub(super) fn follows_key(text: &[u8]) -> bool {
+    matches!(white_space(text), [b':', ..])
 }
 
 /// A number that is no longer, and whose exponent has at most two digits, is far from the end of a double's range, and

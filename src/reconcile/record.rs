@@ -5,6 +5,7 @@
 //! after all; both ways give the same document.
 
 use std::borrow::Cow;
+use std::ops::Range;
 use std::sync::Arc;
 
 use super::Settings;
@@ -55,11 +56,19 @@ impl TypedFields<'_> {
     }
 }
 
+/// The form of the records that came.
+#[derive(Debug, Default)]
+pub struct Form {
+    form: json::Form<usize>,
+    /// The outcome root of the settings that it was taken with.
+    root: Option<Arc<str>>,
+}
+
 /// Room for a status: `,"status":"completed"`.
 const STATUS_MEMBER_BYTES: usize = 21;
 
 /// A record as read.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ReadRecord<'r> {
     /// Its keys: typed where given, else the body's.
     pub keys: Keys<Cow<'r, str>>,
@@ -83,8 +92,10 @@ const STATE: usize = 6;
 const OUTCOME: usize = 7;
 const OUTCOME_STATUS: usize = 8;
 const PROVIDER_STATUS: usize = 9;
+/// The member that the outcome path begins with, if it is none of the others.
+const OUTCOME_ROOT: usize = 10;
 /// The members of a body that mean something; the typed ones first, in the order they are put in front.
-const FIELDS: [&str; 10] = [
+const FIELDS: [&str; OUTCOME_ROOT] = [
     "id",
     "task_id",
     "sandbox_session_id",
@@ -126,19 +137,30 @@ pub fn read<'r>(
     settings: &Settings,
 ) -> Result<ReadRecord<'r>, json::Error> {
     let mut document = String::new();
-    let read = read_into(&mut document, typed, body, rewrite, limits, settings)?;
+    let mut form = Form::default();
+    let read = read_into(
+        &mut document,
+        &mut form,
+        typed,
+        body,
+        rewrite,
+        limits,
+        settings,
+    )?;
     Ok(ReadRecord {
         document: Cow::Owned(document.into_bytes()),
         ..read
     })
 }
 
-/// Reads a record, and writes its document after what `documents` has; that of the answer is empty.
+/// Reads a record, and writes its document after what `documents` has; that of the answer is empty. The form is that of
+/// records before it, read with the same limits.
 ///
 /// # Errors
 /// As [`read`].
 pub fn read_into<'r>(
     documents: &mut String,
+    form: &mut Form,
     typed: TypedFields<'r>,
     body: &'r [u8],
     rewrite: Rewrite,
@@ -147,7 +169,7 @@ pub fn read_into<'r>(
 ) -> Result<ReadRecord<'r>, json::Error> {
     let start = documents.len();
     let body = if body.is_empty() { b"{}" } else { body };
-    let scanned = Scanned::of(body, limits, settings)?;
+    let scanned = Scanned::of(form, body, limits, settings)?;
     let typed_texts = [
         typed.id,
         typed.task_id,
@@ -165,15 +187,15 @@ pub fn read_into<'r>(
         group_key: key(GROUP_KEY),
     };
     let body_field_ignored = typed_texts.iter().enumerate().any(|(field, given)| {
-        !given.is_empty()
-            && scanned.found.of[field].is_some()
-            && scanned.text_of(field) != json::trim(given)
+        !given.is_empty() && scanned.has(field) && scanned.text_of(field) != json::trim(given)
     });
     let status_ignored = !typed.status.is_empty()
-        && scanned.found.of[STATUS].is_some()
+        && scanned.has(STATUS)
         && scanned.text_of(STATUS) != json::trim(typed.status);
     let success_ignored = typed.success.is_some_and(|given| {
-        scanned.found.of[SUCCESS].is_some_and(|own| own != if given { "true" } else { "false" })
+        scanned
+            .value_of(SUCCESS)
+            .is_some_and(|own| own != if given { "true" } else { "false" })
     });
     let body_field_ignored = body_field_ignored || status_ignored || success_ignored;
     let verdict = classify(
@@ -253,41 +275,52 @@ fn typed_members(typed: TypedFields<'_>) -> impl Iterator<Item = (&'static str, 
         .chain(success)
 }
 
-/// What the members of a body say.
+/// Where the values of the members of a body stand that mean something.
 #[derive(Default)]
-struct Members<'r> {
-    /// The value of each of [`FIELDS`], as it stands there.
-    of: [Option<&'r str>; FIELDS.len()],
-    /// Where the status begins.
-    status_at: usize,
-    /// The member that the outcome path begins with, if it is none of the above.
-    outcome_root: Option<&'r str>,
-    /// Whether one of those members comes twice.
+struct Members {
+    /// That of each of [`FIELDS`], and that of the outcome root; none is empty.
+    places: [Range<usize>; OUTCOME_ROOT + 1],
+    /// Whether one of them comes twice.
     repeated: bool,
-    any: bool,
 }
 
 /// A body as it was scanned.
-type Scanned<'r> = scan::Scanned<'r, Members<'r>>;
+type Scanned<'r> = scan::Scanned<'r, Members>;
 
 impl<'r> Scanned<'r> {
-    fn of(body: &'r [u8], limits: json::Limits, settings: &Settings) -> Result<Self, json::Error> {
-        let root = settings.outcome_root();
-        scan::fold(body, limits, |members: &mut Members<'r>, member| {
-            members.any = true;
-            if let Some(field) = field_named(&member.key) {
-                members.repeated |= members.of[field].replace(member.value).is_some();
-                if field == STATUS {
-                    members.status_at = member.offset;
-                }
-            } else if Some(&*member.key) == root {
-                members.repeated |= members.outcome_root.replace(member.value).is_some();
-            }
-        })
+    fn of(
+        form: &mut Form,
+        body: &'r [u8],
+        limits: json::Limits,
+        settings: &Settings,
+    ) -> Result<Self, json::Error> {
+        if form.root != settings.outcome_root {
+            *form = Form {
+                root: settings.outcome_root.clone(),
+                ..Form::default()
+            };
+        }
+        let is_root = |key: &str| form.root.as_deref() == Some(key);
+        let named = |key: &str| field_named(key).or_else(|| is_root(key).then_some(OUTCOME_ROOT));
+        let found = |members: &mut Members, field: usize, place| {
+            members.repeated |= !members.places[field].is_empty();
+            members.places[field] = place;
+        };
+        scan::fold_alike(&mut form.form, body, limits, named, found)
+    }
+
+    fn has(&self, field: usize) -> bool {
+        !self.found.places[field].is_empty()
+    }
+
+    /// The value of a member, as it stands there.
+    fn value_of(&self, field: usize) -> Option<&'r str> {
+        self.has(field)
+            .then(|| &self.text[self.found.places[field].clone()])
     }
 
     fn text_of(&self, field: usize) -> Cow<'r, str> {
-        self.found.of[field].map_or(Cow::Borrowed(""), raw_text)
+        self.value_of(field).map_or(Cow::Borrowed(""), raw_text)
     }
 
     fn facts(
@@ -307,7 +340,7 @@ impl<'r> Scanned<'r> {
         };
         let success = typed
             .success
-            .unwrap_or_else(|| self.found.of[SUCCESS] == Some("true"));
+            .unwrap_or_else(|| self.value_of(SUCCESS) == Some("true"));
         // Most records say it in one word; the outcome need not be looked into then.
         let outcome_status = if settings.success_statuses().is_none() && decides_alone(&status) {
             Cow::Borrowed("")
@@ -323,7 +356,9 @@ impl<'r> Scanned<'r> {
 
     /// Text of the first given of `outcome.status`, `outcome_status`, `provider_status`.
     fn outcome_status(&self, limits: json::Limits) -> Cow<'r, str> {
-        let outcome = self.found.of[OUTCOME].filter(|outcome| outcome.starts_with('{'));
+        let outcome = self
+            .value_of(OUTCOME)
+            .filter(|outcome| outcome.starts_with('{'));
         let in_outcome = outcome.and_then(|outcome| {
             let status = |status: &mut Option<&'r str>, member: scan::Member<'r>| {
                 if member.key == "status" {
@@ -334,8 +369,11 @@ impl<'r> Scanned<'r> {
             debug_assert!(scanned.is_ok(), "part of a document that was read already");
             scanned.ok()?.found
         });
-        let value = |field: usize| self.found.of[field];
-        let given = [in_outcome, value(OUTCOME_STATUS), value(PROVIDER_STATUS)];
+        let given = [
+            in_outcome,
+            self.value_of(OUTCOME_STATUS),
+            self.value_of(PROVIDER_STATUS),
+        ];
         given
             .into_iter()
             .flatten()
@@ -354,34 +392,34 @@ impl<'r> Scanned<'r> {
             typed.group_key,
         ];
         for (field, text) in texts.into_iter().enumerate() {
-            if !text.is_empty() && self.found.of[field].is_none() {
+            if !text.is_empty() && !self.has(field) {
                 begin_member(document, FIELDS[field]);
                 json::write_string(document, text);
             }
         }
-        if let Some(success) = typed.success.filter(|_| self.found.of[SUCCESS].is_none()) {
+        if let Some(success) = typed.success.filter(|_| !self.has(SUCCESS)) {
             begin_member(document, FIELDS[SUCCESS]);
             document.push_str(if success { "true" } else { "false" });
         }
-        let open = self.text.bytes().position(|byte| byte == b'{');
-        let open = open.map_or(0, |at| at + 1);
-        if self.found.any {
+        let inner = &self.text[..self.brace];
+        let inner = inner
+            .trim_ascii_start()
+            .strip_prefix('{')
+            .unwrap_or_default();
+        let begin = self.brace - inner.len();
+        let inner = inner.trim_ascii_end();
+        if !inner.is_empty() {
             separate(document);
         }
-        match self.found.of[STATUS] {
-            Some(own) => {
-                let begin = self.found.status_at;
-                document.push_str(&self.text[open..begin]);
-                write_status(document, status);
-                document.push_str(&self.text[begin + own.len()..self.brace]);
-            }
-            None => {
-                if self.found.any {
-                    document.push_str(self.text[open..self.brace].trim_ascii_end());
-                }
-                begin_member(document, FIELDS[STATUS]);
-                write_status(document, status);
-            }
+        let own = self.found.places[STATUS].clone();
+        if own.is_empty() {
+            document.push_str(inner);
+            begin_member(document, FIELDS[STATUS]);
+            write_status(document, status);
+        } else {
+            document.push_str(&self.text[begin..own.start]);
+            write_status(document, status);
+            document.push_str(&self.text[own.end..self.brace]);
         }
         document.push('}');
     }
@@ -400,11 +438,10 @@ impl<'r> Scanned<'r> {
         let value = match field_named(root) {
             Some(STATUS) if settings.outcome_is_root() => return !status.name().is_empty(),
             Some(field @ (OUTCOME | OUTCOME_STATUS | PROVIDER_STATUS | STATE)) => {
-                self.found.of[field]
+                self.value_of(field)
             }
             Some(_) if typed_members(typed).any(|(key, _)| key == root) => None,
-            Some(field) => self.found.of[field],
-            None => self.found.outcome_root,
+            field => self.value_of(field.unwrap_or(OUTCOME_ROOT)),
         };
         if settings.outcome_is_root()
             && let Some(value) = value
@@ -472,6 +509,6 @@ impl Settings {
 
     /// Whether the outcome path has only one part.
     fn outcome_is_root(&self) -> bool {
-        self.outcome_path == self.outcome_root
+        self.outcome_path.as_deref() == self.outcome_root()
     }
 }

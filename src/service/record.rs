@@ -7,13 +7,15 @@ use crate::config::Limits;
 use crate::engine::{RecordKind, Spec, Submission, Violation};
 use crate::proto;
 use crate::proto::records::RecordFields;
-use crate::reconcile::record::{self, ReadRecord, Rewrite, TypedFields};
+use crate::reconcile::record::{self, Form, ReadRecord, Rewrite, TypedFields};
 
-/// Reads a record, and appends its document to `documents`; that of the submission is empty.
+/// Reads a record, and appends its document to `documents`; that of the submission is empty. The form is that of records
+/// before it.
 pub(super) fn read<'r>(
     record: &RecordFields<'r>,
     spec: &Spec,
     limits: &Limits,
+    form: &mut Form,
     documents: &mut String,
 ) -> Submission<'r> {
     let kind = match proto::RecordKind::try_from(record.kind) {
@@ -33,7 +35,7 @@ pub(super) fn read<'r>(
         }
     };
     let start = documents.len();
-    let record = read_as(record, kind, spec, limits, documents);
+    let record = read_as(record, kind, spec, limits, form, documents);
     if record.is_err() {
         documents.truncate(start);
     }
@@ -45,6 +47,7 @@ fn read_as<'r>(
     kind: RecordKind,
     spec: &Spec,
     limits: &Limits,
+    form: &mut Form,
     documents: &mut String,
 ) -> Result<ReadRecord<'r>, Violation> {
     let most = limits.record_body_bytes_max;
@@ -72,6 +75,7 @@ fn read_as<'r>(
     let settings = &spec.settings;
     let read = record::read_into(
         documents,
+        form,
         typed,
         record.body,
         rewrite,
@@ -98,6 +102,9 @@ fn read_as<'r>(
 }
 
 fn check_text(field: &'static str, text: &str, limits: &Limits) -> Result<(), Violation> {
+    if text.is_empty() {
+        return Ok(());
+    }
     let most = limits.key_bytes_max;
     if text.len() > most {
         let description = format!("is {} bytes long, at most {most} are allowed", text.len());

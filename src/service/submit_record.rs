@@ -32,6 +32,7 @@ use crate::coordinator::Error;
 use crate::engine::Submission;
 use crate::identity::Caller;
 use crate::proto::records::{RecordsMessage, WrittenMessage};
+use crate::reconcile::record::Form;
 use crate::registry::LivePlan;
 use crate::telemetry::{metrics, traces};
 
@@ -41,6 +42,8 @@ const TOGETHER_MAX: (usize, usize) = (64, 64 << 10);
 /// What a stream uses again for all of its messages.
 #[derive(Default)]
 struct Room {
+    /// The form of the records that came.
+    form: Form,
     /// Where documents are made.
     documents: String,
     /// Where answers are written.
@@ -199,8 +202,10 @@ async fn answer(
     let limits = &fanout.config.limits;
     let bound = source.bound_task().cloned();
     let mut answered = Answered::default();
-    let (mut records, mut submissions, mut ends) = (Vec::new(), Vec::new(), Vec::new());
-    let mut documents = Vec::new();
+    // As many of each, if a message has one record.
+    let many = messages.len();
+    let (mut records, mut ends) = (Vec::with_capacity(1), Vec::with_capacity(many));
+    let (mut submissions, mut documents) = (Vec::with_capacity(many), Vec::with_capacity(many));
     // The offsets of the change's first record, and of the one after the last so far, if they have any.
     let mut run: Option<[Option<u64>; 2]> = None;
     for message in messages {
@@ -210,7 +215,8 @@ async fn answer(
         let sound = message.and_then(|(plan, first_offset)| {
             for record in &records {
                 let document = room.documents.len();
-                let mut read = record::read(record, plan.spec(), limits, &mut room.documents);
+                let (form, made) = (&mut room.form, &mut room.documents);
+                let mut read = record::read(record, plan.spec(), limits, form, made);
                 if let (Some(bound), Ok(fields)) = (&bound, &read.record)
                     && let Err(violation) = check_bound(bound, plan.spec(), fields)
                 {

@@ -4,10 +4,10 @@ use std::borrow::Cow;
 
 use fanout::json::{self, Limits, Object, Value};
 use fanout::plan::Keys;
-use fanout::reconcile::record::{self, ReadRecord, Rewrite, TypedFields};
+use fanout::reconcile::record::{self, Form, ReadRecord, Rewrite, TypedFields};
 use fanout::reconcile::{Facts, Settings, Status, classify};
 use proptest::prelude::*;
-use proptest::sample::select;
+use proptest::sample::{Index, select};
 
 use crate::arbitrary::{cases, object_text};
 use crate::harness::parse;
@@ -242,5 +242,75 @@ proptest! {
         let status = document.get("status").and_then(Value::as_str);
         prop_assert_eq!(status, Some(read.verdict.status.name()));
         prop_assert!(read.verdict.status != Status::MissingRecord || body.contains("missing_record") || typed.status == "missing_record");
+    }
+
+    #[test]
+    fn a_record_reads_the_same_whatever_came_before_it(
+        bodies in prop::collection::vec((object_text(), prop::collection::vec(change(), 0..6)), 1..4),
+        config in select(&["{}", r#"{"outcome_path":"a"}"#][..]),
+    ) {
+        let settings = settings(config);
+        let mut form = Form::default();
+        let bodies = bodies.iter().flat_map(|(body, changes)| {
+            let changed = changes.iter().map(|change| change.of(body));
+            std::iter::once(body.clone().into_bytes()).chain(changed)
+        });
+        for body in bodies {
+            let (typed, limits) = (TypedFields::default(), Limits::default());
+            let alone = record::read(typed, &body, Rewrite::Reconciled, limits, &settings);
+            let mut documents = "before".to_owned();
+            let after = record::read_into(
+                &mut documents,
+                &mut form,
+                typed,
+                &body,
+                Rewrite::Reconciled,
+                limits,
+                &settings,
+            );
+            let after = after.map(|read| ReadRecord {
+                document: documents.as_bytes()["before".len()..].into(),
+                ..read
+            });
+            prop_assert_eq!(after, alone, "{}", String::from_utf8_lossy(&body));
+        }
+    }
+}
+
+/// What makes another body of one: mostly one of the same form.
+#[derive(Clone, Debug)]
+enum Change {
+    /// Every digit but 0 becomes this one.
+    Digits(u8),
+    /// A byte becomes this one.
+    Byte(Index, u8),
+    /// It ends before this byte.
+    End(Index),
+}
+
+fn change() -> impl Strategy<Value = Change> {
+    let byte = prop_oneof![any::<u8>(), select(&b"\"\\{}[],:0-.etn \n"[..])];
+    prop_oneof![
+        4 => (b'1'..=b'9').prop_map(Change::Digits),
+        2 => (any::<Index>(), byte).prop_map(|(at, byte)| Change::Byte(at, byte)),
+        1 => any::<Index>().prop_map(Change::End),
+    ]
+}
+
+impl Change {
+    fn of(&self, body: &str) -> Vec<u8> {
+        let mut body = body.as_bytes().to_vec();
+        match self {
+            Self::Digits(digit) => {
+                let digits = body.iter_mut().filter(|byte| matches!(byte, b'1'..=b'9'));
+                digits.for_each(|byte| *byte = *digit);
+            }
+            Self::Byte(at, byte) => {
+                let at = at.index(body.len());
+                body[at] = *byte;
+            }
+            Self::End(at) => body.truncate(at.index(body.len())),
+        }
+        body
     }
 }
