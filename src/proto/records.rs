@@ -3,7 +3,7 @@
 
 use prost::Message as _;
 use prost::bytes::{Buf, BufMut, Bytes, BytesMut};
-use prost::encoding::{DecodeContext, WireType, decode_key, decode_varint, skip_field};
+use prost::encoding::{DecodeContext, WireType, decode_varint, skip_field};
 use tonic::Status;
 use tonic::codec::{DecodeBuf, EncodeBuf};
 
@@ -146,21 +146,40 @@ impl<'m> Fields<'m> {
         if self.0.is_empty() {
             return Some(None);
         }
-        let (number, wire_type) = decode_key(&mut self.0).ok()?;
-        let value = match wire_type {
-            WireType::Varint => Value::Number(decode_varint(&mut self.0).ok()?),
+        let key = self.number()?;
+        let (number, wire_type) = (u32::try_from(key >> 3).ok()?, key & 7);
+        if number == 0 || key > u64::from(u32::MAX) {
+            return None;
+        }
+        let value = match WireType::try_from(wire_type).ok()? {
+            WireType::Varint => Value::Number(self.number()?),
             WireType::LengthDelimited => {
-                let length = usize::try_from(decode_varint(&mut self.0).ok()?).ok()?;
+                let length = usize::try_from(self.number()?).ok()?;
                 let (bytes, rest) = self.0.split_at_checked(length)?;
                 self.0 = rest;
                 Value::Bytes(bytes)
             }
-            _ => {
+            wire_type => {
                 skip_field(wire_type, number, &mut self.0, DecodeContext::default()).ok()?;
                 Value::Other
             }
         };
         Some(Some((number, value)))
+    }
+
+    /// A varint; most take a byte or two.
+    fn number(&mut self) -> Option<u64> {
+        match self.0 {
+            [byte @ ..0x80, rest @ ..] => {
+                self.0 = rest;
+                Some(u64::from(*byte))
+            }
+            [low, high @ ..0x80, rest @ ..] => {
+                self.0 = rest;
+                Some(u64::from(low & 0x7f) | u64::from(*high) << 7)
+            }
+            _ => decode_varint(&mut self.0).ok(),
+        }
     }
 }
 
@@ -175,107 +194,58 @@ impl Outgoing for WrittenMessage {
     }
 }
 
-/// A message as a list of its fields. It is gone through twice, to count its bytes and to write them. Numbers that are 0
-/// and empty bytes are not there, as proto3 has it.
-pub trait Encode {
-    /// Names each field, in order of their numbers.
-    fn fields(&self, out: &mut impl FieldsOut);
-
-    /// How many bytes it takes.
-    fn length(&self) -> usize {
-        let mut counter = Counter(0);
-        self.fields(&mut counter);
-        counter.0
-    }
-
-    /// Writes it after what is there.
-    fn write(&self, to: &mut BytesMut)
-    where
-        Self: Sized,
-    {
-        self.fields(to);
-    }
-}
-
-/// Where fields go.
-pub trait FieldsOut: Sized {
-    /// A number, a bool or an enum.
-    fn number(&mut self, field: u8, number: u64);
+/// Fields of a message, written one after the other. Those below 16, whose keys take a byte.
+pub trait PutFields {
+    /// A number, a bool or an enum; not there if it is 0, as proto3 has it.
+    fn put_number(&mut self, field: u8, number: u64);
     /// A number that is there also if it is 0.
-    fn given_number(&mut self, field: u8, number: u64);
-    /// Text or bytes.
-    fn bytes(&mut self, field: u8, bytes: &[u8]);
-    /// A message inside, also if it is empty.
-    fn message(&mut self, field: u8, message: &impl Encode);
-    /// A message inside that was encoded before.
-    fn encoded(&mut self, field: u8, message: &[u8]);
+    fn put_given_number(&mut self, field: u8, number: u64);
+    /// Text or bytes; not there if empty.
+    fn put_text(&mut self, field: u8, bytes: &[u8]);
+    /// A message inside, encoded before.
+    fn put_encoded(&mut self, field: u8, message: &[u8]);
+    /// A message inside, also if it is empty. It may be written twice.
+    fn put_message(&mut self, field: u8, write: impl Fn(&mut Self));
 }
 
-struct Counter(usize);
-
-/// Numbers of fields are below 16: a key takes a byte.
-const KEY_BYTES: usize = 1;
-
-impl FieldsOut for Counter {
-    fn number(&mut self, _: u8, number: u64) {
+impl PutFields for BytesMut {
+    fn put_number(&mut self, field: u8, number: u64) {
         if number != 0 {
-            self.given_number(0, number);
+            self.put_given_number(field, number);
         }
     }
 
-    fn given_number(&mut self, _: u8, number: u64) {
-        self.0 += KEY_BYTES + varint_bytes(number);
-    }
-
-    fn bytes(&mut self, _: u8, bytes: &[u8]) {
-        if !bytes.is_empty() {
-            self.0 += KEY_BYTES + varint_bytes(bytes.len() as u64) + bytes.len();
-        }
-    }
-
-    fn message(&mut self, _: u8, message: &impl Encode) {
-        let length = message.length();
-        self.0 += KEY_BYTES + varint_bytes(length as u64) + length;
-    }
-
-    fn encoded(&mut self, _: u8, message: &[u8]) {
-        self.0 += KEY_BYTES + varint_bytes(message.len() as u64) + message.len();
-    }
-}
-
-impl FieldsOut for BytesMut {
-    fn number(&mut self, field: u8, number: u64) {
-        if number != 0 {
-            self.given_number(field, number);
-        }
-    }
-
-    fn given_number(&mut self, field: u8, number: u64) {
+    fn put_given_number(&mut self, field: u8, number: u64) {
         put_key(self, field, WireType::Varint, number);
     }
 
-    fn bytes(&mut self, field: u8, bytes: &[u8]) {
+    fn put_text(&mut self, field: u8, bytes: &[u8]) {
         if !bytes.is_empty() {
-            self.encoded(field, bytes);
+            self.put_encoded(field, bytes);
         }
     }
 
-    fn message(&mut self, field: u8, message: &impl Encode) {
-        let length = message.length() as u64;
-        put_key(self, field, WireType::LengthDelimited, length);
-        message.write(self);
-    }
-
-    fn encoded(&mut self, field: u8, message: &[u8]) {
-        let length = message.len() as u64;
-        put_key(self, field, WireType::LengthDelimited, length);
+    fn put_encoded(&mut self, field: u8, message: &[u8]) {
+        put_key(self, field, WireType::LengthDelimited, message.len() as u64);
         self.extend_from_slice(message);
     }
-}
 
-fn varint_bytes(number: u64) -> usize {
-    // 7 bits a byte, one byte at least.
-    ((number | 1).ilog2() / 7 + 1) as usize
+    fn put_message(&mut self, field: u8, write: impl Fn(&mut Self)) {
+        let begin = self.len();
+        // The length of most takes two bytes.
+        put_key(self, field, WireType::LengthDelimited, 1 << 7);
+        let after_length = self.len();
+        write(self);
+        let length = self.len() - after_length;
+        if let 0x80..0x4000 = length {
+            let place = &mut self[after_length - 2..after_length];
+            place.copy_from_slice(&[length as u8 | 0x80, (length >> 7) as u8]);
+            return;
+        }
+        self.truncate(begin);
+        put_key(self, field, WireType::LengthDelimited, length as u64);
+        write(self);
+    }
 }
 
 /// A field's key, and the number after it: the field's own, or the length of what follows. Most are small.

@@ -9,9 +9,9 @@ use super::framing::{self, Framed};
 use super::{convert, status};
 use crate::config::Limits;
 use crate::coordinator::Standing;
-use crate::engine::{Disposition, Receipt, Spec, Violation, Warning};
+use crate::engine::{Disposition, Receipt, Spec, Warning};
 use crate::proto;
-use crate::proto::records::{Encode, FieldsOut};
+use crate::proto::records::PutFields;
 
 /// What a receipt takes beside its record's document: its numbers, and ids of usual length.
 pub(super) const BYTES_BESIDE_DOCUMENT: usize = 256;
@@ -113,8 +113,8 @@ struct Answer<'a> {
     spec: &'a Spec,
 }
 
-impl Encode for Answer<'_> {
-    fn fields(&self, out: &mut impl FieldsOut) {
+impl Answer<'_> {
+    fn write(&self, out: &mut BytesMut) {
         let spec = self.spec;
         for (position, receipt) in self.receipts.iter().enumerate() {
             let receipt = Written {
@@ -122,15 +122,15 @@ impl Encode for Answer<'_> {
                 position,
                 spec,
             };
-            out.message(1, &receipt);
+            out.put_message(1, |out| receipt.write(out));
         }
         if let Some((counts, standing)) = self.standing {
-            out.encoded(2, counts);
-            out.number(3, number(convert::plan_status(standing.status)));
-            out.number(4, standing.sequence);
+            out.put_encoded(2, counts);
+            out.put_number(3, number(convert::plan_status(standing.status)));
+            out.put_number(4, standing.sequence);
         }
         if let Some(committed) = self.committed {
-            out.given_number(5, committed);
+            out.put_given_number(5, committed);
         }
     }
 }
@@ -142,8 +142,8 @@ struct Written<'a> {
     spec: &'a Spec,
 }
 
-impl Encode for Written<'_> {
-    fn fields(&self, out: &mut impl FieldsOut) {
+impl Written<'_> {
+    fn write(&self, out: &mut BytesMut) {
         let receipt = self.receipt;
         let (disposition, code) = disposition(receipt);
         let applied = matches!(
@@ -151,53 +151,37 @@ impl Encode for Written<'_> {
             Disposition::Accepted | Disposition::SupersededPrevious
         );
         let task_id = |task: u32| self.spec.task_id(task).as_bytes();
-        out.number(1, number(disposition));
-        out.number(2, number(code));
-        out.bytes(3, receipt.task.map_or(&[], task_id));
-        out.number(4, number(convert::matched_by(receipt.matched_by)));
+        out.put_number(1, number(disposition));
+        out.put_number(2, number(code));
+        out.put_text(3, receipt.task.map_or(&[], task_id));
+        out.put_number(4, number(convert::matched_by(receipt.matched_by)));
         if let Some(held) = &receipt.held {
-            out.number(5, held.revision.into());
+            out.put_number(5, held.revision.into());
         }
-        out.number(6, receipt.sequence);
-        out.number(7, number(convert::task_status(receipt.status())));
+        out.put_number(6, receipt.sequence);
+        out.put_number(7, number(convert::task_status(receipt.status())));
         if let Some(held) = &receipt.held {
-            out.number(8, held.verdict.successful.into());
+            out.put_number(8, held.verdict.successful.into());
             if applied {
-                out.bytes(9, &held.document);
+                out.put_text(9, &held.document);
             }
         }
         // A list of numbers, each of one byte.
         let warnings: SmallVec<[u8; 4]> = receipt.warnings.iter().map(warning).collect();
-        out.bytes(10, &warnings);
+        out.put_text(10, &warnings);
         for candidate in &receipt.candidates {
-            out.bytes(11, task_id(*candidate));
+            out.put_text(11, task_id(*candidate));
         }
         if let Some(violation) = &receipt.violation {
-            let position = self.position;
-            out.message(
-                12,
-                &WrittenViolation {
-                    violation,
-                    position,
-                },
-            );
+            let field = format!("records[{}].{}", self.position, violation.field);
+            out.put_message(12, |out| {
+                out.put_text(1, field.as_bytes());
+                out.put_text(2, violation.description.as_bytes());
+                out.put_text(3, violation.reason.as_bytes());
+                out.put_number(4, violation.limit);
+            });
         }
-        out.number(13, receipt.quarantine_id);
-    }
-}
-
-struct WrittenViolation<'a> {
-    violation: &'a Violation,
-    position: usize,
-}
-
-impl Encode for WrittenViolation<'_> {
-    fn fields(&self, out: &mut impl FieldsOut) {
-        let field = format!("records[{}].{}", self.position, self.violation.field);
-        out.bytes(1, field.as_bytes());
-        out.bytes(2, self.violation.description.as_bytes());
-        out.bytes(3, self.violation.reason.as_bytes());
-        out.number(4, self.violation.limit);
+        out.put_number(13, receipt.quarantine_id);
     }
 }
 
