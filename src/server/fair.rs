@@ -148,6 +148,8 @@ struct Stream<S> {
     stream: S,
     /// What was written and is not sent yet. It has no memory while there is nothing.
     said: BytesMut,
+    /// How much that was the last time.
+    said_before: usize,
     /// Whether all that was sent has left, too.
     is_flushed: bool,
 }
@@ -167,6 +169,7 @@ impl<S> Fair<S> {
             seen,
             stream,
             said: BytesMut::new(),
+            said_before: 0,
             is_flushed: true,
         };
         Self {
@@ -195,6 +198,9 @@ impl<S: AsyncWrite + Unpin> Fair<S> {
 
 impl<S: AsyncWrite + Unpin> Stream<S> {
     fn poll_send(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if self.is_flushed {
+            self.said_before = self.said.len();
+        }
         while !self.said.is_empty() {
             self.is_flushed = false;
             let sent = ready!(Pin::new(&mut self.stream).poll_write(context, &self.said))?;
@@ -215,6 +221,9 @@ impl<S: AsyncWrite + Unpin> Stream<S> {
     fn poll_room(&mut self, context: &mut Context<'_>) -> Poll<io::Result<usize>> {
         if self.said.len() >= SAID_BYTES_MAX {
             ready!(self.poll_send(context))?;
+        }
+        if self.said.capacity() == 0 {
+            self.said.reserve(self.said_before);
         }
         Poll::Ready(Ok(SAID_BYTES_MAX - self.said.len()))
     }
