@@ -102,14 +102,16 @@ pub fn decide_keeping(
 }
 
 impl Draft<'_> {
-    fn submit_all(&mut self, submissions: &[Submission<'_>]) -> Vec<Receipt> {
+    fn submit_all<'s>(&mut self, submissions: &'s [Submission<'_>]) -> Vec<Receipt> {
         self.end_if_due();
         // All at first: looking for a task is waiting for memory, and several can be waited for at a time.
-        let identify = |submission: &Submission<'_>| {
+        let keys = |submission: &'s Submission<'_>| {
             let record = submission.record.as_ref().ok()?;
-            self.state.spec.index.identify(&record.keys)
+            Some(&record.keys)
         };
-        let identified: SmallVec<[_; 1]> = submissions.iter().map(identify).collect();
+        let index = &self.state.spec.index;
+        let identified = index.identify_all(submissions.iter().map(keys));
+        let identified: SmallVec<[_; 1]> = identified.collect();
         let kept = self.keep_if_all_new(submissions, &identified);
         self.each_task_once = !kept.is_empty();
         self.expect(submissions.len());

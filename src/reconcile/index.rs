@@ -163,15 +163,27 @@ impl Index {
     /// The task whose identity is the record's canonical id, and the field that has it.
     #[must_use]
     pub fn identify<T: AsRef<str>>(&self, keys: &Keys<T>) -> Option<(u32, MatchedBy)> {
-        let by = [
-            (&keys.task_id, MatchedBy::TaskId),
-            (&keys.id, MatchedBy::Id),
-            (&keys.group_key, MatchedBy::GroupKey),
-        ];
-        let (key, by) = by
-            .into_iter()
-            .find(|(key, _)| !trim(key.as_ref()).is_empty())?;
-        Some((self.task(trim(key.as_ref()))?, by))
+        let (identity, by) = canonical_id(keys)?;
+        Some((self.task(identity)?, by))
+    }
+
+    /// [`identify`](Self::identify) for records that came together: whoever sends many mostly sends them in the plan's
+    /// order, and to see that a task is the next one takes less than to look for it.
+    pub fn identify_all<'k, T: AsRef<str> + 'k>(
+        &self,
+        records: impl Iterator<Item = Option<&'k Keys<T>>>,
+    ) -> impl Iterator<Item = Option<(u32, MatchedBy)>> {
+        let mut next = None;
+        let mut in_order = true;
+        records.map(move |keys| {
+            let (identity, by) = canonical_id(keys?)?;
+            let is_next =
+                next.filter(|next| in_order && self.identities.name_alone(*next, identity));
+            in_order = next.is_none() || is_next.is_some();
+            let task = is_next.or_else(|| self.task(identity))?;
+            next = task.checked_add(1);
+            Some((task, by))
+        })
     }
 
     /// The tasks that one key of a record names.
@@ -207,4 +219,15 @@ impl Index {
             tasks => tasks,
         }
     }
+}
+
+/// The canonical id of a record, and the field that has it.
+fn canonical_id<T: AsRef<str>>(keys: &Keys<T>) -> Option<(&str, MatchedBy)> {
+    let by = [
+        (&keys.task_id, MatchedBy::TaskId),
+        (&keys.id, MatchedBy::Id),
+        (&keys.group_key, MatchedBy::GroupKey),
+    ];
+    let mut by = by.into_iter().map(|(key, by)| (trim(key.as_ref()), by));
+    by.find(|(key, _)| !key.is_empty())
 }

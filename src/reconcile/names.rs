@@ -159,6 +159,12 @@ impl Names {
         self.find(text).map(|first| self.task(first))
     }
 
+    /// Whether a text is the only one that names this task, and names no other. The answer may be no although it is so.
+    pub(super) fn name_alone(&self, task: u32, text: &str) -> bool {
+        let is_plain = self.tasks.is_empty() && self.several.is_empty();
+        is_plain && task < self.texts.next() && !text.is_empty() && self.texts.is(task, text)
+    }
+
     /// Whether every text is there, and names one task only.
     pub(super) fn tell_all_apart(&self) -> bool {
         self.several.is_empty() && (0..self.texts.next()).all(|n| !self.texts.get(n).is_empty())
@@ -246,6 +252,9 @@ mod tests {
                 let expected = map.get(&**text).map(Vec::as_slice).unwrap_or_default();
                 prop_assert_eq!(names.tasks(text), Tasks::from(expected));
                 prop_assert_eq!(names.first_task(text), expected.first().copied());
+                for task in (0..200).filter(|task| names.name_alone(*task, text)) {
+                    prop_assert_eq!(expected, [task]);
+                }
             }
             for (number, (text, _)) in (0..).zip(&given) {
                 prop_assert_eq!(names.text(number), text);

@@ -147,4 +147,30 @@ proptest! {
             prop_assert_eq!(spec.request(task), text);
         }
     }
+
+    #[test]
+    fn records_that_come_together_are_identified_as_each_is_alone(
+        tasks in 1_u32..6,
+        begins in prop::collection::vec((0_u32..7, 1_u32..4, prop::option::of(0_usize..3)), 0..8),
+    ) {
+        let keys_of = vec![r#""a""#.to_owned(); tasks as usize];
+        let (spec, _) = planned(&keys_of);
+        // Runs in the plan's order, now and then with one between them that is none.
+        let records = begins.iter().flat_map(|(begin, length, none)| {
+            let run = (*begin..begin + length).map(|task| Some(format!("t-{task}")));
+            run.chain(none.map(|nth| [Some("t-".to_owned()), Some(String::new()), None][nth].clone()))
+        });
+        let keys: Vec<_> = records
+            .zip([false, true, true].into_iter().cycle())
+            .map(|(id, is_task_id)| {
+                let (id, task_id) = if is_task_id { (None, id) } else { (id, None) };
+                let [id, task_id] = [id, task_id].map(Option::unwrap_or_default);
+                plan::Keys { id, task_id, ..plan::Keys::default() }
+            })
+            .collect();
+        let given = |nth: usize| (nth % 5 != 3).then_some(&keys[nth]);
+        let together: Vec<_> = spec.index.identify_all((0..keys.len()).map(given)).collect();
+        let alone: Vec<_> = (0..keys.len()).map(|nth| spec.index.identify(given(nth)?)).collect();
+        prop_assert_eq!(together, alone);
+    }
 }
