@@ -62,29 +62,59 @@ pub fn fold<'t, S: Default>(
     common.map_or_else(|| any_members(text, limits, member), Ok)
 }
 
-/// Folds those members of the object that `named` has a name for, each with the place of its value; faster if the text has
-/// the form of those before it, which have been read with the same limits and names.
+/// A text that is one object, and where its closing brace stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Whole<'t> {
+    /// The text.
+    pub text: &'t str,
+    /// Where the closing brace stands.
+    pub brace: usize,
+}
+
+/// Finds those members of the object that `named` has a name for, each with the place of its value; faster if the text has
+/// the form of those before it, which have been read with the same limits and names. What was found is made anew if the text
+/// is read again.
 ///
 /// # Errors
 /// As [`members`].
-pub fn fold_alike<'t, N: Copy, S: Default>(
+#[inline]
+pub fn find_alike<'t, N: Copy, S: Default>(
     form: &mut Form<N>,
     text: &'t [u8],
     limits: Limits,
+    all: &mut S,
     named: impl Fn(&str) -> Option<N>,
     mut found: impl FnMut(&mut S, N, Range<usize>),
-) -> Result<Scanned<'t, S>, Error> {
+) -> Result<Whole<'t>, Error> {
     let known = std::str::from_utf8(text).ok();
     if let Some(text) = known
-        && let Some(alike) = form.fold(text, &mut found)
+        && let Some(brace) = form.find(text.as_bytes(), |name, place| found(all, name, place))
     {
-        return Ok(alike);
+        return Ok(Whole { text, brace });
     }
-    let mut member = |all: &mut S, member: Member<'t>| {
+    let member = |all: &mut S, member: Member<'t>| {
         if let Some(name) = named(&member.key) {
             found(all, name, member.offset..member.offset + member.value.len());
         }
     };
+    let scanned = find_unlike(form, text, known, limits, &named, member)?;
+    *all = scanned.found;
+    Ok(Whole {
+        text: scanned.text,
+        brace: scanned.brace,
+    })
+}
+
+/// The same of a text of another form.
+#[inline(never)]
+fn find_unlike<'t, N: Copy, S: Default>(
+    form: &mut Form<N>,
+    text: &'t [u8],
+    known: Option<&'t str>,
+    limits: Limits,
+    named: impl Fn(&str) -> Option<N>,
+    mut member: impl FnMut(&mut S, Member<'t>),
+) -> Result<Scanned<'t, S>, Error> {
     let common = known.and_then(|text| common_members(text, limits, &mut member));
     match common {
         Some(common) => {

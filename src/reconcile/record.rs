@@ -10,7 +10,8 @@ use std::sync::Arc;
 
 use super::Settings;
 use super::status::{Facts, Status, Verdict, classify, decides_alone};
-use crate::json::{self, Object, Value, scan};
+use crate::json::scan::{self, Whole};
+use crate::json::{self, Object, Value};
 use crate::plan::Keys;
 
 /// The typed fields beside a record's body. Empty or `None`: not given.
@@ -158,6 +159,7 @@ pub fn read<'r>(
 ///
 /// # Errors
 /// As [`read`].
+#[inline]
 pub fn read_into<'r>(
     documents: &mut String,
     form: &mut Form,
@@ -169,7 +171,12 @@ pub fn read_into<'r>(
 ) -> Result<ReadRecord<'r>, json::Error> {
     let start = documents.len();
     let body = if body.is_empty() { b"{}" } else { body };
-    let scanned = Scanned::of(form, body, limits, settings)?;
+    let mut members = Members::default();
+    let whole = members.find(form, body, limits, settings)?;
+    let scanned = Scanned {
+        whole,
+        members: &members,
+    };
     let typed_texts = [
         typed.id,
         typed.task_id,
@@ -203,9 +210,9 @@ pub fn read_into<'r>(
         settings.success_statuses(),
     );
     let has_outcome = if rewrite == Rewrite::AsSubmitted {
-        documents.push_str(scanned.text);
+        documents.push_str(scanned.whole.text);
         false
-    } else if scanned.found.repeated || body_field_ignored {
+    } else if members.repeated || body_field_ignored {
         let document = build(typed, body, limits, verdict.status)?;
         documents.push_str(&json::compact(&document));
         settings.outcome(&document).is_some()
@@ -285,15 +292,20 @@ struct Members {
 }
 
 /// A body as it was scanned.
-type Scanned<'r> = scan::Scanned<'r, Members>;
+struct Scanned<'r, 'm> {
+    whole: Whole<'r>,
+    members: &'m Members,
+}
 
-impl<'r> Scanned<'r> {
-    fn of(
+impl Members {
+    #[inline]
+    fn find<'r>(
+        &mut self,
         form: &mut Form,
         body: &'r [u8],
         limits: json::Limits,
         settings: &Settings,
-    ) -> Result<Self, json::Error> {
+    ) -> Result<Whole<'r>, json::Error> {
         if form.root != settings.outcome_root {
             *form = Form {
                 root: settings.outcome_root.clone(),
@@ -302,25 +314,32 @@ impl<'r> Scanned<'r> {
         }
         let is_root = |key: &str| form.root.as_deref() == Some(key);
         let named = |key: &str| field_named(key).or_else(|| is_root(key).then_some(OUTCOME_ROOT));
-        let found = |members: &mut Members, field: usize, place| {
+        let found = |members: &mut Self, field: usize, place| {
             members.repeated |= !members.places[field].is_empty();
             members.places[field] = place;
         };
-        scan::fold_alike(&mut form.form, body, limits, named, found)
+        scan::find_alike(&mut form.form, body, limits, self, named, found)
     }
+}
 
+impl<'r> Scanned<'r, '_> {
     fn has(&self, field: usize) -> bool {
-        !self.found.places[field].is_empty()
+        !self.members.places[field].is_empty()
     }
 
     /// The value of a member, as it stands there.
+    #[inline]
     fn value_of(&self, field: usize) -> Option<&'r str> {
-        self.has(field)
-            .then(|| &self.text[self.found.places[field].clone()])
+        let place = &self.members.places[field];
+        (!place.is_empty()).then(|| &self.whole.text[place.clone()])
     }
 
+    #[inline]
     fn text_of(&self, field: usize) -> Cow<'r, str> {
-        self.value_of(field).map_or(Cow::Borrowed(""), raw_text)
+        match self.value_of(field) {
+            None => Cow::Borrowed(""),
+            Some(value) => raw_text(value),
+        }
     }
 
     fn facts(
@@ -383,7 +402,7 @@ impl<'r> Scanned<'r> {
 
     /// The body with the typed fields it lacks put in front, and the status in place or at the end.
     fn splice(&self, document: &mut String, typed: TypedFields<'_>, status: Status) {
-        document.reserve(self.text.len() + typed.bytes() + STATUS_MEMBER_BYTES);
+        document.reserve(self.whole.text.len() + typed.bytes() + STATUS_MEMBER_BYTES);
         document.push('{');
         let texts = [
             typed.id,
@@ -401,25 +420,25 @@ impl<'r> Scanned<'r> {
             begin_member(document, FIELDS[SUCCESS]);
             document.push_str(if success { "true" } else { "false" });
         }
-        let inner = &self.text[..self.brace];
+        let inner = &self.whole.text[..self.whole.brace];
         let inner = inner
             .trim_ascii_start()
             .strip_prefix('{')
             .unwrap_or_default();
-        let begin = self.brace - inner.len();
+        let begin = self.whole.brace - inner.len();
         let inner = inner.trim_ascii_end();
         if !inner.is_empty() {
             separate(document);
         }
-        let own = self.found.places[STATUS].clone();
+        let own = self.members.places[STATUS].clone();
         if own.is_empty() {
             document.push_str(inner);
             begin_member(document, FIELDS[STATUS]);
             write_status(document, status);
         } else {
-            document.push_str(&self.text[begin..own.start]);
+            document.push_str(&self.whole.text[begin..own.start]);
             write_status(document, status);
-            document.push_str(&self.text[own.end..self.brace]);
+            document.push_str(&self.whole.text[own.end..self.whole.brace]);
         }
         document.push('}');
     }

@@ -11,6 +11,7 @@ use crate::reconcile::record::{self, Form, ReadRecord, Rewrite, TypedFields};
 
 /// Reads a record, and appends its document to `documents`; that of the submission is empty. The form is that of records
 /// before it.
+#[inline]
 pub(super) fn read<'r>(
     record: &RecordFields<'r>,
     spec: &Spec,
@@ -42,6 +43,7 @@ pub(super) fn read<'r>(
     Submission { kind, record }
 }
 
+#[inline]
 fn read_as<'r>(
     record: &RecordFields<'r>,
     kind: RecordKind,
