@@ -279,12 +279,9 @@ impl Draft<'_> {
             return self.quarantine(arrival, reason, &[task]);
         }
         let document = arrival.document(self.documents);
-        let receipt = self.accept(task, by, record.verdict, record.has_outcome, document);
-        let warnings = self.learn_session(record, task, by);
-        Receipt {
-            warnings,
-            ..receipt
-        }
+        let mut receipt = self.accept(task, by, record.verdict, record.has_outcome, document);
+        receipt.warnings = self.learn_session(record, task, by);
+        receipt
     }
 
     /// Gives a task its record, or another one. The receipt gets it at the end.

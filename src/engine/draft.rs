@@ -92,44 +92,38 @@ impl<'s> Draft<'s> {
             | Event::RecordQuarantined(_)
             | Event::QuarantineResolved { .. } => None,
         };
-        let mut totals = self.totals;
+        let Self {
+            state,
+            totals,
+            entries,
+            last_events,
+            ..
+        } = self;
         match task {
             None => totals.count(&entry.event, None, false),
             Some(task) => {
-                let was_alive = self.alive(task).is_some();
-                let before = self.held(task).map(|held| &**held);
-                totals.count(&entry.event, before, was_alive);
+                let (held, alive) = last_events.standing(task, entries, state);
+                totals.count(&entry.event, held.map(|held| &**held), alive.is_some());
                 if !self.each_task_once {
-                    self.last_events.set(task, position);
+                    last_events.set(task, position);
                 }
             }
         }
-        self.totals = totals;
         self.entries.push(entry);
     }
 
     /// The record that a task has now.
     pub(super) fn held(&self, task: u32) -> Option<&Arc<Held>> {
-        match self.last_event(task) {
-            None => self.state.tasks[task as usize].held.as_ref(),
-            Some(Event::RecordAccepted(held)) => Some(held),
-            // A task that has a record gives no sign of life.
-            Some(_) => None,
-        }
+        self.standing(task).0
     }
 
     /// The last sign of life of a task that has no record now.
     pub(super) fn alive(&self, task: u32) -> Option<&Arc<SignOfLife>> {
-        match self.last_event(task) {
-            None => self.state.tasks[task as usize].alive.as_ref(),
-            Some(Event::TaskProgressed(sign)) => Some(sign),
-            Some(_) => None,
-        }
+        self.standing(task).1
     }
 
-    fn last_event(&self, task: u32) -> Option<&Event> {
-        let position = self.last_events.get(task)?;
-        Some(&self.entries[position as usize].event)
+    fn standing(&self, task: u32) -> Standing<'_> {
+        self.last_events.standing(task, &self.entries, self.state)
     }
 
     pub(super) fn end_if_complete(&mut self) {
@@ -195,7 +189,25 @@ struct LastEvents {
 /// How many are looked through one by one.
 const FEW: usize = 64;
 
+/// The record of a task, or the last sign of life of one that has none.
+type Standing<'d> = (Option<&'d Arc<Held>>, Option<&'d Arc<SignOfLife>>);
+
 impl LastEvents {
+    /// Where a task stands after these entries over the state.
+    fn standing<'d>(&self, task: u32, entries: &'d [Entry], state: &'d State) -> Standing<'d> {
+        let last = self.get(task);
+        match last.map(|position| &entries[position as usize].event) {
+            None => {
+                let slot = &state.tasks[task as usize];
+                (slot.held.as_ref(), slot.alive.as_ref())
+            }
+            Some(Event::RecordAccepted(held)) => (Some(held), None),
+            // A task that has a record gives no sign of life.
+            Some(Event::TaskProgressed(sign)) => (None, Some(sign)),
+            Some(_) => (None, None),
+        }
+    }
+
     fn expect(&mut self, events: usize) {
         if events > FEW {
             self.many.reserve(events);

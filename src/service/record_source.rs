@@ -118,24 +118,17 @@ impl Source {
             Some(plan) => plan,
         };
         let plan = self.plan.insert(plan);
-        for (field, said, holds, reason) in [
-            (
-                "plan_id",
-                header.plan_id,
-                plan_id_of(plan.plan_id()),
-                "PLAN_ID_CHANGED",
-            ),
-            (
-                "producer_id",
-                header.producer_id,
-                &*self.producer,
-                "PRODUCER_ID_CHANGED",
-            ),
-        ] {
-            if !said.is_empty() && said != holds {
-                let problem = format!("is {said:?}, but this stream is for {holds:?}");
-                return Err(status::invalid(field, &problem, reason));
-            }
+        let unlike = |field, said, holds, reason| {
+            let problem = format!("is {said:?}, but this stream is for {holds:?}");
+            Err(status::invalid(field, &problem, reason))
+        };
+        let (said, plan_id) = (header.plan_id, plan.plan_id());
+        if !said.is_empty() && said != plan_id_of(plan_id) {
+            return unlike("plan_id", said, plan_id_of(plan_id), "PLAN_ID_CHANGED");
+        }
+        let (said, producer) = (header.producer_id, &*self.producer);
+        if !said.is_empty() && said != producer {
+            return unlike("producer_id", said, producer, "PRODUCER_ID_CHANGED");
         }
         let most = limits.records_per_message_max;
         if count > most {
