@@ -72,8 +72,8 @@ pub struct Whole<'t> {
 }
 
 /// Finds those members of the object that `named` has a name for, each with the place of its value; faster if the text has
-/// the form of those before it, which have been read with the same limits and names. What was found is made anew if the text
-/// is read again.
+/// the form of those before it, which have been read with the same limits and names. `all`, where it is told what was found, is
+/// as by default before.
 ///
 /// # Errors
 /// As [`members`].
