@@ -172,6 +172,7 @@ impl Producer<'_> {
             records: records.iter().map(|sent| sent.record()).collect(),
             producer_id: self.expected.producer.clone(),
             first_offset: first_offset.map(|first| first as u64),
+            ..Default::default()
         }
     }
 }

@@ -214,6 +214,8 @@ func (s *recordStream) nextMessage() (request *fanout.SubmitRecordRequest, ok bo
 		Records:     slices.Clone(unsent[:min(len(unsent), recordsPerMessage)]),
 		ProducerId:  s.producerID,
 		FirstOffset: new(s.receipted + uint64(s.sent)),
+		// What was sent need not come back.
+		View: fanout.View_VIEW_BASIC,
 	}
 	s.sent += len(request.Records)
 	return request, s.connected

@@ -252,7 +252,8 @@ class RecordStream {
       const records = this.#records.slice(this.#sent, this.#sent + RECORDS_PER_MESSAGE);
       const firstOffset = this.#receipted + this.#sent;
       this.#sent += records.length;
-      call.write({ planId: this.#planId, records, producerId: this.#producerId, firstOffset });
+      // BASIC: what was sent need not come back.
+      call.write({ planId: this.#planId, records, producerId: this.#producerId, firstOffset, view: View.BASIC });
     }
     if (this.#closed) {
       call.end();

@@ -184,7 +184,12 @@ class Ledger:
         if not records:
             return None
         return record.SubmitRecordRequest(
-            plan_id=self._plan_id, records=records, producer_id=self._producer_id, first_offset=first_offset
+            plan_id=self._plan_id,
+            records=records,
+            producer_id=self._producer_id,
+            first_offset=first_offset,
+            # What was sent need not come back.
+            view=plan.VIEW_BASIC,
         )
 
     def take(self, response):

@@ -37,6 +37,7 @@ pub async fn fill(addresses: &Arc<[String]>, records: u64) -> Outcome<()> {
             records: tasks.map(record).collect(),
             producer_id: "one".into(),
             first_offset: Some(first),
+            ..Default::default()
         };
         let call = async |mut client: Client| client.submit_records(request.clone()).await;
         ask_any(addresses, 0, call).await?;

@@ -40,6 +40,7 @@ impl Prober {
             }],
             producer_id: "prober".into(),
             first_offset: Some(offset),
+            ..Default::default()
         };
         let mut at = begin;
         loop {

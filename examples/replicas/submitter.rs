@@ -244,6 +244,7 @@ impl Submitting {
             records: message.records,
             producer_id: message.producer_id,
             first_offset: message.first_offset,
+            ..Default::default()
         };
         let one = self.address();
         self.go_elsewhere();
@@ -361,6 +362,7 @@ impl Submitting {
             records: records.iter().map(|sent| sent.record()).collect(),
             producer_id: self.own.expected.producer.clone(),
             first_offset: first_offset.map(|first| first as u64),
+            ..Default::default()
         }
     }
 }

@@ -15,7 +15,7 @@ use super::client::{Client, explain};
 use super::patience::Patience;
 use super::print::printable;
 use super::trace_context::carrying;
-use crate::proto::{Record, SubmitRecordRequest, SubmitRecordResponse};
+use crate::proto::{Record, SubmitRecordRequest, SubmitRecordResponse, View};
 
 /// Batches that may be without an answer; the next one waits.
 const UNANSWERED_MAX: usize = 16;
@@ -31,13 +31,14 @@ pub(super) type Batches = mpsc::Sender<Vec<Record>>;
 /// Where answers come out. Ends after the last one, or with a failure.
 pub(super) type Answers = mpsc::Receiver<Result<Answered, Failure>>;
 
-/// Opens a stream to a plan.
-pub(super) fn open(client: Client, plan_id: &str) -> (Batches, Answers) {
+/// Opens a stream to a plan, with the receipts in this view.
+pub(super) fn open(client: Client, plan_id: &str, view: View) -> (Batches, Answers) {
     let (batches, incoming) = mpsc::channel(UNANSWERED_MAX);
     let (outgoing, answers) = mpsc::channel(UNANSWERED_MAX);
     let sender = Sender {
         client,
         plan_id: plan_id.to_owned(),
+        view,
         producer_id: Uuid::now_v7().to_string(),
         unanswered: VecDeque::new(),
         next_offset: 0,
@@ -57,6 +58,7 @@ struct Batch {
 struct Sender {
     client: Client,
     plan_id: String,
+    view: View,
     /// This run of the program, as one of the plan's producers.
     producer_id: String,
     unanswered: VecDeque<Batch>,
@@ -153,6 +155,7 @@ impl Sender {
             records: batch.records.clone(),
             producer_id: self.producer_id.clone(),
             first_offset: Some(batch.first_offset),
+            view: self.view.into(),
         }
     }
 }

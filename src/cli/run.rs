@@ -25,7 +25,7 @@ use super::registered::{self, Ending, PlanInput};
 use super::{DONE, FAILED, Failure, INTERRUPTED, NOT_COMPLETED, Outcome};
 use crate::config::{Config, duration};
 use crate::json::{self, Object, Value};
-use crate::proto::{EndReason, Plan, PlanStatus, Record, SealPlanRequest, TaskRequest};
+use crate::proto::{EndReason, Plan, PlanStatus, Record, SealPlanRequest, TaskRequest, View};
 use crate::server;
 
 /// `fanout run`.
@@ -355,7 +355,7 @@ impl Session {
         executor: Executor,
         display: Display,
     ) -> Self {
-        let (batches, answers) = record_stream::open(client, plan_id);
+        let (batches, answers) = record_stream::open(client, plan_id, View::Full);
         Self {
             executor: Arc::new(executor),
             plan_id: plan_id.into(),

@@ -13,7 +13,7 @@ use super::files::{read_list, write_out};
 use super::print::{self, json_line, number, object, word};
 use super::{DONE, Failure, NOT_COMPLETED, Outcome, record_stream};
 use crate::json::{self, Value};
-use crate::proto::{Disposition, Receipt, Record, Violation};
+use crate::proto::{Disposition, Receipt, Record, View, Violation};
 
 /// `fanout submit`.
 #[derive(Debug, Args)]
@@ -46,7 +46,7 @@ pub(super) async fn submit(command: Submit) -> Outcome {
     let (records, lines) = mpsc::channel(READ_AHEAD);
     let path = command.records.clone();
     let reader = tokio::task::spawn_blocking(move || read(&path, &records));
-    let (batches, mut answers) = record_stream::open(client, &command.plan_id);
+    let (batches, mut answers) = record_stream::open(client, &command.plan_id, View::Basic);
     tokio::spawn(send_in_batches(lines, batches));
 
     let progress = if command.json {

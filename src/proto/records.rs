@@ -23,6 +23,8 @@ pub struct Header<'m> {
     pub producer_id: &'m str,
     /// Offset of the first of them.
     pub first_offset: Option<u64>,
+    /// A `View`.
+    pub view: i32,
 }
 
 /// The fields of a record; see `Record` in the contract. Empty or `None`: not given.
@@ -100,7 +102,8 @@ fn read<'m>(message: &'m [u8], records: &mut Vec<RecordFields<'m>>) -> Option<He
             (2, Value::Bytes(record)) => records.push(read_record(record)?),
             (3, Value::Bytes(id)) => header.producer_id = text(id)?,
             (4, Value::Number(offset)) => header.first_offset = Some(offset),
-            (1..=4, _) => return None,
+            (5, Value::Number(view)) => header.view = enumerated(view),
+            (1..=5, _) => return None,
             _ => {}
         }
     }
@@ -120,14 +123,18 @@ fn read_record(message: &[u8]) -> Option<RecordFields<'_>> {
             (5, Value::Bytes(status)) => record.status = text(status)?,
             (6, Value::Number(success)) => record.success = Some(success != 0),
             (7, Value::Bytes(body)) => record.body = body,
-            // An enum is an int32, of which a varint has more bits than count.
-            #[expect(clippy::cast_possible_truncation, reason = "the rule of the format")]
-            (8, Value::Number(kind)) => record.kind = kind as i32,
+            (8, Value::Number(kind)) => record.kind = enumerated(kind),
             (1..=8, _) => return None,
             _ => {}
         }
     }
     Some(record)
+}
+
+/// An enum is an int32, of which a varint has more bits than count.
+#[expect(clippy::cast_possible_truncation, reason = "the rule of the format")]
+fn enumerated(number: u64) -> i32 {
+    number as i32
 }
 
 /// The fields of a message that are left.
@@ -296,6 +303,7 @@ mod tests {
                     plan_id: &expected.plan_id,
                     producer_id: &expected.producer_id,
                     first_offset: expected.first_offset,
+                    view: expected.view,
                 };
                 assert_eq!((header, records), (expected, fields));
             }
@@ -309,6 +317,7 @@ mod tests {
         fn a_message_says_what_the_generated_one_says(
             ids in prop::array::uniform2(".{0,9}"),
             first_offset in any::<Option<u64>>(),
+            view in any::<i32>(),
             records in prop::collection::vec(
                 (prop::collection::vec(".{0,9}", 5), any::<Option<bool>>(), any::<Vec<u8>>(), any::<i32>()),
                 0..4,
@@ -327,7 +336,7 @@ mod tests {
             };
             let records = records.into_iter().map(record).collect();
             let [plan_id, producer_id] = ids;
-            let request = SubmitRecordRequest { plan_id, records, producer_id, first_offset };
+            let request = SubmitRecordRequest { plan_id, records, producer_id, first_offset, view };
             let mut bytes = request.encode_to_vec();
             if let Some((at, byte)) = changed.filter(|_| !bytes.is_empty()) {
                 let at = at.index(bytes.len());

@@ -41,35 +41,43 @@ impl Outcome {
     }
 }
 
-/// Writes the answers to messages of which the first has its records up to the first of `ends`, the next up to the next.
-/// `room` is where they are written; nothing is left in it.
+/// Which receipts answer a message.
+#[derive(Clone, Copy)]
+pub(super) struct Asked {
+    /// They end before this one; they begin where those of the message before end.
+    pub(super) end: usize,
+    /// Whether they are to have their reconciled records.
+    pub(super) is_full: bool,
+}
+
+/// Writes the answers to messages, in the order of these. `room` is where they are written; nothing is left in it.
 ///
 /// # Errors
 /// Records that are sent again are answered with what they were then, and a message would be larger than it may be.
 pub(super) fn answers(
     room: &mut BytesMut,
     outcome: &Outcome,
-    ends: &[usize],
+    asked: &[Asked],
     spec: &Spec,
     limits: &Limits,
 ) -> Result<Framed, Status> {
     // All say how the plan stands now.
     let counts = convert::counts(&outcome.standing.counts).encode_to_vec();
-    room.reserve(outcome.receipts.iter().map(bytes).sum());
     let mut begin = 0;
-    for end in ends {
-        let receipts = &outcome.receipts[begin..*end];
-        begin = *end;
+    for &Asked { end, is_full } in asked {
+        let receipts = &outcome.receipts[begin..end];
+        begin = end;
+        let bytes = receipts.iter().map(|receipt| bytes(receipt, is_full)).sum();
         let most = limits.message_bytes_max;
-        if receipts.iter().any(|receipt| receipt.is_remembered)
-            && receipts.iter().map(bytes).sum::<usize>() > most
-        {
+        if bytes > most && receipts.iter().any(|receipt| receipt.is_remembered) {
             room.clear();
             return Err(too_large(most));
         }
         let standing = (!outcome.is_of_one_task).then_some(&outcome.standing);
+        room.reserve(bytes);
         let answer = Answer {
             receipts,
+            is_full,
             standing: standing.map(|standing| (&counts[..], standing)),
             committed: outcome.committed,
             spec,
@@ -86,27 +94,28 @@ pub(super) fn too_large(most: usize) -> Status {
 }
 
 /// About how many bytes a receipt takes.
-fn bytes(receipt: &Receipt) -> usize {
-    let held = receipt.held.as_ref();
+fn bytes(receipt: &Receipt, is_full: bool) -> usize {
+    let held = receipt.held.as_ref().filter(|_| is_full);
     BYTES_BESIDE_DOCUMENT + held.map_or(0, |held| held.document.len())
 }
 
 /// A receipt by itself.
 pub(super) fn message(receipt: &Receipt, spec: &Spec) -> proto::Receipt {
     let mut written = BytesMut::new();
-    let position = 0;
-    Written {
+    let whole = Written {
         receipt,
-        position,
+        position: 0,
+        is_full: true,
         spec,
-    }
-    .write(&mut written);
+    };
+    whole.write(&mut written);
     proto::Receipt::decode(written).unwrap_or_default()
 }
 
 /// `SubmitRecordResponse` and `SubmitRecordsResponse`.
 struct Answer<'a> {
     receipts: &'a [Receipt],
+    is_full: bool,
     /// Where the plan stands, and its counts, encoded; unless that is not for the sender.
     standing: Option<(&'a [u8], &'a Standing)>,
     committed: Option<u64>,
@@ -115,11 +124,12 @@ struct Answer<'a> {
 
 impl Answer<'_> {
     fn write(&self, out: &mut BytesMut) {
-        let spec = self.spec;
+        let (is_full, spec) = (self.is_full, self.spec);
         for (position, receipt) in self.receipts.iter().enumerate() {
             let receipt = Written {
                 receipt,
                 position,
+                is_full,
                 spec,
             };
             out.put_message(1, |out| receipt.write(out));
@@ -139,6 +149,8 @@ impl Answer<'_> {
 struct Written<'a> {
     receipt: &'a Receipt,
     position: usize,
+    /// With its reconciled record.
+    is_full: bool,
     spec: &'a Spec,
 }
 
@@ -146,10 +158,11 @@ impl Written<'_> {
     fn write(&self, out: &mut BytesMut) {
         let receipt = self.receipt;
         let (disposition, code) = disposition(receipt);
-        let applied = matches!(
-            receipt.disposition,
-            Disposition::Accepted | Disposition::SupersededPrevious
-        );
+        let has_record = self.is_full
+            && matches!(
+                receipt.disposition,
+                Disposition::Accepted | Disposition::SupersededPrevious
+            );
         let task_id = |task: u32| self.spec.task_id(task).as_bytes();
         out.put_number(1, number(disposition));
         out.put_number(2, number(code));
@@ -162,7 +175,7 @@ impl Written<'_> {
         out.put_number(7, number(convert::task_status(receipt.status())));
         if let Some(held) = &receipt.held {
             out.put_number(8, held.verdict.successful.into());
-            if applied {
+            if has_record {
                 out.put_text(9, &held.document);
             }
         }

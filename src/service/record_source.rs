@@ -9,6 +9,7 @@ use super::admission::named;
 use super::{Fanout, convert, status};
 use crate::coordinator::plan_id_of;
 use crate::identity::{BoundTask, Caller};
+use crate::proto::View;
 use crate::proto::records::{RecordFields, RecordsMessage};
 use crate::registry::LivePlan;
 
@@ -24,6 +25,18 @@ pub(super) struct Source {
     known_producer: Box<str>,
     /// Offset of the next record, if the producer has said one.
     next_offset: Option<u64>,
+    /// Whether receipts are to have their reconciled records.
+    is_full: bool,
+}
+
+/// What a message says, or those before it, besides its records.
+pub(super) struct Said<'s> {
+    /// The plan.
+    pub(super) plan: &'s Arc<LivePlan>,
+    /// Offset of the first record, if there is a producer.
+    pub(super) first_offset: Option<u64>,
+    /// Whether receipts are to have their reconciled records.
+    pub(super) is_full: bool,
 }
 
 impl Source {
@@ -36,6 +49,7 @@ impl Source {
             producer: Box::default(),
             known_producer: Box::default(),
             next_offset: None,
+            is_full: true,
         }
     }
 
@@ -72,14 +86,14 @@ impl Source {
         }
     }
 
-    /// Reads a message, the first one after its plan was [found](Self::find): appends its records, and answers the plan that
-    /// they are for, and the offset of the first if they have a producer.
+    /// Reads a message, the first one after its plan was [found](Self::find): appends its records, and answers what it
+    /// says besides.
     pub(super) fn read<'m>(
         &mut self,
         fanout: &Fanout,
         message: &'m RecordsMessage,
         records: &mut Vec<RecordFields<'m>>,
-    ) -> Result<(&Arc<LivePlan>, Option<u64>), Status> {
+    ) -> Result<Said<'_>, Status> {
         let limits = &fanout.config.limits;
         let begin = records.len();
         let header = message
@@ -140,10 +154,19 @@ impl Source {
                 most,
             ));
         }
+        match View::try_from(header.view) {
+            Ok(View::Basic) => self.is_full = false,
+            Ok(View::Full) => self.is_full = true,
+            Ok(View::Unspecified) | Err(_) => {}
+        }
         let has_producer = !self.producer.is_empty();
         let said = header.first_offset;
         let first_offset = first_offset(has_producer, said, &mut self.next_offset, count)?;
-        Ok((plan, first_offset))
+        Ok(Said {
+            plan,
+            first_offset,
+            is_full: self.is_full,
+        })
     }
 }
 

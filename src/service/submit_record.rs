@@ -23,7 +23,7 @@ use tracing::Instrument;
 
 use super::admission::check_bound;
 use super::framing::{Framed, FramedStream};
-use super::receipt::Outcome;
+use super::receipt::{Asked, Outcome};
 use super::record_source::Source;
 use super::tenants::Pace;
 use super::{Fanout, receipt, record, status};
@@ -204,7 +204,7 @@ async fn answer(
     let mut answered = Answered::default();
     // As many of each, if a message has one record.
     let many = messages.len();
-    let (mut records, mut ends) = (Vec::with_capacity(1), Vec::with_capacity(many));
+    let (mut records, mut asked) = (Vec::with_capacity(1), Vec::with_capacity(many));
     let (mut submissions, mut documents) = (Vec::with_capacity(many), Vec::with_capacity(many));
     // The offsets of the change's first record, and of the one after the last so far, if they have any.
     let mut run: Option<[Option<u64>; 2]> = None;
@@ -212,13 +212,14 @@ async fn answer(
         records.clear();
         let begin = (submissions.len(), room.documents.len());
         let message = source.read(fanout, message, &mut records);
-        let sound = message.and_then(|(plan, first_offset)| {
+        let sound = message.and_then(|said| {
+            let spec = said.plan.spec();
             for record in &records {
                 let document = room.documents.len();
                 let (form, made) = (&mut room.form, &mut room.documents);
-                let mut read = record::read(record, plan.spec(), limits, form, made);
+                let mut read = record::read(record, spec, limits, form, made);
                 if let (Some(bound), Ok(fields)) = (&bound, &read.record)
-                    && let Err(violation) = check_bound(bound, plan.spec(), fields)
+                    && let Err(violation) = check_bound(bound, spec, fields)
                 {
                     room.documents.truncate(document);
                     read.record = Err(violation);
@@ -226,8 +227,18 @@ async fn answer(
                 submissions.push(read);
                 documents.push(document..room.documents.len());
             }
-            check_answer(room.documents.len() - begin.1, records.len(), limits)?;
-            Ok(first_offset)
+            let sent_back = if said.is_full {
+                room.documents.len() - begin.1
+            } else {
+                0
+            };
+            check_answer(sent_back, records.len(), limits)?;
+            let end = submissions.len();
+            asked.push(Asked {
+                end,
+                is_full: said.is_full,
+            });
+            Ok(said.first_offset)
         });
         let end = |first: Option<u64>| first.map(|first| first + records.len() as u64);
         match (sound, &mut run) {
@@ -236,6 +247,7 @@ async fn answer(
             // To be read again, by itself.
             (Ok(_), Some(_)) => {
                 submissions.truncate(begin.0);
+                asked.pop();
                 break;
             }
             (Err(wrong), _) => {
@@ -245,7 +257,6 @@ async fn answer(
             }
         }
         answered.messages += 1;
-        ends.push(submissions.len());
         // A question about a producer is a change by itself.
         if submissions.is_empty() {
             break;
@@ -270,7 +281,7 @@ async fn answer(
             if bound.is_some() {
                 outcome.keep_to_its_own();
             }
-            match receipt::answers(answers, &outcome, &ends, plan.spec(), limits) {
+            match receipt::answers(answers, &outcome, &asked, plan.spec(), limits) {
                 Ok(answers) => answered.answers = Some((answers, outcome.receipts.len())),
                 Err(too_large) => answered.failed = Some(too_large),
             }

@@ -630,6 +630,7 @@ async fn a_sandbox_does_not_get_receipts_of_other_producers() {
         records,
         producer_id: "producer".into(),
         first_offset,
+        ..Default::default()
     };
     let secret = record(r#"{"id":"task-b","status":"completed","note":"secret"}"#);
     owner

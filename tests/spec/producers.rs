@@ -1,7 +1,8 @@
 //! Records with offsets: whatever breaks, sending them again applies nothing twice, and tells what was told.
 
 use fanout::proto::{
-    Disposition, Record, SubmitRecordRequest, SubmitRecordResponse, SubmitRecordsRequest, Warning,
+    Disposition, Record, SubmitRecordRequest, SubmitRecordResponse, SubmitRecordsRequest, View,
+    Warning,
 };
 use proptest::prelude::*;
 use tonic::{Code, Status};
@@ -25,6 +26,7 @@ async fn send(
         records: records.to_vec(),
         producer_id: "sandbox 7".into(),
         first_offset,
+        ..Default::default()
     };
     stream
         .requests
@@ -109,6 +111,36 @@ async fn part_of_a_message_may_be_new() {
 }
 
 #[tokio::test]
+async fn what_is_sent_again_for_short_receipts_gets_those_it_got_without_their_records() {
+    let mut server = server().await;
+    let records = [result("a", 1), result("a", 2), record("[]")];
+    let mut submit = async |view: View| {
+        let request = SubmitRecordsRequest {
+            plan_id: "p".into(),
+            records: records.to_vec(),
+            producer_id: "sandbox 7".into(),
+            first_offset: Some(0),
+            view: view.into(),
+        };
+        server.submit_records(request).await.unwrap().into_inner()
+    };
+    let mut full = submit(View::Unspecified).await;
+    let documents = full
+        .receipts
+        .iter_mut()
+        .map(|receipt| std::mem::take(&mut receipt.record));
+    assert_eq!(
+        documents.collect::<Vec<_>>(),
+        [
+            &br#"{"id":"task-a","status":"completed","n":1}"#[..],
+            br#"{"id":"task-a","status":"completed","n":2}"#,
+            b"",
+        ]
+    );
+    assert_eq!(submit(View::Basic).await, full);
+}
+
+#[tokio::test]
 async fn a_message_without_records_asks_how_many_have_come() {
     let mut server = server().await;
     let mut stream = server.open().await;
@@ -185,6 +217,7 @@ async fn a_producer_is_said_first_and_stays_and_its_first_records_have_an_offset
         records: vec![result("a", 1)],
         producer_id: producer_id.into(),
         first_offset,
+        ..Default::default()
     };
     let long = "x".repeat(1_025);
     for (requests, field, reason) in [
@@ -236,6 +269,7 @@ async fn a_plan_has_no_more_producers_and_numbered_records_than_it_may() {
             records: records.to_vec(),
             producer_id: producer.into(),
             first_offset: Some(first_offset),
+            ..Default::default()
         };
         let answer = server.submit_records(request).await;
         answer.map(|answer| answer.into_inner().committed_offset)

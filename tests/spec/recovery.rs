@@ -33,6 +33,7 @@ fn numbered(records: Vec<Record>) -> SubmitRecordsRequest {
         records,
         producer_id: "sandbox".into(),
         first_offset: Some(0),
+        ..Default::default()
     }
 }
 

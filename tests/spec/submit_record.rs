@@ -2,8 +2,8 @@
 
 use fanout::json::{self, Value};
 use fanout::proto::{
-    Disposition, MatchedBy, PlanStatus, Receipt, Record, RecordKind, SealPlanRequest, TaskStatus,
-    Warning,
+    Disposition, MatchedBy, PlanStatus, Receipt, Record, RecordKind, SealPlanRequest,
+    SubmitRecordRequest, TaskStatus, View, Warning,
 };
 use tonic::Code;
 
@@ -63,6 +63,69 @@ async fn a_record_is_reconciled_the_moment_it_arrives() {
         .await;
     let last = stream.next().await.unwrap().unwrap();
     assert_eq!((last.status(), last.sequence), (PlanStatus::Completed, 4));
+}
+
+#[tokio::test]
+async fn receipts_come_in_the_view_that_was_asked_for_last_and_in_the_full_one_before() {
+    let mut server = TestServer::start().await;
+    server.register("p", &["a", "b", "c", "d"]).await;
+    let mut stream = server.open().await;
+    let views = [
+        View::Unspecified,
+        View::Basic,
+        View::Unspecified,
+        View::Full,
+    ];
+    // All are there before the first is read: they may be applied together, and each is answered as it says.
+    for (task, view) in ["a", "b", "c", "d"].iter().zip(views) {
+        let request = SubmitRecordRequest {
+            plan_id: "p".into(),
+            records: vec![record(&format!(r#"{{"id":"task-{task}","success":true}}"#))],
+            view: view.into(),
+            ..Default::default()
+        };
+        stream
+            .requests
+            .as_ref()
+            .unwrap()
+            .send(request)
+            .await
+            .unwrap();
+    }
+    let mut receipts = Vec::new();
+    for _ in views {
+        let response = stream.next().await.unwrap().unwrap();
+        assert_eq!(response.counts.unwrap().tasks, 4);
+        receipts.extend(response.receipts);
+    }
+    let receipt = |task: &str, sequence, record: &'static str| Receipt {
+        disposition: Disposition::Accepted.into(),
+        task_id: format!("task-{task}"),
+        matched_by: MatchedBy::Id.into(),
+        revision: 1,
+        sequence,
+        status: TaskStatus::Completed.into(),
+        successful: true,
+        record: record.into(),
+        ..Default::default()
+    };
+    assert_eq!(
+        receipts,
+        [
+            receipt(
+                "a",
+                2,
+                r#"{"id":"task-a","success":true,"status":"completed"}"#
+            ),
+            receipt("b", 3, ""),
+            receipt("c", 4, ""),
+            receipt(
+                "d",
+                5,
+                r#"{"id":"task-d","success":true,"status":"completed"}"#
+            ),
+        ]
+    );
 }
 
 #[tokio::test]

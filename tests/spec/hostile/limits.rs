@@ -4,7 +4,7 @@
 use fanout::proto::plan_request::Source;
 use fanout::proto::{
     Disposition, GetPlanRequest, PlanRequest, Receipt, ReconcileRequest, Record, SealPlanRequest,
-    SubmitRecordsRequest, WatchPlanRequest,
+    SubmitRecordsRequest, View, WatchPlanRequest,
 };
 
 use super::Target;
@@ -79,6 +79,13 @@ async fn a_request_whose_answer_would_be_too_long_is_refused_before_anything_is_
     assert_eq!(plan.counts.unwrap().recorded, 0);
     let taken = target.client.submit_records(submit(1)).await.unwrap();
     assert_eq!(taken.into_inner().receipts.len(), 1);
+    // Without the records in them, receipts of more fit.
+    let short = SubmitRecordsRequest {
+        view: View::Basic.into(),
+        ..submit(5)
+    };
+    let taken = target.client.submit_records(short).await.unwrap();
+    assert_eq!(taken.into_inner().receipts.len(), 5);
     target.ends_well().await;
 }
 

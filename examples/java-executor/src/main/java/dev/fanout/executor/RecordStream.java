@@ -3,6 +3,7 @@ package dev.fanout.executor;
 import fanout.v1.FanoutServiceGrpc;
 import fanout.v1.FanoutServiceGrpc.FanoutServiceStub;
 import fanout.v1.PlanOuterClass.PlanStatus;
+import fanout.v1.PlanOuterClass.View;
 import fanout.v1.RecordOuterClass.Disposition;
 import fanout.v1.RecordOuterClass.Receipt;
 import fanout.v1.RecordOuterClass.Record;
@@ -238,6 +239,8 @@ final class RecordStream implements Work.Records {
                 .addAllRecords(records)
                 .setProducerId(producerId)
                 .setFirstOffset(firstOffset)
+                // What was sent need not come back.
+                .setView(View.VIEW_BASIC)
                 .build();
     }
 
