@@ -6,6 +6,8 @@ use std::io::Write;
 use std::path::Path;
 use std::time::Instant;
 
+use fanout::proto::View;
+
 use crate::server::Server;
 use crate::submit::{self, PLAN, SUBMIT, Shape};
 use crate::wire::receipts;
@@ -42,6 +44,7 @@ pub async fn compare(size: Size) -> Outcome<()> {
             streams: STREAMS,
             batch,
             record_bytes: RECORD_BYTES,
+            view: View::Full,
             records: size.records,
         };
         let messages = submit::one_for_each(PLAN, 0, shape);
@@ -49,11 +52,7 @@ pub async fn compare(size: Size) -> Outcome<()> {
         for round in 0..=size.rounds {
             let mut rates = Vec::new();
             for server in &servers {
-                submit::plan_tasks(server, PLAN, shape.records).await?;
-                server.settle().await?;
-                rates.push(submit::send(server, SUBMIT, receipts, &messages, usize::MAX).await?);
-                submit::delete(server, PLAN).await?;
-                server.settle().await?;
+                rates.push(submit::on_a_plan(server, &messages, shape).await?);
             }
             let raw = raw(directory.path(), shape)?;
             if round > 0 {
@@ -90,6 +89,7 @@ async fn replay(directory: &Path, records: usize) -> Outcome<()> {
         streams: 8,
         batch: 128,
         record_bytes: RECORD_BYTES,
+        view: View::Full,
         records,
     };
     submit::plan_tasks(&server, PLAN, records).await?;

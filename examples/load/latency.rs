@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use fanout::proto::View;
 use fanout::proto::WatchPlanRequest;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
@@ -33,6 +34,7 @@ pub async fn compare(servers: &Servers, size: Size) -> Outcome<Vec<[Latency; 3]>
         streams: 1,
         batch: 1,
         record_bytes: crate::RECORD_BYTES,
+        view: View::Full,
         records: size.samples,
     };
     let messages = one_for_each(PLAN, 0, shape).remove(0);
@@ -75,10 +77,9 @@ async fn ping_pong(
 ) -> Outcome<Latency> {
     let (numbers, stream) = mpsc::channel(1);
     let sending = Sending(Arc::clone(messages), count);
-    let connection = server.connection(0);
     let all = async {
         let stream = ReceiverStream::new(stream);
-        let mut answers = call(connection, method, sending, stream).await?;
+        let mut answers = call(server, 0, method, sending, stream).await?;
         let mut samples = Vec::with_capacity(messages.len());
         for number in 0..messages.len() {
             let began = Instant::now();

@@ -2,7 +2,7 @@
 //! settings, which are sent the same messages, in turn with it, round by round.
 //!
 //!     cargo build --release && cargo run --release --example load -- compare [--quick] [--raw]
-//!     cargo build --release && cargo run --release --example load -- profile STREAMS BATCH [SERVER-ARGUMENT...]
+//!     cargo build --release && cargo run --release --example load -- profile STREAMS BATCH [short] [SERVER-ARGUMENT...]
 //!     cargo build --release && cargo run --release --example load -- journals [--quick]
 //!     cargo build --release && cargo run --release --example load -- nats [--quick]
 //!     cargo build --release && cargo run --release --example load -- tls [--quick]
@@ -25,9 +25,10 @@
 //! The last line is a JSON object:
 //!
 //! - `submit_1`, `submit_8`, `submit_64`, `submit_256`: records/s over so many streams, one record a message, as a share
-//!   of the keeping echo's.
-//! - `bare_64`: the same over 64 streams, as a share of the bare echo's.
-//! - `cpu`: CPU seconds of the server for a record over 64 streams, over the keeping echo's.
+//!   of the keeping echo's. Every receipt has the reconciled record in it, as is the default.
+//! - `submit_1_short` and so on: the same with receipts in the view BASIC, without it.
+//! - `bare_64`, `bare_64_short`: the same over 64 streams, as a share of the bare echo's.
+//! - `cpu`, `cpu_short`: CPU seconds of the server for a record over 64 streams, over the keeping echo's.
 //! - `receipt_p99`: one stream, the next record is sent when the receipt of the one before is there; of the times from
 //!   sending to receipt the slowest of a hundred, over the bare echo's.
 //! - `watch_p99`: the same to the result at a watcher on another connection, over the same of the bare echo.
@@ -65,6 +66,8 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use serde_json::{Map, Value, json};
+
+use fanout::proto::View;
 
 use latency::Latency;
 use server::{Server, Used};
@@ -126,7 +129,12 @@ fn main() -> ExitCode {
         ["compare", "--quick"] => compare(QUICK, &["decoding"]),
         ["compare", "--raw"] => compare(FULL, &[]),
         ["compare", "--quick", "--raw"] => compare(QUICK, &[]),
-        ["profile", streams, batch, ref arguments @ ..] => profiled(streams, batch, arguments),
+        ["profile", streams, batch, "short", ref arguments @ ..] => {
+            profiled(streams, batch, View::Basic, arguments)
+        }
+        ["profile", streams, batch, ref arguments @ ..] => {
+            profiled(streams, batch, View::Full, arguments)
+        }
         ["journals"] => with_journals(FULL),
         ["journals", "--quick"] => with_journals(QUICK),
         ["nats"] => with_nats(FULL),
@@ -141,7 +149,7 @@ fn main() -> ExitCode {
         ["keeping", ref how @ ..] => echo::serve(true, how == ["decoding"], None),
         ["serve", ..] => return fanout::cli::main(std::env::args_os()),
         _ => Err(
-            "expected: compare [--quick] [--raw], profile STREAMS BATCH, journals [--quick], nats [--quick], or tls [--quick]"
+            "expected: compare [--quick] [--raw], profile STREAMS BATCH [short], journals [--quick], nats [--quick], or tls [--quick]"
                 .into(),
         ),
     };
@@ -155,8 +163,8 @@ fn main() -> ExitCode {
 }
 
 #[tokio::main]
-async fn profiled(streams: &str, batch: &str, arguments: &[&str]) -> Outcome<()> {
-    profile::profile(streams.parse()?, batch.parse()?, arguments).await
+async fn profiled(streams: &str, batch: &str, view: View, arguments: &[&str]) -> Outcome<()> {
+    profile::profile(streams.parse()?, batch.parse()?, view, arguments).await
 }
 
 #[tokio::main]
@@ -194,18 +202,18 @@ async fn compare(size: Size, echoes: &[&str]) -> Outcome<()> {
     heading();
     for shape in shapes(size) {
         let rounds = submit::compare(&servers, shape, size).await?;
-        let over_bare = ratio(&rounds, |[bare, _, ours]| ours.per_second / bare.per_second);
-        let over_keeping = ratio(&rounds, |[_, keeping, ours]| {
-            ours.per_second / keeping.per_second
-        });
-        row(shape, &rounds, over_bare, over_keeping);
+        row(shape, &rounds);
         if (shape.batch, shape.record_bytes) == (1, RECORD_BYTES) {
-            figure(&format!("submit_{}", shape.streams), over_keeping);
-            if shape.streams == 64 {
-                figure("bare_64", over_bare);
-                let cpu =
-                    |[_, keeping, ours]: &[Rate; 3]| ours.cpu_per_million / keeping.cpu_per_million;
-                figure("cpu", ratio(&rounds, cpu));
+            for (nth, suffix) in [(2, ""), (3, "_short")] {
+                let [over_bare, over_keeping] = over_echoes(&rounds, nth);
+                figure(&format!("submit_{}{suffix}", shape.streams), over_keeping);
+                if shape.streams == 64 {
+                    figure(&format!("bare_64{suffix}"), over_bare);
+                    let cpu = ratio(&rounds, |round| {
+                        round[nth].cpu_per_million / round[1].cpu_per_million
+                    });
+                    figure(&format!("cpu{suffix}"), cpu);
+                }
             }
         }
     }
@@ -275,6 +283,7 @@ fn shapes(size: Size) -> Vec<Shape> {
         streams,
         batch,
         record_bytes,
+        view: View::Full,
         // As many bytes, about.
         records: size.records * RECORD_BYTES / record_bytes / streams * streams,
     };
@@ -290,16 +299,21 @@ fn shapes(size: Size) -> Vec<Shape> {
 }
 
 fn heading() {
-    let servers = ["bare echo", "keeping echo", "coordinator"];
+    let servers = [
+        "bare echo",
+        "keeping echo",
+        "coordinator",
+        "with short receipts",
+    ];
     let servers = servers.map(|name| format!("{name:>37}")).join("");
     println!(
-        "{:>5} {:>7} {:>5}{servers}  of bare  of keeping",
+        "{:>5} {:>7} {:>5}{servers}  of bare, short  of keeping, short",
         "bytes", "streams", "batch"
     );
 }
 
-fn row(shape: Shape, rounds: &[[Rate; 3]], over_bare: f64, over_keeping: f64) {
-    let cells = [0, 1, 2].map(|server| {
+fn row(shape: Shape, rounds: &[[Rate; 4]]) {
+    let cells = [0, 1, 2, 3].map(|server| {
         let rates: Vec<Rate> = rounds.iter().map(|round| round[server]).collect();
         format!(
             "{} {:>5.0}",
@@ -307,13 +321,23 @@ fn row(shape: Shape, rounds: &[[Rate; 3]], over_bare: f64, over_keeping: f64) {
             median(rates.iter().map(|rate| rate.resident_mib))
         )
     });
+    let [[bare, keeping], [short_bare, short_keeping]] = [2, 3].map(|nth| over_echoes(rounds, nth));
     println!(
-        "{:>5} {:>7} {:>5}  {}  {over_bare:>7.2}  {over_keeping:>10.2}",
+        "{:>5} {:>7} {:>5}  {}  {bare:>7.2}  {short_bare:>5.2}  {keeping:>10.2}  {short_keeping:>5.2}",
         shape.record_bytes,
         shape.streams,
         shape.batch,
         cells.join("  ")
     );
+}
+
+/// Records/s of the coordinator, in this place of a round, over the bare echo's and over the keeping echo's.
+fn over_echoes(rounds: &[[Rate; 4]], nth: usize) -> [f64; 2] {
+    [0, 1].map(|echo| {
+        ratio(rounds, |round| {
+            round[nth].per_second / round[echo].per_second
+        })
+    })
 }
 
 /// How many a second, and the CPU of it.

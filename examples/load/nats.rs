@@ -11,6 +11,8 @@ use async_nats::jetstream::{self, Context, stream};
 use bytes::Bytes;
 use tokio::task::JoinSet;
 
+use fanout::proto::View;
+
 use crate::server::Server;
 use crate::submit::{self, PLAN, Rate, SUBMIT, Shape};
 use crate::wire::receipts;
@@ -94,6 +96,7 @@ pub async fn compare(size: Size) -> Outcome<()> {
             streams: STREAMS,
             batch,
             record_bytes: RECORD_BYTES,
+            view: View::Full,
             records: size.records,
         };
         let half = Shape {

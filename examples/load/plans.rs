@@ -4,6 +4,8 @@ use std::sync::Arc;
 
 use futures_util::{TryStreamExt, stream};
 
+use fanout::proto::View;
+
 use crate::server::Server;
 use crate::submit::{SUBMIT, Shape, delete, one_for_each, plan_tasks, send};
 use crate::wire::{Messages, receipts};
@@ -29,6 +31,7 @@ pub async fn by_size(size: Size) -> Outcome<Vec<[f64; 2]>> {
         streams: 8,
         batch: 1,
         record_bytes: RECORD_BYTES,
+        view: View::Full,
         records: THOUSAND,
     };
     // No task has a record twice.
@@ -68,6 +71,7 @@ pub async fn by_number(size: Size) -> Outcome<Vec<[f64; 2]>> {
                 streams: PLANS / plans,
                 batch: 1,
                 record_bytes: RECORD_BYTES,
+                view: View::Full,
                 records: tasks,
             };
             let plan_ids = || (0..plans).map(|plan| format!("plan-{plan}"));

@@ -5,6 +5,8 @@ use std::io::Write;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 
+use fanout::proto::View;
+
 use crate::server::Server;
 use crate::submit::{self, PLAN, SUBMIT, Shape};
 use crate::wire::receipts;
@@ -16,12 +18,13 @@ const RECORDS: usize = 204_800;
 const SHARE_MIN: &str = "0.7";
 
 /// Sends records over so many streams to a server with these arguments, and lists the functions that take the time of it.
-pub async fn profile(streams: usize, batch: usize, arguments: &[&str]) -> Outcome<()> {
+pub async fn profile(streams: usize, batch: usize, view: View, arguments: &[&str]) -> Outcome<()> {
     let server = Server::fanout_with(arguments).await?;
     let shape = Shape {
         streams,
         batch,
         record_bytes: RECORD_BYTES,
+        view,
         records: RECORDS / streams * streams,
     };
     let messages = submit::one_for_each(PLAN, 0, shape);

@@ -8,6 +8,8 @@ use std::time::Duration;
 use fanout::proto::health::HealthCheckRequest;
 use fanout::proto::health::health_check_response::ServingStatus;
 use fanout::proto::health::health_client::HealthClient;
+use tonic::Request;
+use tonic::metadata::AsciiMetadataValue;
 use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint};
 
 use crate::program::{self, Program};
@@ -28,6 +30,8 @@ pub struct Server {
     program: Program,
     /// Over TLS: whose certificate it has to show, in PEM form.
     trusted: Option<String>,
+    /// What says who calls, if that has to be said.
+    authorization: Option<AsciiMetadataValue>,
     pub connections: Vec<Channel>,
 }
 
@@ -61,9 +65,18 @@ impl Server {
         Self::start(command.args(role).args(tls), Some(trusted)).await
     }
 
-    /// The coordinator over TLS.
-    pub async fn fanout_over_tls(tls: [&str; 4], trusted: &str) -> Outcome<Self> {
-        Self::start(&mut Self::program(&tls)?, Some(trusted)).await
+    /// The coordinator over TLS, which is called with a token that is in the list of this file.
+    pub async fn fanout_over_tls(
+        tls: [&str; 4],
+        trusted: &str,
+        tokens: &str,
+        token: &str,
+    ) -> Outcome<Self> {
+        let mut command = Self::program(&tls)?;
+        command.args(["--tokens", tokens]);
+        let mut server = Self::start(&mut command, Some(trusted)).await?;
+        server.authorization = Some(format!("Bearer {token}").parse()?);
+        Ok(server)
     }
 
     /// The coordinator: the program beside this example, else this program as one.
@@ -101,6 +114,7 @@ impl Server {
         let mut server = Self {
             program: Program::start(command)?,
             trusted: trusted.map(str::to_owned),
+            authorization: None,
             connections: Vec::new(),
         };
         server.connections = server.connect(WINDOW_BYTES).await?;
@@ -131,6 +145,16 @@ impl Server {
             connections.push(within("a connection", endpoint.connect()).await?);
         }
         Ok(connections)
+    }
+
+    /// A request of who may make it.
+    pub fn request<M>(&self, message: M) -> Request<M> {
+        let mut request = Request::new(message);
+        if let Some(authorization) = &self.authorization {
+            let metadata = request.metadata_mut();
+            metadata.insert("authorization", authorization.clone());
+        }
+        request
     }
 
     pub fn connection(&self, nth: usize) -> Channel {

@@ -6,7 +6,7 @@ use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use fanout::proto::fanout_service_client::FanoutServiceClient;
-use fanout::proto::{DeletePlanRequest, WatchPlanRequest};
+use fanout::proto::{DeletePlanRequest, View, WatchPlanRequest};
 use futures_util::FutureExt;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
@@ -32,7 +32,19 @@ pub struct Shape {
     pub streams: usize,
     pub batch: usize,
     pub record_bytes: usize,
+    /// In which receipts are asked for.
+    pub view: View,
     pub records: usize,
+}
+
+impl Shape {
+    /// The same records, whose receipts are to come without them.
+    pub fn for_short(self) -> Self {
+        Self {
+            view: View::Basic,
+            ..self
+        }
+    }
 }
 
 /// What one server did.
@@ -57,9 +69,11 @@ impl Rate {
     }
 }
 
-/// The same messages to the bare echo, the keeping echo and the coordinator, round by round.
-pub async fn compare(servers: &Servers, shape: Shape, size: Size) -> Outcome<Vec<[Rate; 3]>> {
+/// The same messages to the bare echo, the keeping echo and the coordinator, and to that again for short receipts, round by
+/// round.
+pub async fn compare(servers: &Servers, shape: Shape, size: Size) -> Outcome<Vec<[Rate; 4]>> {
     let messages = one_for_each(PLAN, 0, shape);
+    let for_short = one_for_each(PLAN, 0, shape.for_short());
     let mut rounds = Vec::new();
     // The first warms up.
     for round in 0..=size.rounds {
@@ -67,16 +81,23 @@ pub async fn compare(servers: &Servers, shape: Shape, size: Size) -> Outcome<Vec
         let keeping = send(&servers.keeping, ECHO, echoed, &messages, usize::MAX).await?;
         forget(&servers.keeping).await?;
         servers.keeping.settle().await?;
-        plan_tasks(&servers.fanout, PLAN, shape.records).await?;
-        servers.fanout.settle().await?;
-        let ours = send(&servers.fanout, SUBMIT, receipts, &messages, usize::MAX).await?;
-        delete(&servers.fanout, PLAN).await?;
-        servers.fanout.settle().await?;
+        let ours = on_a_plan(&servers.fanout, &messages, shape).await?;
+        let short = on_a_plan(&servers.fanout, &for_short, shape).await?;
         if round > 0 {
-            rounds.push([bare, keeping, ours]);
+            rounds.push([bare, keeping, ours, short]);
         }
     }
     Ok(rounds)
+}
+
+/// Records for all tasks of a plan that is made for them.
+pub async fn on_a_plan(server: &Server, messages: &[Arc<Messages>], shape: Shape) -> Outcome<Rate> {
+    plan_tasks(server, PLAN, shape.records).await?;
+    server.settle().await?;
+    let rate = send(server, SUBMIT, receipts, messages, usize::MAX).await?;
+    delete(server, PLAN).await?;
+    server.settle().await?;
+    Ok(rate)
 }
 
 /// Records per second without and with so many watchers that open a watch and read nothing, round by round.
@@ -89,6 +110,7 @@ pub async fn stalled_watchers(
         streams: 64,
         batch: 1,
         record_bytes: RECORD_BYTES,
+        view: View::Full,
         records: size.records,
     };
     let messages = one_for_each(PLAN, 0, shape);
@@ -135,7 +157,7 @@ pub fn one_for_each(plan_id: &str, first: usize, shape: Shape) -> Vec<Arc<Messag
     let stream = |stream: usize| {
         let first = first + stream * per_stream;
         let tasks = first..first + per_stream;
-        Messages::submit(plan_id, tasks, shape.record_bytes, shape.batch)
+        Messages::submit(plan_id, tasks, shape.record_bytes, shape.batch, shape.view)
     };
     (0..shape.streams).map(stream).map(Arc::new).collect()
 }
@@ -165,7 +187,7 @@ pub async fn send(
             numbers
         };
         let numbers = numbers.flatten_stream();
-        let opened = call(server.connection(nth), method, sending, numbers);
+        let opened = call(server, nth, method, sending, numbers);
         let mut answers = within("a stream", opened).await?;
         streams.spawn(async move {
             let mut answered = 0;
@@ -194,19 +216,20 @@ pub async fn send(
     Rate::new(server, records as f64, elapsed, &cpu)
 }
 
-/// Opens a stream.
+/// Opens a stream, on the connection of the stream of this number.
 pub async fn call(
-    connection: Channel,
+    server: &Server,
+    nth: usize,
     method: &'static str,
     sending: Sending,
     numbers: impl Stream<Item = usize> + Send + 'static,
 ) -> Result<Streaming<usize>, Status> {
-    let mut grpc = Grpc::new(connection).max_decoding_message_size(MESSAGE_BYTES_MAX);
+    let mut grpc = Grpc::new(server.connection(nth)).max_decoding_message_size(MESSAGE_BYTES_MAX);
     grpc.ready()
         .await
         .map_err(|error| Status::unavailable(error.to_string()))?;
     let path = PathAndQuery::from_static(method);
-    let answers = grpc.streaming(Request::new(numbers), path, sending);
+    let answers = grpc.streaming(server.request(numbers), path, sending);
     Ok(answers.await?.into_inner())
 }
 
@@ -243,7 +266,7 @@ impl Stream for Numbers {
 pub async fn plan_tasks(server: &Server, plan_id: &str, tasks: usize) -> Outcome<()> {
     let request = tasks::numbered(plan_id, tasks as u64);
     let mut client = client(server);
-    within("a plan", client.plan(request)).await?;
+    within("a plan", client.plan(server.request(request))).await?;
     Ok(())
 }
 
@@ -252,6 +275,7 @@ pub async fn delete(server: &Server, plan_id: &str) -> Outcome<()> {
         plan_id: plan_id.into(),
         ..Default::default()
     };
+    let request = server.request(request);
     within("a plan's deletion", client(server).delete_plan(request)).await?;
     Ok(())
 }

@@ -1,13 +1,16 @@
-//! What TLS leaves of the record path: the coordinator beside the bare echo where both speak TLS 1.3, and, for what TLS
-//! itself costs, both without.
+//! What TLS leaves of the record path: the coordinator beside the bare echo where both speak TLS 1.3 and the coordinator
+//! asks for tokens, and, for what that itself costs, both without.
 
 use rcgen::{CertificateParams, KeyPair};
+use sha2::{Digest, Sha256};
 
 use crate::echo::ECHO;
 use crate::server::Server;
-use crate::submit::{self, PLAN, SUBMIT};
-use crate::wire::{echoed, receipts};
+use crate::submit::{self, PLAN};
+use crate::wire::echoed;
 use crate::{Outcome, RECORD_BYTES, Shape, Size, cell, ratio, shapes};
+
+const TOKEN: &str = "the load program's";
 
 /// Compares, and prints a block for each number of streams.
 pub async fn compare(size: Size) -> Outcome<()> {
@@ -24,8 +27,10 @@ pub async fn compare(size: Size) -> Outcome<()> {
         Server::echo_over_tls(&["bare", "decoding"], tls, &certificate).await?,
         Server::echo(&["bare", "decoding"]).await?,
     ];
+    let tokens = path("tokens.toml");
+    std::fs::write(&tokens, list_of(TOKEN))?;
     let coordinators = [
-        Server::fanout_over_tls(tls, &certificate).await?,
+        Server::fanout_over_tls(tls, &certificate, &tokens, TOKEN).await?,
         Server::fanout().await?,
     ];
     println!(
@@ -43,9 +48,11 @@ pub async fn compare(size: Size) -> Outcome<()> {
         );
         for (nth, name) in [
             "bare echo, TLS",
-            "coordinator, TLS",
+            "coordinator, TLS, tokens",
+            "with short receipts",
             "bare echo",
             "coordinator",
+            "with short receipts",
         ]
         .iter()
         .enumerate()
@@ -59,15 +66,25 @@ pub async fn compare(size: Size) -> Outcome<()> {
             })
         };
         println!(
-            "{:>24}  {:.2} of the echo with TLS, {:.2} without; TLS leaves {:.2} of the coordinator, {:.2} of the echo",
+            "{:>24}  {:.2}, short {:.2} of the echo with TLS, {:.2}, short {:.2} without; TLS leaves {:.2} of the coordinator, short {:.2}, {:.2} of the echo",
             "",
             share(1, 0),
-            share(3, 2),
-            share(1, 3),
-            share(0, 2)
+            share(2, 0),
+            share(4, 3),
+            share(5, 3),
+            share(1, 4),
+            share(2, 5),
+            share(0, 3)
         );
     }
     Ok(())
+}
+
+/// A list of callers, with the one of this token, who may plan and submit.
+fn list_of(token: &str) -> String {
+    let hash = Sha256::digest(token);
+    let hash: String = hash.iter().map(|byte| format!("{byte:02x}")).collect();
+    format!("[[token]]\nname = \"load\"\nsha256 = \"{hash}\"\nroles = [\"plan\", \"submit\"]\n")
 }
 
 /// With TLS and without: the echo and the coordinator, in turn.
@@ -76,19 +93,18 @@ async fn rounds(
     coordinators: &[Server; 2],
     shape: Shape,
     size: Size,
-) -> Outcome<Vec<[submit::Rate; 4]>> {
+) -> Outcome<Vec<[submit::Rate; 6]>> {
     let messages = submit::one_for_each(PLAN, 0, shape);
+    let for_short = submit::one_for_each(PLAN, 0, shape.for_short());
     let mut rounds = Vec::new();
     // The first warms up.
     for round in 0..=size.rounds {
         let mut rates = Vec::new();
         for (echo, coordinator) in echoes.iter().zip(coordinators) {
             rates.push(submit::send(echo, ECHO, echoed, &messages, usize::MAX).await?);
-            submit::plan_tasks(coordinator, PLAN, shape.records).await?;
-            coordinator.settle().await?;
-            rates.push(submit::send(coordinator, SUBMIT, receipts, &messages, usize::MAX).await?);
-            submit::delete(coordinator, PLAN).await?;
-            coordinator.settle().await?;
+            for messages in [&messages, &for_short] {
+                rates.push(submit::on_a_plan(coordinator, messages, shape).await?);
+            }
         }
         if let (true, Ok(rates)) = (round > 0, rates.try_into()) {
             rounds.push(rates);

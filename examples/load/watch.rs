@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use fanout::proto::fanout_service_client::FanoutServiceClient;
-use fanout::proto::{Record, SubmitRecordRequest, WatchPlanRequest};
+use fanout::proto::{Record, SubmitRecordRequest, View, WatchPlanRequest};
 use prost::Message;
 use tokio::task::JoinSet;
 use tonic::client::Grpc;
@@ -32,6 +32,7 @@ pub async fn compare(
         streams: 8,
         batch: 128,
         record_bytes: crate::RECORD_BYTES,
+        view: View::Full,
         records: size.watched,
     };
     let records = one_for_each(PLAN, 0, shape);

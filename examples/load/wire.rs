@@ -2,10 +2,10 @@
 
 use std::sync::Arc;
 
-use fanout::proto::{Disposition, Record, SubmitRecordRequest};
+use fanout::proto::{Disposition, Record, SubmitRecordRequest, View};
 use prost::Message;
 use prost::bytes::{Buf, BufMut, Bytes};
-use prost::encoding::{WireType, decode_key, decode_varint};
+use prost::encoding::{WireType, decode_varint};
 use tonic::Status;
 use tonic::codec::{Codec, DecodeBuf, Decoder, EncodeBuf, Encoder};
 
@@ -23,17 +23,19 @@ pub struct Messages {
 }
 
 impl Messages {
-    /// Records of this size, so many a message, one for each of these tasks.
+    /// Records of this size, so many a message, one for each of these tasks. The first message says the view.
     pub fn submit(
         plan_id: &str,
         tasks: impl Iterator<Item = usize>,
         record_bytes: usize,
         batch: usize,
+        view: View,
     ) -> Self {
         let mut messages = Self::default();
         let mut request = SubmitRecordRequest {
             plan_id: plan_id.to_owned(),
             records: Vec::with_capacity(batch),
+            view: view.into(),
             ..Default::default()
         };
         let mut tasks = tasks.peekable();
@@ -43,6 +45,7 @@ impl Messages {
             if request.records.len() == batch || tasks.peek().is_none() {
                 messages.push(&request);
                 request.records.clear();
+                request.view = View::Unspecified.into();
             }
         }
         messages
@@ -147,8 +150,9 @@ enum Value<'m> {
 
 impl<'m> Fields<'m> {
     fn read(&mut self) -> Option<(u32, Value<'m>)> {
-        let (number, wire_type) = decode_key(&mut self.0).ok()?;
-        let value = decode_varint(&mut self.0).ok()?;
+        let key = self.varint()?;
+        let wire_type = WireType::try_from(key & 7).ok()?;
+        let (number, value) = (u32::try_from(key >> 3).ok()?, self.varint()?);
         match wire_type {
             WireType::Varint => Some((number, Value::Number(value))),
             WireType::LengthDelimited => {
@@ -158,6 +162,17 @@ impl<'m> Fields<'m> {
             }
             // Nothing that is read here has others.
             _ => None,
+        }
+    }
+
+    /// The client's time is not the server's, but they share the processors: most take a byte.
+    fn varint(&mut self) -> Option<u64> {
+        match self.0 {
+            [byte @ ..0x80, rest @ ..] => {
+                self.0 = rest;
+                Some(u64::from(*byte))
+            }
+            _ => decode_varint(&mut self.0).ok(),
         }
     }
 }
