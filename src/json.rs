@@ -24,7 +24,7 @@ pub use halves::Halves;
 pub use number::Number;
 pub use object::{Object, Setter, Shape, Shapes};
 pub use parse::{Error, Limits, Parsed, parse, parse_lines};
-pub use recompact::recompact;
+pub use recompact::{recompact, recompact_alike};
 pub use value::Value;
 pub use write::{
     PrettyObject, compact, pretty, pretty_elements, pretty_in_pieces, write_compact_within,

@@ -111,6 +111,16 @@ impl<N: Copy> Form<N> {
         Some(self.brace.within(&self.pieces))
     }
 
+    /// The places of the scalar values in the text that was [found](Self::find) to be of this form last.
+    pub(super) fn values(&self) -> impl Iterator<Item = Range<usize>> {
+        let mut before = 0;
+        let after = self.pieces.iter().skip(1);
+        self.pieces.iter().zip(after).map(move |(piece, next)| {
+            let length = piece.end - std::mem::replace(&mut before, piece.end);
+            piece.begin + length..next.begin
+        })
+    }
+
     /// Has the pieces begin where they do in a text of this form.
     fn begin(&mut self, text: &[u8]) -> Option<()> {
         let (last, pieces) = self.pieces.split_last_mut()?;

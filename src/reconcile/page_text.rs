@@ -4,11 +4,13 @@ use std::borrow::Cow;
 
 use super::Settings;
 use super::status::Status;
-use crate::json::{self, Object, Value};
+use crate::json::{self, Form, Object, Value};
 
 /// The tasks' part of a result document: three lists without their brackets.
-#[derive(Clone, Debug, Default)]
+#[derive(Debug, Default)]
 pub struct PageText {
+    /// The form of the records that were added.
+    form: Form<()>,
     records: String,
     outcomes: String,
     failed_task_ids: String,
@@ -96,19 +98,15 @@ impl PageText {
             Some((root, below)) => (root, Some(below)),
             None => (path, None),
         };
-        let mut at_root = None;
         let text = std::str::from_utf8(document).unwrap_or_default();
-        let copied = json::recompact(&mut self.records, text, |key, place| {
-            if key == root {
-                at_root = Some(place);
-            }
-        });
-        if !copied {
+        let printed = json::recompact_alike(&mut self.form, &mut self.records, text, root);
+        let Some(at_root) = printed else {
             // Read once when it was accepted; a document that cannot be read again would be a defect.
             let record = read(document);
             print(&mut self.records, &record);
-            self.push_outcome(settings.outcome(&record).as_ref());
-        } else if let Some(place) = at_root.filter(|_| !path.is_empty()) {
+            return self.push_outcome(settings.outcome(&record).as_ref());
+        };
+        if let Some(place) = at_root.filter(|_| !path.is_empty()) {
             let value = &self.records[place];
             match below {
                 None if is_present(value) => {

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use fanout::json::{self, Object, Value};
+use fanout::json::{self, Form, Object, Value};
 use fanout::plan::Reconciliation;
 use fanout::proto::{ReconcileRequest, Record};
 use fanout::reconcile::{self, Brought, Page, PageText, Reconciled, ResultHead, Settings};
@@ -90,6 +90,54 @@ fn each_member_is_told_with_its_place_in_what_was_printed() {
     );
 }
 
+/// Texts of a few forms, some of which only a tree can print; mostly several of one form follow each other.
+fn texts_of_forms() -> impl Strategy<Value = Vec<String>> {
+    const FORMS: &[&str] = &[
+        r#"{"a":_,"b":{"name":_,"c":[_,{}]},"name":_}"#,
+        r#"{"name":{"x":_,"y":[_,_]},"z":_}"#,
+        r#"{"name":[],"a":_}"#,
+        r#"{ "a" : _ , "name": _ }"#,
+        r#"{"a":_,"name":_,"a":_}"#,
+        r#"{"a":_,"name":_}"#,
+        "[_,_]",
+        "_",
+    ];
+    const VALUES: &[&str] = &[
+        "true",
+        "null",
+        "0",
+        "-0",
+        "-7",
+        "1.0",
+        "1.5e1",
+        "-0.25",
+        "1e21",
+        "1e-7",
+        "0.1000000000000000055",
+        "123456789012345678901234567890",
+        r#""""#,
+        r#""é, "\
+""#,
+        r#""\/""#,
+        r#""A""#,
+        r#""a longer text, with nothing in it that has to be changed""#,
+    ];
+    let value = select(VALUES);
+    let of_one_form = (
+        select(FORMS),
+        prop::collection::vec(prop::array::uniform4(value), 1..5),
+    );
+    prop::collection::vec(of_one_form, 1..6).prop_map(|runs| {
+        let texts = runs.into_iter().flat_map(|(form, texts)| {
+            texts.into_iter().map(move |values| {
+                let fill = |text: String, value| text.replacen('_', value, 1);
+                values.into_iter().fold(form.to_owned(), fill)
+            })
+        });
+        texts.collect()
+    })
+}
+
 /// A config that reconciling reads, with paths that find something, nothing, or something of a task without a record.
 fn config() -> impl Strategy<Value = String> {
     let path = select(
@@ -170,6 +218,24 @@ proptest! {
     fn a_text_is_printed_as_its_tree_is(text in text()) {
         if let Some(printed) = recompacted(&text) {
             prop_assert_eq!(printed, json::compact(&parse(&text)));
+        }
+    }
+
+    #[test]
+    fn a_text_is_printed_alike_whatever_was_printed_before_it(texts in texts_of_forms()) {
+        let mut form = Form::default();
+        let mut out = String::from("before");
+        for text in texts {
+            let mut expected = out.clone();
+            let mut member = None;
+            let whole = json::recompact(&mut expected, &text, |key, place| {
+                if key == "name" {
+                    member = Some(place);
+                }
+            });
+            let printed = json::recompact_alike(&mut form, &mut out, &text, "name");
+            prop_assert_eq!(&out, &expected, "{}", text);
+            prop_assert_eq!(printed, whole.then_some(member), "{}", text);
         }
     }
 
