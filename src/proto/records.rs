@@ -203,79 +203,117 @@ impl Outgoing for WrittenMessage {
 
 /// Fields of a message, written one after the other. Those below 16, whose keys take a byte.
 pub trait PutFields {
-    /// A number, a bool or an enum; not there if it is 0, as proto3 has it.
-    fn put_number(&mut self, field: u8, number: u64);
+    /// Numbers, bools and enums, at most eight; those that are 0 are not there, as proto3 has it.
+    fn put_numbers<const COUNT: usize>(&mut self, numbers: [(u8, u64); COUNT]);
     /// A number that is there also if it is 0.
     fn put_given_number(&mut self, field: u8, number: u64);
     /// Text or bytes; not there if empty.
     fn put_text(&mut self, field: u8, bytes: &[u8]);
-    /// A message inside, encoded before.
-    fn put_encoded(&mut self, field: u8, message: &[u8]);
-    /// A message inside, also if it is empty. It may be written twice.
+    /// A message inside, also if it is empty. If it is long, it is written twice.
     fn put_message(&mut self, field: u8, write: impl Fn(&mut Self));
 }
 
 impl PutFields for BytesMut {
-    fn put_number(&mut self, field: u8, number: u64) {
-        if number != 0 {
-            self.put_given_number(field, number);
+    fn put_numbers<const COUNT: usize>(&mut self, numbers: [(u8, u64); COUNT]) {
+        let mut fields = Few::default();
+        for (field, number) in numbers {
+            if number != 0 {
+                fields.push(field, WireType::Varint, number);
+            }
         }
+        self.extend_from_slice(fields.written());
     }
 
     fn put_given_number(&mut self, field: u8, number: u64) {
-        put_key(self, field, WireType::Varint, number);
+        let mut fields = Few::default();
+        fields.push(field, WireType::Varint, number);
+        self.extend_from_slice(fields.written());
     }
 
     fn put_text(&mut self, field: u8, bytes: &[u8]) {
         if !bytes.is_empty() {
-            self.put_encoded(field, bytes);
+            let mut fields = Few::default();
+            fields.push(field, WireType::LengthDelimited, bytes.len() as u64);
+            self.extend_from_slice(fields.written());
+            self.extend_from_slice(bytes);
         }
-    }
-
-    fn put_encoded(&mut self, field: u8, message: &[u8]) {
-        put_key(self, field, WireType::LengthDelimited, message.len() as u64);
-        self.extend_from_slice(message);
     }
 
     fn put_message(&mut self, field: u8, write: impl Fn(&mut Self)) {
         let begin = self.len();
-        // The length of most takes two bytes.
-        put_key(self, field, WireType::LengthDelimited, 1 << 7);
-        let after_length = self.len();
+        let key = field << 3 | WireType::LengthDelimited as u8;
+        // Its length takes two bytes at most, nearly always.
+        self.put_slice(&[key, 0, 0]);
         write(self);
-        let length = self.len() - after_length;
-        if let 0x80..0x4000 = length {
-            let place = &mut self[after_length - 2..after_length];
-            place.copy_from_slice(&[length as u8 | 0x80, (length >> 7) as u8]);
-            return;
+        let length = self.len() - begin - 3;
+        match length {
+            0..0x80 => {
+                self[begin + 1] = length as u8;
+                self.copy_within(begin + 3.., begin + 2);
+                self.truncate(begin + 2 + length);
+            }
+            0x80..0x4000 => {
+                let place = &mut self[begin + 1..begin + 3];
+                place.copy_from_slice(&[length as u8 | 0x80, (length >> 7) as u8]);
+            }
+            _ => {
+                self.truncate(begin);
+                let mut fields = Few::default();
+                fields.push(field, WireType::LengthDelimited, length as u64);
+                self.extend_from_slice(fields.written());
+                write(self);
+            }
         }
-        self.truncate(begin);
-        put_key(self, field, WireType::LengthDelimited, length as u64);
-        write(self);
     }
 }
 
-/// A field's key, and the number after it: the field's own, or the length of what follows. Most are small.
-fn put_key(to: &mut BytesMut, field: u8, wire_type: WireType, mut number: u64) {
-    let key = field << 3 | wire_type as u8;
-    if number < 0x80 {
-        to.put_u16(u16::from_be_bytes([key, number as u8]));
-        return;
+/// A few fields without what is inside them, to be written together.
+struct Few {
+    bytes: [u8; Self::BYTES_MAX],
+    length: usize,
+}
+
+impl Default for Few {
+    fn default() -> Self {
+        Self {
+            bytes: [0; Self::BYTES_MAX],
+            length: 0,
+        }
     }
-    to.put_u8(key);
-    while number > 0x7f {
-        to.put_u8(number as u8 | 0x80);
-        number >>= 7;
+}
+
+impl Few {
+    /// A key takes a byte, and a number ten at most.
+    const BYTES_MAX: usize = 8 * 11;
+
+    /// A field's key, and the number after it: the field's own, or the length of what follows.
+    fn push(&mut self, field: u8, wire_type: WireType, mut number: u64) {
+        self.push_byte(field << 3 | wire_type as u8);
+        while number > 0x7f {
+            self.push_byte(number as u8 | 0x80);
+            number >>= 7;
+        }
+        self.push_byte(number as u8);
     }
-    to.put_u8(number as u8);
+
+    fn push_byte(&mut self, byte: u8) {
+        self.bytes[self.length] = byte;
+        self.length += 1;
+    }
+
+    fn written(&self) -> &[u8] {
+        &self.bytes[..self.length]
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
 
-    use super::{Bytes, Header, RecordFields, RecordsMessage, SubmitRecordRequest};
-    use crate::proto::Record;
+    use super::{
+        Bytes, BytesMut, Header, PutFields, RecordFields, RecordsMessage, SubmitRecordRequest,
+    };
+    use crate::proto::{Counts, Record, SubmitRecordResponse};
     use prost::Message;
 
     fn fields(record: &Record) -> RecordFields<'_> {
@@ -312,7 +350,62 @@ mod tests {
         }
     }
 
+    #[test]
+    fn a_message_inside_another_has_its_length_before_it_however_long_it_is() {
+        for length in [0, 1, 126, 127, 128, 129, 16_383, 16_384, 16_385, 100_000] {
+            // Its key and its own length, which the plan's id has too.
+            let text = "x".repeat(length);
+            let mut written = BytesMut::from(&b"before"[..]);
+            written.put_message(2, |inner| {
+                inner.put_text(2, text.as_bytes());
+                inner.put_text(7, text.as_bytes());
+            });
+            let record = Record {
+                task_id: text.clone(),
+                body: text.into(),
+                ..Default::default()
+            };
+            let expected = SubmitRecordRequest {
+                records: vec![record],
+                ..Default::default()
+            };
+            let expected = [&b"before"[..], &expected.encode_to_vec()].concat();
+            assert!(written == expected, "{length}");
+        }
+    }
+
     proptest! {
+        #[test]
+        fn fields_are_written_as_the_generated_messages_have_them(
+            counts in any::<[u64; 8]>(),
+            shifts in prop::array::uniform8(0..64_u32),
+            committed in any::<Option<u64>>(),
+        ) {
+            // Numbers of all lengths.
+            let mut numbers = [0; 8];
+            for ((number, count), shift) in numbers.iter_mut().zip(counts).zip(shifts) {
+                *number = count >> shift;
+            }
+            let [items, groups, tasks, recorded, successful, failed, missing, running] = numbers;
+            let expected = SubmitRecordResponse {
+                counts: Some(Counts { items, groups, tasks, recorded, successful, failed, missing, running, ..Default::default() }),
+                committed_offset: committed,
+                ..Default::default()
+            };
+            let mut written = BytesMut::new();
+            written.put_message(2, |counts| {
+                let mut field = 0;
+                counts.put_numbers(numbers.map(|number| {
+                    field += 1;
+                    (field, number)
+                }));
+            });
+            if let Some(committed) = committed {
+                written.put_given_number(5, committed);
+            }
+            prop_assert_eq!(&written[..], expected.encode_to_vec());
+        }
+
         #[test]
         fn a_message_says_what_the_generated_one_says(
             ids in prop::array::uniform2(".{0,9}"),

@@ -61,28 +61,30 @@ pub(super) fn answers(
     spec: &Spec,
     limits: &Limits,
 ) -> Result<Framed, Status> {
-    // All say how the plan stands now.
-    let counts = convert::counts(&outcome.standing.counts).encode_to_vec();
+    let standing = after_receipts(outcome);
+    let any_is_full = asked.iter().any(|asked| asked.is_full);
+    room.reserve(bytes(&outcome.receipts, any_is_full));
     let mut begin = 0;
     for &Asked { end, is_full } in asked {
         let receipts = &outcome.receipts[begin..end];
         begin = end;
-        let bytes = receipts.iter().map(|receipt| bytes(receipt, is_full)).sum();
         let most = limits.message_bytes_max;
-        if bytes > most && receipts.iter().any(|receipt| receipt.is_remembered) {
+        if receipts.iter().any(|receipt| receipt.is_remembered) && bytes(receipts, is_full) > most {
             room.clear();
             return Err(too_large(most));
         }
-        let standing = (!outcome.is_of_one_task).then_some(&outcome.standing);
-        room.reserve(bytes);
-        let answer = Answer {
-            receipts,
-            is_full,
-            standing: standing.map(|standing| (&counts[..], standing)),
-            committed: outcome.committed,
-            spec,
-        };
-        framing::put_by(room, |room| answer.write(room));
+        framing::put_by(room, |room| {
+            for (position, receipt) in receipts.iter().enumerate() {
+                let receipt = Written {
+                    receipt,
+                    position,
+                    is_full,
+                    spec,
+                };
+                room.put_message(1, |room| receipt.write(room));
+            }
+            room.extend_from_slice(&standing);
+        });
     }
     Ok(Framed::of(room.split().freeze()))
 }
@@ -93,10 +95,11 @@ pub(super) fn too_large(most: usize) -> Status {
     status::over_limit("records", &problem, "MESSAGE_TOO_LARGE", most)
 }
 
-/// About how many bytes a receipt takes.
-fn bytes(receipt: &Receipt, is_full: bool) -> usize {
-    let held = receipt.held.as_ref().filter(|_| is_full);
-    BYTES_BESIDE_DOCUMENT + held.map_or(0, |held| held.document.len())
+/// About how many bytes receipts take.
+fn bytes(receipts: &[Receipt], is_full: bool) -> usize {
+    let held = receipts.iter().filter_map(|receipt| receipt.held.as_ref());
+    let documents = held.filter(|_| is_full).map(|held| held.document.len());
+    receipts.len() * BYTES_BESIDE_DOCUMENT + documents.sum::<usize>()
 }
 
 /// A receipt by itself.
@@ -112,37 +115,23 @@ pub(super) fn message(receipt: &Receipt, spec: &Spec) -> proto::Receipt {
     proto::Receipt::decode(written).unwrap_or_default()
 }
 
-/// `SubmitRecordResponse` and `SubmitRecordsResponse`.
-struct Answer<'a> {
-    receipts: &'a [Receipt],
-    is_full: bool,
-    /// Where the plan stands, and its counts, encoded; unless that is not for the sender.
-    standing: Option<(&'a [u8], &'a Standing)>,
-    committed: Option<u64>,
-    spec: &'a Spec,
-}
-
-impl Answer<'_> {
-    fn write(&self, out: &mut BytesMut) {
-        let (is_full, spec) = (self.is_full, self.spec);
-        for (position, receipt) in self.receipts.iter().enumerate() {
-            let receipt = Written {
-                receipt,
-                position,
-                is_full,
-                spec,
-            };
-            out.put_message(1, |out| receipt.write(out));
-        }
-        if let Some((counts, standing)) = self.standing {
-            out.put_encoded(2, counts);
-            out.put_number(3, number(convert::plan_status(standing.status)));
-            out.put_number(4, standing.sequence);
-        }
-        if let Some(committed) = self.committed {
-            out.put_given_number(5, committed);
-        }
+/// What stands after the receipts in each `SubmitRecordResponse` and `SubmitRecordsResponse`: all say how the plan stands now,
+/// unless that is not for the sender.
+fn after_receipts(outcome: &Outcome) -> BytesMut {
+    let mut out = BytesMut::new();
+    if !outcome.is_of_one_task {
+        let standing = &outcome.standing;
+        let counts = convert::counts(&standing.counts).encode_to_vec();
+        out.put_message(2, |out| out.extend_from_slice(&counts));
+        out.put_numbers([
+            (3, number(convert::plan_status(standing.status))),
+            (4, standing.sequence),
+        ]);
     }
+    if let Some(committed) = outcome.committed {
+        out.put_given_number(5, committed);
+    }
+    out
 }
 
 /// `Receipt` of the record at this position of its message.
@@ -164,20 +153,18 @@ impl Written<'_> {
                 Disposition::Accepted | Disposition::SupersededPrevious
             );
         let task_id = |task: u32| self.spec.task_id(task).as_bytes();
-        out.put_number(1, number(disposition));
-        out.put_number(2, number(code));
+        let held = receipt.held.as_ref();
+        out.put_numbers([(1, number(disposition)), (2, number(code))]);
         out.put_text(3, receipt.task.map_or(&[], task_id));
-        out.put_number(4, number(convert::matched_by(receipt.matched_by)));
-        if let Some(held) = &receipt.held {
-            out.put_number(5, held.revision.into());
-        }
-        out.put_number(6, receipt.sequence);
-        out.put_number(7, number(convert::task_status(receipt.status())));
-        if let Some(held) = &receipt.held {
-            out.put_number(8, held.verdict.successful.into());
-            if has_record {
-                out.put_text(9, &held.document);
-            }
+        out.put_numbers([
+            (4, number(convert::matched_by(receipt.matched_by))),
+            (5, held.map_or(0, |held| held.revision.into())),
+            (6, receipt.sequence),
+            (7, number(convert::task_status(receipt.status()))),
+            (8, held.is_some_and(|held| held.verdict.successful).into()),
+        ]);
+        if let Some(held) = held.filter(|_| has_record) {
+            out.put_text(9, &held.document);
         }
         // A list of numbers, each of one byte.
         let warnings: SmallVec<[u8; 4]> = receipt.warnings.iter().map(warning).collect();
@@ -191,10 +178,10 @@ impl Written<'_> {
                 out.put_text(1, field.as_bytes());
                 out.put_text(2, violation.description.as_bytes());
                 out.put_text(3, violation.reason.as_bytes());
-                out.put_number(4, violation.limit);
+                out.put_numbers([(4, violation.limit)]);
             });
         }
-        out.put_number(13, receipt.quarantine_id);
+        out.put_numbers([(13, receipt.quarantine_id)]);
     }
 }
 
