@@ -10,7 +10,7 @@ use fanout::coordinator::{self, Clock, Coordinator};
 use fanout::json::{self, Limits, Value};
 use fanout::plan::{self, Input};
 use fanout::proto::fanout_service_server::FanoutService;
-use fanout::proto::records::RecordsMessage;
+use fanout::proto::records::{Known, RecordsMessage};
 use fanout::proto::{
     CancelPlanRequest, DiscardRecordRequest, ExplainTaskRequest, GetPlanRequest, GetTaskRequest,
     ListPlansRequest, ListQuarantineRequest, ListTasksRequest, PlanRequest, ReconcileRequest,
@@ -156,7 +156,7 @@ fn check_document(body: &[u8], read: &Result<ReadRecord<'_>, json::Error>) {
 pub fn message(data: &[u8]) {
     let message = RecordsMessage::of(Bytes::copy_from_slice(data));
     let mut records = Vec::new();
-    let read = message.read(&mut records);
+    let read = message.read(Known::default(), &mut records);
     if let Ok(decoded) = SubmitRecordRequest::decode(data)
         && let Ok(header) = read
     {

@@ -14,7 +14,16 @@ use super::generated::SubmitRecordRequest;
 #[derive(Debug)]
 pub struct RecordsMessage(Bytes);
 
-/// What a message says beside its records. Empty or `None`: not given.
+/// What the messages before it have said, and a message need not say again. Empty: nothing.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Known<'k> {
+    /// The plan.
+    pub plan_id: &'k str,
+    /// Who sends the records.
+    pub producer_id: &'k str,
+}
+
+/// What a message says beside its records. Empty or `None`: not given, or nothing that was not known.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Header<'m> {
     /// The plan.
@@ -78,10 +87,16 @@ impl RecordsMessage {
     ///
     /// # Errors
     /// It is not one: what prost says is wrong with it. Records before that place may have been appended.
-    pub fn read<'m>(&'m self, records: &mut Vec<RecordFields<'m>>) -> Result<Header<'m>, String> {
-        read(&self.0, records).ok_or_else(|| match SubmitRecordRequest::decode(&self.0[..]) {
-            Err(error) => error.to_string(),
-            Ok(_) => "is malformed".to_owned(),
+    pub fn read<'m>(
+        &'m self,
+        known: Known<'_>,
+        records: &mut Vec<RecordFields<'m>>,
+    ) -> Result<Header<'m>, String> {
+        read(&self.0, known, records).ok_or_else(|| {
+            match SubmitRecordRequest::decode(&self.0[..]) {
+                Err(error) => error.to_string(),
+                Ok(_) => "is malformed".to_owned(),
+            }
         })
     }
 }
@@ -92,15 +107,23 @@ impl Incoming for RecordsMessage {
     }
 }
 
-fn read<'m>(message: &'m [u8], records: &mut Vec<RecordFields<'m>>) -> Option<Header<'m>> {
-    let text = |bytes| std::str::from_utf8(bytes).ok();
+fn read<'m>(
+    message: &'m [u8],
+    known: Known<'_>,
+    records: &mut Vec<RecordFields<'m>>,
+) -> Option<Header<'m>> {
+    // What is known is text.
+    let unknown = |bytes: &'m [u8], known: &str| match bytes == known.as_bytes() {
+        true => Some(""),
+        false => std::str::from_utf8(bytes).ok(),
+    };
     let mut header = Header::default();
     let mut fields = Fields(message);
     while let Some((number, value)) = fields.next()? {
         match (number, value) {
-            (1, Value::Bytes(id)) => header.plan_id = text(id)?,
+            (1, Value::Bytes(id)) => header.plan_id = unknown(id, known.plan_id)?,
             (2, Value::Bytes(record)) => records.push(read_record(record)?),
-            (3, Value::Bytes(id)) => header.producer_id = text(id)?,
+            (3, Value::Bytes(id)) => header.producer_id = unknown(id, known.producer_id)?,
             (4, Value::Number(offset)) => header.first_offset = Some(offset),
             (5, Value::Number(view)) => header.view = enumerated(view),
             (1..=5, _) => return None,
@@ -148,11 +171,24 @@ enum Value<'m> {
 }
 
 impl<'m> Fields<'m> {
-    /// The next field with its number; `Some(None)` at the end, `None` if there is no field where one must be.
+    /// The next field with its number; `Some(None)` at the end, `None` if there is no field where one must be. Without
+    /// being asked to, the compiler leaves it a call, which takes longer to hand over a field than to read it.
+    #[inline(always)]
     fn next(&mut self) -> Option<Option<(u32, Value<'m>)>> {
-        if self.0.is_empty() {
-            return Some(None);
+        match self.0 {
+            [] => Some(None),
+            // As nearly all: text, bytes or a message, with a key of a byte.
+            [key @ 8..0x80, rest @ ..] if key & 7 == WireType::LengthDelimited as u8 => {
+                self.0 = rest;
+                self.bytes().map(|bytes| Some((u32::from(key >> 3), bytes)))
+            }
+            _ => self.any(),
         }
+    }
+
+    /// The same of any field.
+    #[inline(never)]
+    fn any(&mut self) -> Option<Option<(u32, Value<'m>)>> {
         let key = self.number()?;
         let (number, wire_type) = (u32::try_from(key >> 3).ok()?, key & 7);
         if number == 0 || key > u64::from(u32::MAX) {
@@ -160,12 +196,7 @@ impl<'m> Fields<'m> {
         }
         let value = match WireType::try_from(wire_type).ok()? {
             WireType::Varint => Value::Number(self.number()?),
-            WireType::LengthDelimited => {
-                let length = usize::try_from(self.number()?).ok()?;
-                let (bytes, rest) = self.0.split_at_checked(length)?;
-                self.0 = rest;
-                Value::Bytes(bytes)
-            }
+            WireType::LengthDelimited => self.bytes()?,
             wire_type => {
                 skip_field(wire_type, number, &mut self.0, DecodeContext::default()).ok()?;
                 Value::Other
@@ -174,7 +205,16 @@ impl<'m> Fields<'m> {
         Some(Some((number, value)))
     }
 
+    #[inline(always)]
+    fn bytes(&mut self) -> Option<Value<'m>> {
+        let length = usize::try_from(self.number()?).ok()?;
+        let (bytes, rest) = self.0.split_at_checked(length)?;
+        self.0 = rest;
+        Some(Value::Bytes(bytes))
+    }
+
     /// A varint; most take a byte or two.
+    #[inline(always)]
     fn number(&mut self) -> Option<u64> {
         match self.0 {
             [byte @ ..0x80, rest @ ..] => {
@@ -231,12 +271,19 @@ impl PutFields for BytesMut {
     }
 
     fn put_text(&mut self, field: u8, bytes: &[u8]) {
-        if !bytes.is_empty() {
-            let mut fields = Few::default();
-            fields.push(field, WireType::LengthDelimited, bytes.len() as u64);
-            self.extend_from_slice(fields.written());
-            self.extend_from_slice(bytes);
+        match bytes.len() {
+            0 => return,
+            length @ 1..0x80 => {
+                let key = field << 3 | WireType::LengthDelimited as u8;
+                self.extend_from_slice(&[key, length as u8]);
+            }
+            length => {
+                let mut fields = Few::default();
+                fields.push(field, WireType::LengthDelimited, length as u64);
+                self.extend_from_slice(fields.written());
+            }
         }
+        self.extend_from_slice(bytes);
     }
 
     fn put_message(&mut self, field: u8, write: impl Fn(&mut Self)) {
@@ -287,8 +334,15 @@ impl Few {
     const BYTES_MAX: usize = 8 * 11;
 
     /// A field's key, and the number after it: the field's own, or the length of what follows.
+    #[inline]
     fn push(&mut self, field: u8, wire_type: WireType, mut number: u64) {
-        self.push_byte(field << 3 | wire_type as u8);
+        let key = field << 3 | wire_type as u8;
+        if let (0..0x80, Some(place)) = (number, self.bytes[self.length..].first_chunk_mut()) {
+            *place = [key, number as u8];
+            self.length += 2;
+            return;
+        }
+        self.push_byte(key);
         while number > 0x7f {
             self.push_byte(number as u8 | 0x80);
             number >>= 7;
@@ -311,7 +365,8 @@ mod tests {
     use proptest::prelude::*;
 
     use super::{
-        Bytes, BytesMut, Header, PutFields, RecordFields, RecordsMessage, SubmitRecordRequest,
+        Bytes, BytesMut, Header, Known, PutFields, RecordFields, RecordsMessage,
+        SubmitRecordRequest,
     };
     use crate::proto::{Counts, Record, SubmitRecordResponse};
     use prost::Message;
@@ -334,7 +389,7 @@ mod tests {
         let expected = SubmitRecordRequest::decode(&bytes[..]);
         let message = RecordsMessage(Bytes::from(bytes));
         let mut records = Vec::new();
-        match (message.read(&mut records), expected) {
+        match (message.read(Known::default(), &mut records), expected) {
             (Ok(header), Ok(expected)) => {
                 let fields: Vec<_> = expected.records.iter().map(fields).collect();
                 let expected = Header {
@@ -348,6 +403,29 @@ mod tests {
             (Err(found), Err(expected)) => assert_eq!(found, expected.to_string()),
             (found, expected) => panic!("{found:?}, expected {expected:?}"),
         }
+    }
+
+    #[test]
+    fn what_is_known_is_not_said_and_what_is_no_text_is_refused_all_the_same() {
+        let known = Known {
+            plan_id: "plan",
+            producer_id: "producer",
+        };
+        let header = |plan_id: &[u8], producer_id: &[u8]| {
+            let mut message = BytesMut::new();
+            message.put_text(1, plan_id);
+            message.put_text(3, producer_id);
+            let message = RecordsMessage(message.freeze());
+            let header = message.read(known, &mut Vec::new());
+            header.map(|header| [header.plan_id.to_owned(), header.producer_id.to_owned()])
+        };
+        let said =
+            |plan_id: &str, producer_id: &str| Ok([plan_id.to_owned(), producer_id.to_owned()]);
+        assert_eq!(header(b"plan", b"producer"), said("", ""));
+        assert_eq!(header(b"plan ", b""), said("plan ", ""));
+        assert_eq!(header(b"producer", b"plan"), said("producer", "plan"));
+        assert!(header(b"pl\xffn", b"producer").is_err());
+        assert!(header(b"plan", b"\xff").is_err());
     }
 
     #[test]

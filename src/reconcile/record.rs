@@ -412,12 +412,12 @@ impl<'r> Scanned<'r, '_> {
         ];
         for (field, text) in texts.into_iter().enumerate() {
             if !text.is_empty() && !self.has(field) {
-                begin_member(document, FIELDS[field]);
+                begin_member(document, field);
                 json::write_string(document, text);
             }
         }
         if let Some(success) = typed.success.filter(|_| !self.has(SUCCESS)) {
-            begin_member(document, FIELDS[SUCCESS]);
+            begin_member(document, SUCCESS);
             document.push_str(if success { "true" } else { "false" });
         }
         let inner = &self.whole.text[..self.whole.brace];
@@ -433,7 +433,7 @@ impl<'r> Scanned<'r, '_> {
         let own = self.members.places[STATUS].clone();
         if own.is_empty() {
             document.push_str(inner);
-            begin_member(document, FIELDS[STATUS]);
+            begin_member(document, STATUS);
             write_status(document, status);
         } else {
             document.push_str(&self.whole.text[begin..own.start]);
@@ -483,11 +483,18 @@ fn write_status(document: &mut String, status: Status) {
 }
 
 /// A member's key, which needs no escaping, and what goes around it.
-fn begin_member(document: &mut String, key: &str) {
+/// Begins one of the members that are put in.
+fn begin_member(document: &mut String, field: usize) {
+    const KEYS: [&str; STATUS + 1] = [
+        r#""id":"#,
+        r#""task_id":"#,
+        r#""sandbox_session_id":"#,
+        r#""group_key":"#,
+        r#""success":"#,
+        r#""status":"#,
+    ];
     separate(document);
-    document.push('"');
-    document.push_str(key);
-    document.push_str("\":");
+    document.push_str(KEYS[field]);
 }
 
 /// A comma, unless this is the first member.

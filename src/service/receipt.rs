@@ -166,9 +166,11 @@ impl Written<'_> {
         if let Some(held) = held.filter(|_| has_record) {
             out.put_text(9, &held.document);
         }
-        // A list of numbers, each of one byte.
-        let warnings: SmallVec<[u8; 4]> = receipt.warnings.iter().map(warning).collect();
-        out.put_text(10, &warnings);
+        if !receipt.warnings.is_empty() {
+            // A list of numbers, each of one byte.
+            let warnings: SmallVec<[u8; 4]> = receipt.warnings.iter().map(warning).collect();
+            out.put_text(10, &warnings);
+        }
         for candidate in &receipt.candidates {
             out.put_text(11, task_id(*candidate));
         }

@@ -103,10 +103,15 @@ fn read_as<'r>(
     Ok(read)
 }
 
+#[inline]
 fn check_text(field: &'static str, text: &str, limits: &Limits) -> Result<(), Violation> {
     if text.is_empty() {
         return Ok(());
     }
+    check_given(field, text, limits)
+}
+
+fn check_given(field: &'static str, text: &str, limits: &Limits) -> Result<(), Violation> {
     let most = limits.key_bytes_max;
     if text.len() > most {
         let description = format!("is {} bytes long, at most {most} are allowed", text.len());

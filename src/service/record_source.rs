@@ -10,13 +10,15 @@ use super::{Fanout, convert, status};
 use crate::coordinator::plan_id_of;
 use crate::identity::{BoundTask, Caller};
 use crate::proto::View;
-use crate::proto::records::{RecordFields, RecordsMessage};
+use crate::proto::records::{Known, RecordFields, RecordsMessage};
 use crate::registry::LivePlan;
 
 /// Where a stream's records come from, and where they go. Known from its first message on.
 pub(super) struct Source {
     caller: Arc<Caller>,
     plan: Option<Arc<LivePlan>>,
+    /// The plan as messages name it.
+    plan_id: Box<str>,
     /// What the coordinator has of the name that the first message says, until that is read.
     found: Option<Result<Arc<LivePlan>, Status>>,
     /// The producer as messages name it; empty if it has none.
@@ -45,6 +47,7 @@ impl Source {
         Self {
             caller,
             plan: None,
+            plan_id: Box::default(),
             found: None,
             producer: Box::default(),
             known_producer: Box::default(),
@@ -96,8 +99,12 @@ impl Source {
     ) -> Result<Said<'_>, Status> {
         let limits = &fanout.config.limits;
         let begin = records.len();
+        let known = Known {
+            plan_id: &self.plan_id,
+            producer_id: &self.producer,
+        };
         let header = message
-            .read(records)
+            .read(known, records)
             .map_err(|problem| status::invalid("message", &problem, "MALFORMED_MESSAGE"))?;
         let count = records.len() - begin;
         let plan = match self.plan.take() {
@@ -119,6 +126,7 @@ impl Source {
                         most,
                     ));
                 }
+                self.plan_id = plan_id_of(plan.plan_id()).into();
                 self.producer = header.producer_id.into();
                 self.known_producer = match &self.caller.task {
                     // Whoever sends for one task has producers of their own, and learns nothing of others'.
@@ -136,9 +144,9 @@ impl Source {
             let problem = format!("is {said:?}, but this stream is for {holds:?}");
             Err(status::invalid(field, &problem, reason))
         };
-        let (said, plan_id) = (header.plan_id, plan.plan_id());
-        if !said.is_empty() && said != plan_id_of(plan_id) {
-            return unlike("plan_id", said, plan_id_of(plan_id), "PLAN_ID_CHANGED");
+        let (said, plan_id) = (header.plan_id, &*self.plan_id);
+        if !said.is_empty() && said != plan_id {
+            return unlike("plan_id", said, plan_id, "PLAN_ID_CHANGED");
         }
         let (said, producer) = (header.producer_id, &*self.producer);
         if !said.is_empty() && said != producer {
