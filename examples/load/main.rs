@@ -65,9 +65,8 @@ use std::error::Error;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
-use serde_json::{Map, Value, json};
-
 use fanout::proto::View;
+use serde_json::{Map, Value, json};
 
 use latency::Latency;
 use server::{Server, Used};

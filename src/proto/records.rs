@@ -255,6 +255,7 @@ pub trait PutFields {
 
 impl PutFields for BytesMut {
     fn put_numbers<const COUNT: usize>(&mut self, numbers: [(u8, u64); COUNT]) {
+        const { assert!(COUNT <= Few::COUNT_MAX) };
         let mut fields = Few::default();
         for (field, number) in numbers {
             if number != 0 {
@@ -330,8 +331,9 @@ impl Default for Few {
 }
 
 impl Few {
+    const COUNT_MAX: usize = 8;
     /// A key takes a byte, and a number ten at most.
-    const BYTES_MAX: usize = 8 * 11;
+    const BYTES_MAX: usize = Self::COUNT_MAX * 11;
 
     /// A field's key, and the number after it: the field's own, or the length of what follows.
     #[inline]
@@ -431,7 +433,6 @@ mod tests {
     #[test]
     fn a_message_inside_another_has_its_length_before_it_however_long_it_is() {
         for length in [0, 1, 126, 127, 128, 129, 16_383, 16_384, 16_385, 100_000] {
-            // Its key and its own length, which the plan's id has too.
             let text = "x".repeat(length);
             let mut written = BytesMut::from(&b"before"[..]);
             written.put_message(2, |inner| {

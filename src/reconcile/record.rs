@@ -482,8 +482,7 @@ fn write_status(document: &mut String, status: Status) {
     document.push('"');
 }
 
-/// A member's key, which needs no escaping, and what goes around it.
-/// Begins one of the members that are put in.
+/// Begins one of the members that are put in: its key, which needs no escaping, and what goes around it.
 fn begin_member(document: &mut String, field: usize) {
     const KEYS: [&str; STATUS + 1] = [
         r#""id":"#,
