@@ -3,8 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use fanout::proto::View;
-use fanout::proto::WatchPlanRequest;
+use fanout::proto::{View, WatchPlanRequest};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Streaming;

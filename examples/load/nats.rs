@@ -9,9 +9,8 @@ use std::time::{Duration, Instant};
 
 use async_nats::jetstream::{self, Context, stream};
 use bytes::Bytes;
-use tokio::task::JoinSet;
-
 use fanout::proto::View;
+use tokio::task::JoinSet;
 
 use crate::server::Server;
 use crate::submit::{self, PLAN, Rate, SUBMIT, Shape};

@@ -2,9 +2,8 @@
 
 use std::sync::Arc;
 
-use futures_util::{TryStreamExt, stream};
-
 use fanout::proto::View;
+use futures_util::{TryStreamExt, stream};
 
 use crate::server::Server;
 use crate::submit::{SUBMIT, Shape, delete, one_for_each, plan_tasks, send};
