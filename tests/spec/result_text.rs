@@ -98,7 +98,7 @@ fn texts_of_forms() -> impl Strategy<Value = Vec<String>> {
         r#"{"name":[],"a":_}"#,
         r#"{ "a" : _ , "name": _ }"#,
         r#"{"a":_,"name":_,"a":_}"#,
-        r#"{"a":_,"name":_}"#,
+        r#"{"a":_,"n\u0061me":_}"#,
         "[_,_]",
         "_",
     ];
@@ -116,10 +116,9 @@ fn texts_of_forms() -> impl Strategy<Value = Vec<String>> {
         "0.1000000000000000055",
         "123456789012345678901234567890",
         r#""""#,
-        r#""é, "\
-""#,
+        r#""é, \"\\\n""#,
         r#""\/""#,
-        r#""A""#,
+        r#""\u0041\u0001""#,
         r#""a longer text, with nothing in it that has to be changed""#,
     ];
     let value = select(VALUES);
