@@ -3,7 +3,7 @@
 
 use prost::Message as _;
 use prost::bytes::{Buf, BufMut, Bytes, BytesMut};
-use prost::encoding::{DecodeContext, WireType, decode_varint, skip_field};
+use prost::encoding::{DecodeContext, WireType, decode_varint, encode_varint, skip_field};
 use tonic::Status;
 use tonic::codec::{DecodeBuf, EncodeBuf};
 
@@ -255,43 +255,32 @@ pub trait PutFields {
 
 impl PutFields for BytesMut {
     fn put_numbers<const COUNT: usize>(&mut self, numbers: [(u8, u64); COUNT]) {
-        const { assert!(COUNT <= Few::COUNT_MAX) };
-        let mut fields = Few::default();
-        for (field, number) in numbers {
-            if number != 0 {
-                fields.push(field, WireType::Varint, number);
-            }
+        const { assert!(COUNT <= NUMBERS_MAX) };
+        // Together: whatever is appended looks for room first.
+        let mut fields = [0; NUMBERS_MAX * NUMBER_BYTES_MAX];
+        let mut rest = &mut fields[..];
+        for (field, number) in numbers.into_iter().filter(|(_, number)| *number != 0) {
+            put_field(&mut rest, field, WireType::Varint, number);
         }
-        self.extend_from_slice(fields.written());
+        let left = rest.len();
+        self.extend_from_slice(&fields[..fields.len() - left]);
     }
 
     fn put_given_number(&mut self, field: u8, number: u64) {
-        let mut fields = Few::default();
-        fields.push(field, WireType::Varint, number);
-        self.extend_from_slice(fields.written());
+        put_field(self, field, WireType::Varint, number);
     }
 
     fn put_text(&mut self, field: u8, bytes: &[u8]) {
-        match bytes.len() {
-            0 => return,
-            length @ 1..0x80 => {
-                let key = field << 3 | WireType::LengthDelimited as u8;
-                self.extend_from_slice(&[key, length as u8]);
-            }
-            length => {
-                let mut fields = Few::default();
-                fields.push(field, WireType::LengthDelimited, length as u64);
-                self.extend_from_slice(fields.written());
-            }
+        if !bytes.is_empty() {
+            put_field(self, field, WireType::LengthDelimited, bytes.len() as u64);
+            self.extend_from_slice(bytes);
         }
-        self.extend_from_slice(bytes);
     }
 
     fn put_message(&mut self, field: u8, write: impl Fn(&mut Self)) {
         let begin = self.len();
-        let key = field << 3 | WireType::LengthDelimited as u8;
         // Its length takes two bytes at most, nearly always.
-        self.put_slice(&[key, 0, 0]);
+        self.put_slice(&[key(field, WireType::LengthDelimited), 0, 0]);
         write(self);
         let length = self.len() - begin - 3;
         match length {
@@ -306,59 +295,31 @@ impl PutFields for BytesMut {
             }
             _ => {
                 self.truncate(begin);
-                let mut fields = Few::default();
-                fields.push(field, WireType::LengthDelimited, length as u64);
-                self.extend_from_slice(fields.written());
+                put_field(self, field, WireType::LengthDelimited, length as u64);
                 write(self);
             }
         }
     }
 }
 
-/// A few fields without what is inside them, to be written together.
-struct Few {
-    bytes: [u8; Self::BYTES_MAX],
-    length: usize,
+/// So many numbers are written together at most.
+const NUMBERS_MAX: usize = 8;
+/// A key takes a byte, and a number ten at most.
+const NUMBER_BYTES_MAX: usize = 11;
+
+fn key(field: u8, wire_type: WireType) -> u8 {
+    field << 3 | wire_type as u8
 }
 
-impl Default for Few {
-    fn default() -> Self {
-        Self {
-            bytes: [0; Self::BYTES_MAX],
-            length: 0,
-        }
-    }
-}
-
-impl Few {
-    const COUNT_MAX: usize = 8;
-    /// A key takes a byte, and a number ten at most.
-    const BYTES_MAX: usize = Self::COUNT_MAX * 11;
-
-    /// A field's key, and the number after it: the field's own, or the length of what follows.
-    #[inline]
-    fn push(&mut self, field: u8, wire_type: WireType, mut number: u64) {
-        let key = field << 3 | wire_type as u8;
-        if let (0..0x80, Some(place)) = (number, self.bytes[self.length..].first_chunk_mut()) {
-            *place = [key, number as u8];
-            self.length += 2;
-            return;
-        }
-        self.push_byte(key);
-        while number > 0x7f {
-            self.push_byte(number as u8 | 0x80);
-            number >>= 7;
-        }
-        self.push_byte(number as u8);
-    }
-
-    fn push_byte(&mut self, byte: u8) {
-        self.bytes[self.length] = byte;
-        self.length += 1;
-    }
-
-    fn written(&self) -> &[u8] {
-        &self.bytes[..self.length]
+/// A field's key, and the number after it: the field's own, or the length of what follows. Most are small.
+#[inline]
+fn put_field(to: &mut impl BufMut, field: u8, wire_type: WireType, number: u64) {
+    let key = key(field, wire_type);
+    if number < 0x80 {
+        to.put_slice(&[key, number as u8]);
+    } else {
+        to.put_u8(key);
+        encode_varint(number, to);
     }
 }
 

@@ -121,8 +121,8 @@ fn after_receipts(outcome: &Outcome) -> BytesMut {
     let mut out = BytesMut::new();
     if !outcome.is_of_one_task {
         let standing = &outcome.standing;
-        let counts = convert::counts(&standing.counts).encode_to_vec();
-        out.put_message(2, |out| out.extend_from_slice(&counts));
+        let counts = convert::counts(&standing.counts);
+        out.put_message(2, |out| counts.encode_raw(out));
         out.put_numbers([
             (3, number(convert::plan_status(standing.status))),
             (4, standing.sequence),
