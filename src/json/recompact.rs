@@ -86,20 +86,20 @@ fn print_alike(form: &mut Form<()>, out: &mut String, text: &str) -> Option<Opti
 /// Whether a scalar value is sure to be printed as it stands.
 fn is_value_as_printed(value: &str) -> bool {
     match value.as_bytes() {
-        [b'"', text @ .., b'"'] => !text.contains(&b'\\') || are_escapes_as_printed(text),
+        [b'"', text @ .., b'"'] => are_escapes_as_printed(text),
         [b'-' | b'0'..=b'9', ..] => is_as_printed(value),
         _ => true,
     }
 }
 
 fn are_escapes_as_printed(mut text: &[u8]) -> bool {
-    while let Some(at) = text.iter().position(|byte| *byte == b'\\') {
-        match text.get(at + 1) {
-            Some(escaped) if is_escape_as_printed(*escaped) => text = &text[at + 2..],
+    loop {
+        match &text[plain_bytes(text)..] {
+            [] => return true,
+            [b'\\', escaped, rest @ ..] if is_escape_as_printed(*escaped) => text = rest,
             _ => return false,
         }
     }
-    true
 }
 
 /// Whether a character is printed with a backslash and this after it.
