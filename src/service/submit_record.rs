@@ -233,29 +233,30 @@ async fn answer(
                 0
             };
             check_answer(sent_back, records.len(), limits)?;
-            let end = submissions.len();
-            asked.push(Asked {
-                end,
-                is_full: said.is_full,
-            });
-            Ok(said.first_offset)
+            Ok((said.first_offset, said.is_full))
         });
-        let end = |first: Option<u64>| first.map(|first| first + records.len() as u64);
-        match (sound, &mut run) {
-            (Ok(first), None) => run = Some([first, end(first)]),
-            (Ok(first), Some([_, next])) if first == *next => *next = end(first),
-            // To be read again, by itself.
-            (Ok(_), Some(_)) => {
-                submissions.truncate(begin.0);
-                asked.pop();
-                break;
-            }
-            (Err(wrong), _) => {
+        let (first, is_full) = match sound {
+            Ok(said) => said,
+            Err(wrong) => {
                 submissions.truncate(begin.0);
                 answered.failed = Some(wrong);
                 break;
             }
+        };
+        let end = first.map(|first| first + records.len() as u64);
+        match &mut run {
+            None => run = Some([first, end]),
+            Some([_, next]) if first == *next => *next = end,
+            // To be read again, by itself.
+            Some(_) => {
+                submissions.truncate(begin.0);
+                break;
+            }
         }
+        asked.push(Asked {
+            end: submissions.len(),
+            is_full,
+        });
         answered.messages += 1;
         // A question about a producer is a change by itself.
         if submissions.is_empty() {
