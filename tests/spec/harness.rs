@@ -168,6 +168,10 @@ impl RecordStream {
             records,
             ..Default::default()
         };
+        self.send_request(request).await;
+    }
+
+    pub async fn send_request(&self, request: SubmitRecordRequest) {
         self.requests.as_ref().unwrap().send(request).await.unwrap();
     }
 

@@ -28,13 +28,7 @@ async fn send(
         first_offset,
         ..Default::default()
     };
-    stream
-        .requests
-        .as_ref()
-        .unwrap()
-        .send(request)
-        .await
-        .unwrap();
+    stream.send_request(request).await;
     stream.next().await.map(Option::unwrap)
 }
 
@@ -243,8 +237,7 @@ async fn a_producer_is_said_first_and_stays_and_its_first_records_have_an_offset
         let mut stream = server.open().await;
         let last = requests.len() - 1;
         for (nth, request) in requests.into_iter().enumerate() {
-            let sender = stream.requests.clone().unwrap();
-            sender.send(request).await.unwrap();
+            stream.send_request(request).await;
             if nth < last {
                 stream.next().await.unwrap().unwrap();
             }

@@ -84,13 +84,7 @@ async fn receipts_come_in_the_view_that_was_asked_for_last_and_in_the_full_one_b
             view: view.into(),
             ..Default::default()
         };
-        stream
-            .requests
-            .as_ref()
-            .unwrap()
-            .send(request)
-            .await
-            .unwrap();
+        stream.send_request(request).await;
     }
     let mut receipts = Vec::new();
     for _ in views {
