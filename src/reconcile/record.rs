@@ -213,7 +213,7 @@ pub fn read_into<'r>(
         documents.push_str(scanned.whole.text);
         false
     } else if members.repeated || body_field_ignored {
-        let document = build(typed, body, limits, verdict.status)?;
+        let document = build(typed, body_field_ignored, body, limits, verdict.status)?;
         documents.push_str(&json::compact(&document));
         settings.outcome(&document).is_some()
     } else {
@@ -237,9 +237,10 @@ pub fn with_status(mut record: Arc<Object>, status: Status) -> Value {
     Arc::unwrap_or_clone(record).into()
 }
 
-/// The reconciled document by way of the tree.
+/// The reconciled document by way of the tree. What the body has too is only written over if some of it differs.
 fn build(
     typed: TypedFields<'_>,
+    some_differ: bool,
     body: &[u8],
     limits: json::Limits,
     status: Status,
@@ -256,7 +257,9 @@ fn build(
         merged.set(key.clone(), value.clone());
     }
     merged.extend(&members);
-    merged.extend(&record);
+    if some_differ {
+        merged.extend(&record);
+    }
     Ok(with_status(Arc::new(merged), status))
 }
 

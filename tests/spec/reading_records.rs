@@ -81,6 +81,20 @@ fn a_typed_field_wins_over_the_bodys_and_the_sender_is_told() {
 }
 
 #[test]
+fn what_the_body_says_with_other_white_space_stays_as_it_is_there_also_if_it_says_it_twice() {
+    let typed = TypedFields {
+        task_id: "t",
+        ..TypedFields::default()
+    };
+    for body in [r#"{"task_id":" t "}"#, r#"{"task_id":1,"task_id":" t "}"#] {
+        let read = read(typed, body);
+        assert_eq!(printed(&read), r#"{"task_id":" t ","status":"failed"}"#);
+        assert!(!read.body_field_ignored);
+        assert_eq!(read.keys.task_id, "t");
+    }
+}
+
+#[test]
 fn a_sign_of_life_stays_as_it_was_sent() {
     let body = r#"{ "status" : "running", "done": 3 }"#;
     let typed = TypedFields {
