@@ -2,7 +2,7 @@
 //! written once. To callers they are `SubmitRecordRequest`, `SubmitRecordsRequest` and what answers them.
 
 use prost::Message as _;
-use prost::bytes::{Buf, BufMut, Bytes, BytesMut};
+use prost::bytes::{Buf, BufMut, Bytes};
 use prost::encoding::{DecodeContext, WireType, decode_varint, encode_varint, skip_field};
 use tonic::Status;
 use tonic::codec::{DecodeBuf, EncodeBuf};
@@ -243,8 +243,8 @@ impl Outgoing for WrittenMessage {
 
 /// Fields of a message, written one after the other. Those below 16, whose keys take a byte.
 pub trait PutFields {
-    /// Numbers, bools and enums, at most eight; those that are 0 are not there, as proto3 has it.
-    fn put_numbers<const COUNT: usize>(&mut self, numbers: [(u8, u64); COUNT]);
+    /// A number, bool or enum; not there if 0, as proto3 has it.
+    fn put_number(&mut self, field: u8, number: u64);
     /// A number that is there also if it is 0.
     fn put_given_number(&mut self, field: u8, number: u64);
     /// Text or bytes; not there if empty.
@@ -253,23 +253,20 @@ pub trait PutFields {
     fn put_message(&mut self, field: u8, write: impl Fn(&mut Self));
 }
 
-impl PutFields for BytesMut {
-    fn put_numbers<const COUNT: usize>(&mut self, numbers: [(u8, u64); COUNT]) {
-        const { assert!(COUNT <= NUMBERS_MAX) };
-        // Together: whatever is appended looks for room first.
-        let mut fields = [0; NUMBERS_MAX * NUMBER_BYTES_MAX];
-        let mut rest = &mut fields[..];
-        for (field, number) in numbers.into_iter().filter(|(_, number)| *number != 0) {
-            put_field(&mut rest, field, WireType::Varint, number);
+impl PutFields for Vec<u8> {
+    #[inline]
+    fn put_number(&mut self, field: u8, number: u64) {
+        if number != 0 {
+            self.put_given_number(field, number);
         }
-        let left = rest.len();
-        self.extend_from_slice(&fields[..fields.len() - left]);
     }
 
+    #[inline]
     fn put_given_number(&mut self, field: u8, number: u64) {
         put_field(self, field, WireType::Varint, number);
     }
 
+    #[inline]
     fn put_text(&mut self, field: u8, bytes: &[u8]) {
         if !bytes.is_empty() {
             put_field(self, field, WireType::LengthDelimited, bytes.len() as u64);
@@ -277,10 +274,11 @@ impl PutFields for BytesMut {
         }
     }
 
+    #[inline]
     fn put_message(&mut self, field: u8, write: impl Fn(&mut Self)) {
         let begin = self.len();
         // Its length takes two bytes at most, nearly always.
-        self.put_slice(&[key(field, WireType::LengthDelimited), 0, 0]);
+        self.extend_from_slice(&[key(field, WireType::LengthDelimited), 0, 0]);
         write(self);
         let length = self.len() - begin - 3;
         match length {
@@ -302,23 +300,18 @@ impl PutFields for BytesMut {
     }
 }
 
-/// So many numbers are written together at most.
-const NUMBERS_MAX: usize = 8;
-/// A key takes a byte, and a number ten at most.
-const NUMBER_BYTES_MAX: usize = 11;
-
 fn key(field: u8, wire_type: WireType) -> u8 {
     field << 3 | wire_type as u8
 }
 
 /// A field's key, and the number after it: the field's own, or the length of what follows. Most are small.
 #[inline]
-fn put_field(to: &mut impl BufMut, field: u8, wire_type: WireType, number: u64) {
+fn put_field(to: &mut Vec<u8>, field: u8, wire_type: WireType, number: u64) {
     let key = key(field, wire_type);
     if number < 0x80 {
-        to.put_slice(&[key, number as u8]);
+        to.extend_from_slice(&[key, number as u8]);
     } else {
-        to.put_u8(key);
+        to.push(key);
         encode_varint(number, to);
     }
 }
@@ -328,8 +321,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::{
-        Bytes, BytesMut, Header, Known, PutFields, RecordFields, RecordsMessage,
-        SubmitRecordRequest,
+        Bytes, Header, Known, PutFields, RecordFields, RecordsMessage, SubmitRecordRequest,
     };
     use crate::proto::{Counts, Record, SubmitRecordResponse};
     use prost::Message;
@@ -375,10 +367,10 @@ mod tests {
             producer_id: "producer",
         };
         let header = |plan_id: &[u8], producer_id: &[u8]| {
-            let mut message = BytesMut::new();
+            let mut message = Vec::new();
             message.put_text(1, plan_id);
             message.put_text(3, producer_id);
-            let message = RecordsMessage(message.freeze());
+            let message = RecordsMessage(message.into());
             let header = message.read(known, &mut Vec::new());
             header.map(|header| [header.plan_id.to_owned(), header.producer_id.to_owned()])
         };
@@ -395,7 +387,7 @@ mod tests {
     fn a_message_inside_another_has_its_length_before_it_however_long_it_is() {
         for length in [0, 1, 126, 127, 128, 129, 16_383, 16_384, 16_385, 100_000] {
             let text = "x".repeat(length);
-            let mut written = BytesMut::from(&b"before"[..]);
+            let mut written = b"before".to_vec();
             written.put_message(2, |inner| {
                 inner.put_text(2, text.as_bytes());
                 inner.put_text(7, text.as_bytes());
@@ -432,18 +424,16 @@ mod tests {
                 committed_offset: committed,
                 ..Default::default()
             };
-            let mut written = BytesMut::new();
+            let mut written = Vec::new();
             written.put_message(2, |counts| {
-                let mut field = 0;
-                counts.put_numbers(numbers.map(|number| {
-                    field += 1;
-                    (field, number)
-                }));
+                for (field, number) in (1..).zip(numbers) {
+                    counts.put_number(field, number);
+                }
             });
             if let Some(committed) = committed {
                 written.put_given_number(5, committed);
             }
-            prop_assert_eq!(&written[..], expected.encode_to_vec());
+            prop_assert_eq!(written, expected.encode_to_vec());
         }
 
         #[test]

@@ -174,13 +174,14 @@ pub(super) fn put(to: &mut BytesMut, message: &impl Message) {
 }
 
 /// Appends a message that `write` writes.
-pub(super) fn put_by(to: &mut BytesMut, write: impl FnOnce(&mut BytesMut)) {
-    let begin = to.len();
-    to.put_bytes(0, PREFIX_BYTES);
+pub(super) fn put_by<B: BufMut + AsMut<[u8]>>(to: &mut B, write: impl FnOnce(&mut B)) {
+    let begin = to.as_mut().len();
+    to.put_slice(&[0; PREFIX_BYTES]);
     write(to);
+    let (prefix, message) = to.as_mut()[begin..].split_at_mut(PREFIX_BYTES);
     // A message has a limit far below 4 GiB.
-    let length = u32::try_from(to.len() - begin - PREFIX_BYTES).unwrap_or(u32::MAX);
-    to[begin + 1..][..4].copy_from_slice(&length.to_be_bytes());
+    let length = u32::try_from(message.len()).unwrap_or(u32::MAX);
+    prefix[1..].copy_from_slice(&length.to_be_bytes());
 }
 
 #[cfg(test)]

@@ -1,7 +1,7 @@
 //! Receipts as they go out: written once, straight into the message that is sent.
 
 use prost::Message as _;
-use prost::bytes::BytesMut;
+use prost::bytes::Bytes;
 use smallvec::SmallVec;
 use tonic::{Code, Status};
 
@@ -15,6 +15,9 @@ use crate::proto::records::PutFields;
 
 /// What a receipt takes beside its record's document: its numbers, and ids of usual length.
 pub(super) const BYTES_BESIDE_DOCUMENT: usize = 256;
+
+/// Answers that were very large do not keep their stream large.
+const SENT_BYTES_KEPT: usize = 64 << 10;
 
 /// What became of a change's records.
 pub(super) struct Outcome {
@@ -50,12 +53,13 @@ pub(super) struct Asked {
     pub(super) is_full: bool,
 }
 
-/// Writes the answers to messages, in the order of these. `room` is where they are written; nothing is left in it.
+/// Writes the answers to messages, in the order of these. `sent` are those of the stream before: where they were written,
+/// these are, once they have gone.
 ///
 /// # Errors
 /// Records that are sent again are answered with what they were then, and a message would be larger than it may be.
 pub(super) fn answers(
-    room: &mut BytesMut,
+    sent: &mut Bytes,
     outcome: &Outcome,
     asked: &[Asked],
     spec: &Spec,
@@ -63,17 +67,16 @@ pub(super) fn answers(
 ) -> Result<Framed, Status> {
     let standing = after_receipts(outcome);
     let any_is_full = asked.iter().any(|asked| asked.is_full);
-    room.reserve(bytes(&outcome.receipts, any_is_full));
+    let mut out = memory(std::mem::take(sent), bytes(&outcome.receipts, any_is_full));
     let mut begin = 0;
     for &Asked { end, is_full } in asked {
         let receipts = &outcome.receipts[begin..end];
         begin = end;
         let most = limits.message_bytes_max;
         if receipts.iter().any(|receipt| receipt.is_remembered) && bytes(receipts, is_full) > most {
-            room.clear();
             return Err(too_large(most));
         }
-        framing::put_by(room, |room| {
+        framing::put_by(&mut out, |out| {
             for (position, receipt) in receipts.iter().enumerate() {
                 let receipt = Written {
                     receipt,
@@ -81,12 +84,29 @@ pub(super) fn answers(
                     is_full,
                     spec,
                 };
-                room.put_message(1, |room| receipt.write(room));
+                out.put_message(1, |out| receipt.write(out));
             }
-            room.extend_from_slice(&standing);
+            out.extend_from_slice(&standing);
         });
     }
-    Ok(Framed::of(room.split().freeze()))
+    let is_kept = out.capacity() <= SENT_BYTES_KEPT;
+    let answers = Bytes::from(out);
+    if is_kept {
+        *sent = answers.clone();
+    }
+    Ok(Framed::of(answers))
+}
+
+/// Memory for so many bytes: that of answers that were sent, unless they are still on their way, or were smaller.
+fn memory(mut sent: Bytes, bytes: usize) -> Vec<u8> {
+    if sent.is_unique() {
+        sent.clear();
+        let memory = Vec::from(sent);
+        if memory.capacity() >= bytes {
+            return memory;
+        }
+    }
+    Vec::with_capacity(bytes)
 }
 
 /// Why records are refused whose receipts would make a message larger than it may be.
@@ -104,7 +124,7 @@ fn bytes(receipts: &[Receipt], is_full: bool) -> usize {
 
 /// A receipt by itself.
 pub(super) fn message(receipt: &Receipt, spec: &Spec) -> proto::Receipt {
-    let mut written = BytesMut::new();
+    let mut written = Vec::new();
     let whole = Written {
         receipt,
         position: 0,
@@ -112,21 +132,19 @@ pub(super) fn message(receipt: &Receipt, spec: &Spec) -> proto::Receipt {
         spec,
     };
     whole.write(&mut written);
-    proto::Receipt::decode(written).unwrap_or_default()
+    proto::Receipt::decode(&written[..]).unwrap_or_default()
 }
 
 /// What stands after the receipts in each `SubmitRecordResponse` and `SubmitRecordsResponse`: all say how the plan stands now,
 /// unless that is not for the sender.
-fn after_receipts(outcome: &Outcome) -> BytesMut {
-    let mut out = BytesMut::new();
+fn after_receipts(outcome: &Outcome) -> Vec<u8> {
+    let mut out = Vec::new();
     if !outcome.is_of_one_task {
         let standing = &outcome.standing;
         let counts = convert::counts(&standing.counts);
         out.put_message(2, |out| counts.encode_raw(out));
-        out.put_numbers([
-            (3, number(convert::plan_status(standing.status))),
-            (4, standing.sequence),
-        ]);
+        out.put_number(3, number(convert::plan_status(standing.status)));
+        out.put_number(4, standing.sequence);
     }
     if let Some(committed) = outcome.committed {
         out.put_given_number(5, committed);
@@ -144,7 +162,7 @@ struct Written<'a> {
 }
 
 impl Written<'_> {
-    fn write(&self, out: &mut BytesMut) {
+    fn write(&self, out: &mut Vec<u8>) {
         let receipt = self.receipt;
         let (disposition, code) = disposition(receipt);
         let has_record = self.is_full
@@ -154,15 +172,15 @@ impl Written<'_> {
             );
         let task_id = |task: u32| self.spec.task_id(task).as_bytes();
         let held = receipt.held.as_ref();
-        out.put_numbers([(1, number(disposition)), (2, number(code))]);
+        out.put_number(1, number(disposition));
+        out.put_number(2, number(code));
         out.put_text(3, receipt.task.map_or(&[], task_id));
-        out.put_numbers([
-            (4, number(convert::matched_by(receipt.matched_by))),
-            (5, held.map_or(0, |held| held.revision.into())),
-            (6, receipt.sequence),
-            (7, number(convert::task_status(receipt.status()))),
-            (8, held.is_some_and(|held| held.verdict.successful).into()),
-        ]);
+        out.put_number(4, number(convert::matched_by(receipt.matched_by)));
+        out.put_number(5, held.map_or(0, |held| held.revision.into()));
+        out.put_number(6, receipt.sequence);
+        out.put_number(7, number(convert::task_status(receipt.status())));
+        let is_successful = held.is_some_and(|held| held.verdict.successful);
+        out.put_number(8, is_successful.into());
         if let Some(held) = held.filter(|_| has_record) {
             out.put_text(9, &held.document);
         }
@@ -180,10 +198,10 @@ impl Written<'_> {
                 out.put_text(1, field.as_bytes());
                 out.put_text(2, violation.description.as_bytes());
                 out.put_text(3, violation.reason.as_bytes());
-                out.put_numbers([(4, violation.limit)]);
+                out.put_number(4, violation.limit);
             });
         }
-        out.put_numbers([(13, receipt.quarantine_id)]);
+        out.put_number(13, receipt.quarantine_id);
     }
 }
 

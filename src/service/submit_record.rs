@@ -15,7 +15,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Instant;
 
-use prost::bytes::BytesMut;
+use prost::bytes::Bytes;
 use tokio_stream::Stream;
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 use tonic::{Code, Status};
@@ -46,8 +46,8 @@ struct Room {
     form: Form,
     /// Where documents are made.
     documents: String,
-    /// Where answers are written.
-    answers: BytesMut,
+    /// The answers that were sent last.
+    sent: Bytes,
 }
 
 /// A message that was very large does not keep its stream large.
@@ -278,11 +278,10 @@ async fn answer(
     match submitting.instrument(change.clone()).await {
         Ok(mut outcome) => {
             let _writing = tracing::trace_span!(parent: &change, "write").entered();
-            let answers = &mut room.answers;
             if bound.is_some() {
                 outcome.keep_to_its_own();
             }
-            match receipt::answers(answers, &outcome, &asked, plan.spec(), limits) {
+            match receipt::answers(&mut room.sent, &outcome, &asked, plan.spec(), limits) {
                 Ok(answers) => answered.answers = Some((answers, outcome.receipts.len())),
                 Err(too_large) => answered.failed = Some(too_large),
             }
