@@ -43,6 +43,7 @@ pub fn is_white_space(c: char) -> bool {
 }
 
 /// The text without [white space](is_white_space) at both ends.
+#[inline]
 #[must_use]
 pub fn trim(text: &str) -> &str {
     let plain = |byte: Option<&u8>| byte.is_some_and(u8::is_ascii_graphic);

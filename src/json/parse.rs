@@ -420,9 +420,26 @@ impl<'t> Reader<'t> {
     }
 }
 
-/// How many of the first bytes are neither a quote nor a backslash nor a control character: eight at a time, the last of
-/// them perhaps once more.
+/// How many of the first bytes are neither a quote nor a backslash nor a control character. Most texts are short; of a long
+/// one, sixteen at a time.
 pub(super) fn plain_length(bytes: &[u8]) -> usize {
+    let Some((first, rest)) = bytes.split_first_chunk::<16>() else {
+        return plain_length_by_words(bytes);
+    };
+    let length = plain_length_by_words(first);
+    if length < first.len() {
+        return length;
+    }
+    let (chunks, _) = rest.as_chunks::<16>();
+    let is_plain = |chunk: &&[u8; 16]| !chunk.iter().fold(false, |any, byte| any | is_stop(*byte));
+    let plain = chunks.iter().take_while(is_plain).count();
+    let length = length + 16 * plain;
+    length + plain_length_by_words(&bytes[length..])
+}
+
+/// The same, eight at a time, the last of them perhaps once more.
+#[inline]
+fn plain_length_by_words(bytes: &[u8]) -> usize {
     let (words, rest) = bytes.as_chunks::<8>();
     for (nth, word) in words.iter().enumerate() {
         let stops = stops(u64::from_le_bytes(*word));
@@ -445,20 +462,24 @@ pub(super) fn plain_length(bytes: &[u8]) -> usize {
     if rest_is_plain {
         return bytes.len();
     }
-    let is_stop = |byte: &u8| matches!(byte, b'"' | b'\\' | 0..b' ');
-    bytes.len() - rest.len() + rest.iter().position(is_stop).unwrap_or(rest.len())
+    let place = rest.iter().position(|byte| is_stop(*byte));
+    bytes.len() - rest.len() + place.unwrap_or(rest.len())
 }
 
-/// Each byte of the word is a lane, whose highest bit is set if the byte is a quote, a backslash or a control character.
-/// A borrow can set bits wrongly only above a lane where one is set rightly, so the lowest is right, and so is none.
+/// Whether it is a quote, a backslash or a control character. With one bit turned over, a quote comes right after the
+/// control characters, and no other does.
+fn is_stop(byte: u8) -> bool {
+    (byte ^ 2 <= b' ') | (byte == b'\\')
+}
+
+/// Each byte of the word is a lane, whose highest bit is set if the byte is a [stop](is_stop). A borrow can set bits wrongly
+/// only above a lane where one is set rightly, so the lowest is right, and so is none.
 fn stops(word: u64) -> u64 {
     const LANES: u64 = 0x0101_0101_0101_0101;
     const HIGHEST: u64 = LANES << 7;
-    let zero_where = |byte: u8| word ^ (LANES * u64::from(byte));
-    let (quote, backslash) = (zero_where(b'"'), zero_where(b'\\'));
-    let stops = (quote.wrapping_sub(LANES) & !quote)
-        | (backslash.wrapping_sub(LANES) & !backslash)
-        | (word.wrapping_sub(LANES * u64::from(b' ')) & !word);
+    let (turned, backslash) = (word ^ (LANES * 2), word ^ (LANES * u64::from(b'\\')));
+    let stops = (turned.wrapping_sub(LANES * u64::from(b' ' + 1)) & !turned)
+        | (backslash.wrapping_sub(LANES) & !backslash);
     stops & HIGHEST
 }
 
@@ -471,5 +492,44 @@ fn error_in(text: &str, offset: usize, problem: String, limit: Option<usize>) ->
         offset,
         problem,
         limit,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::plain_length;
+
+    /// Byte for byte.
+    fn first_stop(bytes: &[u8]) -> usize {
+        let is_stop = |byte: &u8| matches!(byte, b'"' | b'\\' | 0..b' ');
+        bytes.iter().position(is_stop).unwrap_or(bytes.len())
+    }
+
+    #[test]
+    fn any_byte_ends_what_is_plain_or_does_not_wherever_it_stands() {
+        for length in 1..70 {
+            for (place, byte) in
+                (0..length).flat_map(|place| (0..=255).map(move |byte| (place, byte)))
+            {
+                let mut bytes = vec![b'!'; length];
+                bytes[place] = byte;
+                assert_eq!(
+                    plain_length(&bytes),
+                    first_stop(&bytes),
+                    "{byte} at {place} of {length}"
+                );
+            }
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn a_text_is_plain_up_to_its_first_stop(
+            bytes in prop::collection::vec(prop_oneof![30 => b'#'..=b'[', 1 => any::<u8>()], 0..200),
+        ) {
+            prop_assert_eq!(plain_length(&bytes), first_stop(&bytes));
+        }
     }
 }

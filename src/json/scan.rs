@@ -303,12 +303,7 @@ fn number(text: &[u8]) -> Option<&[u8]> {
 
 /// Goes over digits, at least one.
 fn digits(text: &[u8]) -> Option<&[u8]> {
-    let [b'0'..=b'9', rest @ ..] = text else {
-        return None;
-    };
-    let mut text = rest;
-    while let [b'0'..=b'9', rest @ ..] = text {
-        text = rest;
-    }
-    Some(text)
+    let end = text.iter().position(|byte| !byte.is_ascii_digit());
+    let end = end.unwrap_or(text.len());
+    (end > 0).then(|| &text[end..])
 }
