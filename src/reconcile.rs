@@ -41,6 +41,10 @@ pub struct Settings {
     outcome_path: Option<String>,
     /// The first part of that path.
     outcome_root: Option<Arc<str>>,
+    /// The member of a record that this is.
+    outcome_field: Option<usize>,
+    /// Whether the path has no other part.
+    outcome_is_root: bool,
     base_run: Object,
     include_summary: bool,
 }
@@ -69,6 +73,10 @@ impl Settings {
         let keeps_first = chosen("duplicate_policy", "last", "first")?;
         let outcome_path = first_present(config, &["outcome_path", "outcomePath"]);
         let outcome_path = outcome_path.map_or_else(|| Some("outcome".to_owned()), plan::path);
+        let outcome_root = outcome_path
+            .as_deref()
+            .and_then(|path| path.split('.').next());
+        let field = |root| record::field_named(root).unwrap_or(record::OUTCOME_ROOT);
         let statuses = config.get("success_statuses").and_then(Value::as_array);
         let texts = |values: &[Value]| {
             let text = |value: &Value| value.as_str().map(Into::into);
@@ -82,10 +90,9 @@ impl Settings {
                 .unwrap_or_else(|| RESULT_SCHEMA.into()),
             reconciliation_schema: plan::reconciliation_schema(config),
             success_statuses: statuses.map(texts),
-            outcome_root: outcome_path
-                .as_deref()
-                .and_then(|path| path.split('.').next())
-                .map(Arc::from),
+            outcome_root: outcome_root.map(Arc::from),
+            outcome_field: outcome_root.map(field),
+            outcome_is_root: outcome_path.as_deref() == outcome_root,
             outcome_path,
             base_run: config
                 .get("base_run")

@@ -41,6 +41,18 @@ pub enum Rewrite {
 }
 
 impl TypedFields<'_> {
+    /// Whether this member of a document is given here; the status is none of those.
+    fn has(&self, field: usize) -> bool {
+        match field {
+            ID => !self.id.is_empty(),
+            TASK_ID => !self.task_id.is_empty(),
+            SESSION => !self.sandbox_session_id.is_empty(),
+            GROUP_KEY => !self.group_key.is_empty(),
+            SUCCESS => self.success.is_some(),
+            _ => false,
+        }
+    }
+
     /// Room for these fields in a document.
     fn bytes(&self) -> usize {
         let texts = [
@@ -94,7 +106,7 @@ const OUTCOME: usize = 7;
 const OUTCOME_STATUS: usize = 8;
 const PROVIDER_STATUS: usize = 9;
 /// The member that the outcome path begins with, if it is none of the others.
-const OUTCOME_ROOT: usize = 10;
+pub(super) const OUTCOME_ROOT: usize = 10;
 /// The members of a body that mean something; the typed ones first, in the order they are put in front.
 const FIELDS: [&str; OUTCOME_ROOT] = [
     "id",
@@ -110,7 +122,7 @@ const FIELDS: [&str; OUTCOME_ROOT] = [
 ];
 
 /// The member of this name, if it means something.
-fn field_named(key: &str) -> Option<usize> {
+pub(super) fn field_named(key: &str) -> Option<usize> {
     Some(match key.as_bytes() {
         b"id" => ID,
         b"task_id" => TASK_ID,
@@ -219,7 +231,7 @@ pub fn read_into<'r>(
     } else {
         scanned.splice(documents, typed, verdict.status);
         let document = &documents[start..];
-        scanned.has_outcome(typed, document, verdict.status, limits, settings)
+        scanned.has_outcome(typed, document, limits, settings)
     };
     Ok(ReadRecord {
         keys,
@@ -423,13 +435,10 @@ impl<'r> Scanned<'r, '_> {
             begin_member(document, SUCCESS);
             document.push_str(if success { "true" } else { "false" });
         }
-        let inner = &self.whole.text[..self.whole.brace];
-        let inner = inner
-            .trim_ascii_start()
-            .strip_prefix('{')
-            .unwrap_or_default();
-        let begin = self.whole.brace - inner.len();
-        let inner = inner.trim_ascii_end();
+        let body = &self.whole.text[..self.whole.brace];
+        let begin = body.bytes().position(|byte| byte == b'{');
+        let begin = begin.map_or(0, |brace| brace + 1);
+        let inner = body[begin..].trim_ascii_end();
         if !inner.is_empty() {
             separate(document);
         }
@@ -439,9 +448,9 @@ impl<'r> Scanned<'r, '_> {
             begin_member(document, STATUS);
             write_status(document, status);
         } else {
-            document.push_str(&self.whole.text[begin..own.start]);
+            document.push_str(&body[begin..own.start]);
             write_status(document, status);
-            document.push_str(&self.whole.text[own.end..self.whole.brace]);
+            document.push_str(&body[own.end..]);
         }
         document.push('}');
     }
@@ -450,28 +459,21 @@ impl<'r> Scanned<'r, '_> {
         &self,
         typed: TypedFields<'_>,
         document: &str,
-        status: Status,
         limits: json::Limits,
         settings: &Settings,
     ) -> bool {
-        let Some(root) = settings.outcome_root() else {
+        let Some(field) = settings.outcome_field else {
             return false;
         };
-        let value = match field_named(root) {
-            Some(STATUS) if settings.outcome_is_root() => return !status.name().is_empty(),
-            Some(field @ (OUTCOME | OUTCOME_STATUS | PROVIDER_STATUS | STATE)) => {
-                self.value_of(field)
-            }
-            Some(_) if typed_members(typed).any(|(key, _)| key == root) => None,
-            field => self.value_of(field.unwrap_or(OUTCOME_ROOT)),
-        };
-        if settings.outcome_is_root()
-            && let Some(value) = value
-        {
-            return raw_is_present(value);
+        if field == STATUS && settings.outcome_is_root {
+            return true;
         }
-        if value.is_none() && !typed_members(typed).any(|(key, _)| key == root) {
-            return false;
+        let is_typed = typed.has(field);
+        let value = self.value_of(field).filter(|_| !is_typed);
+        match value {
+            Some(value) if settings.outcome_is_root => return raw_is_present(value),
+            None if !is_typed => return false,
+            _ => {}
         }
         json::parse(document.as_bytes(), limits)
             .is_ok_and(|document| settings.outcome(&document).is_some())
@@ -501,7 +503,7 @@ fn begin_member(document: &mut String, field: usize) {
 
 /// A comma, unless this is the first member.
 fn separate(document: &mut String) {
-    if !document.ends_with('{') {
+    if document.as_bytes().last() != Some(&b'{') {
         document.push(',');
     }
 }
@@ -526,17 +528,5 @@ fn raw_is_present(value: &str) -> bool {
         Some(b'-' | b'0'..=b'9') => json::parse(value.as_bytes(), json::Limits::default())
             .is_ok_and(|value| value.is_present()),
         _ => !matches!(value, "null" | "false" | "\"\""),
-    }
-}
-
-impl Settings {
-    /// The first part of the outcome path.
-    fn outcome_root(&self) -> Option<&str> {
-        self.outcome_root.as_deref()
-    }
-
-    /// Whether the outcome path has only one part.
-    fn outcome_is_root(&self) -> bool {
-        self.outcome_path.as_deref() == self.outcome_root()
     }
 }
