@@ -113,7 +113,7 @@ impl Draft<'_> {
         let identified = index.identify_all(submissions.iter().map(keys));
         let identified: SmallVec<[_; 1]> = identified.collect();
         let kept = self.keep_if_all_new(submissions, &identified);
-        self.each_task_once = !kept.is_empty();
+        self.are_all_new = !kept.is_empty();
         self.expect(submissions.len());
         let mut kept = kept.into_iter();
         let mut receipts = Vec::with_capacity(submissions.len());

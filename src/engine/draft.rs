@@ -24,8 +24,8 @@ pub(super) struct Draft<'s> {
     pub(super) end: Option<End>,
     /// What has happened. Mostly one thing, which needs no memory of its own.
     pub(super) entries: SmallVec<[Entry; 1]>,
-    /// Whether no two events will be about one task, so that the last about it need not be known.
-    pub(super) each_task_once: bool,
+    /// Whether each event will bring another task its first record, so that the last about a task need not be known.
+    pub(super) are_all_new: bool,
     last_events: LastEvents,
     sessions: HashMap<Arc<str>, Candidates>,
 }
@@ -45,7 +45,7 @@ impl<'s> Draft<'s> {
             totals: state.totals,
             end: state.end.clone(),
             entries: SmallVec::new(),
-            each_task_once: false,
+            are_all_new: false,
             last_events: LastEvents::default(),
             sessions: HashMap::new(),
         }
@@ -54,7 +54,7 @@ impl<'s> Draft<'s> {
     /// Makes room for so many events about tasks.
     pub(super) fn expect(&mut self, events: usize) {
         self.entries.reserve(events);
-        if !self.each_task_once {
+        if !self.are_all_new {
             self.last_events.expect(events);
         }
     }
@@ -104,7 +104,7 @@ impl<'s> Draft<'s> {
             Some(task) => {
                 let (held, alive) = last_events.standing(task, entries, state);
                 totals.count(&entry.event, held.map(|held| &**held), alive.is_some());
-                if !self.each_task_once {
+                if !self.are_all_new {
                     last_events.set(task, position);
                 }
             }
@@ -114,6 +114,9 @@ impl<'s> Draft<'s> {
 
     /// The record that a task has now.
     pub(super) fn held(&self, task: u32) -> Option<&Arc<Held>> {
+        if self.are_all_new {
+            return None;
+        }
         self.standing(task).0
     }
 
