@@ -58,7 +58,7 @@ pub async fn serve(keeping: bool, decoding: bool, tls: Option<[&str; 2]>) -> Out
     http.http2()
         .timer(TokioTimer::new())
         .initial_stream_window_size(128 << 10)
-        .initial_connection_window_size(32 << 20)
+        .initial_connection_window_size(16 << 20)
         .max_send_buf_size(64 << 10)
         .max_concurrent_streams(1_024);
     let http = Arc::new(http);

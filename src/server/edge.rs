@@ -39,9 +39,10 @@ use crate::telemetry;
 
 /// Flow control: while two portions of a stream are read and answered, its peer sends two others; with less, both wait for
 /// each other in turn. A peer that is not read is stopped by its stream's window long before h2 takes its many small unread
-/// frames for an attack; that guard allows half of the connection's window.
+/// frames for an attack. That guard allows half of the connection's window: with more, whoever floods with such frames is cut
+/// off too late for the others.
 const STREAM_WINDOW_BYTES: u32 = 128 << 10;
-const CONNECTION_WINDOW_BYTES: u32 = 32 << 20;
+const CONNECTION_WINDOW_BYTES: u32 = 16 << 20;
 /// Most bytes that are made for one stream ahead of what its peer takes: what a watcher that does not read costs.
 const SEND_BUFFER_BYTES: usize = 64 << 10;
 const HEADER_BYTES_MAX: u32 = 16 << 10;
