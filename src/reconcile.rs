@@ -76,7 +76,6 @@ impl Settings {
         let outcome_root = outcome_path
             .as_deref()
             .and_then(|path| path.split('.').next());
-        let field = |root| record::field_named(root).unwrap_or(record::OUTCOME_ROOT);
         let statuses = config.get("success_statuses").and_then(Value::as_array);
         let texts = |values: &[Value]| {
             let text = |value: &Value| value.as_str().map(Into::into);
@@ -91,7 +90,7 @@ impl Settings {
             reconciliation_schema: plan::reconciliation_schema(config),
             success_statuses: statuses.map(texts),
             outcome_root: outcome_root.map(Arc::from),
-            outcome_field: outcome_root.map(field),
+            outcome_field: outcome_root.map(record::outcome_field),
             outcome_is_root: outcome_path.as_deref() == outcome_root,
             outcome_path,
             base_run: config

@@ -106,7 +106,7 @@ const OUTCOME: usize = 7;
 const OUTCOME_STATUS: usize = 8;
 const PROVIDER_STATUS: usize = 9;
 /// The member that the outcome path begins with, if it is none of the others.
-pub(super) const OUTCOME_ROOT: usize = 10;
+const OUTCOME_ROOT: usize = 10;
 /// The members of a body that mean something; the typed ones first, in the order they are put in front.
 const FIELDS: [&str; OUTCOME_ROOT] = [
     "id",
@@ -122,7 +122,7 @@ const FIELDS: [&str; OUTCOME_ROOT] = [
 ];
 
 /// The member of this name, if it means something.
-pub(super) fn field_named(key: &str) -> Option<usize> {
+fn field_named(key: &str) -> Option<usize> {
     Some(match key.as_bytes() {
         b"id" => ID,
         b"task_id" => TASK_ID,
@@ -136,6 +136,11 @@ pub(super) fn field_named(key: &str) -> Option<usize> {
         b"provider_status" => PROVIDER_STATUS,
         _ => return None,
     })
+}
+
+/// The member that an outcome path begins with.
+pub(super) fn outcome_field(root: &str) -> usize {
+    field_named(root).unwrap_or(OUTCOME_ROOT)
 }
 
 /// Reads a record. An empty body is `{}`.
