@@ -3,6 +3,7 @@
 use std::fmt::Write;
 use std::ops::Range;
 
+use super::parse::plain_length;
 use super::{Form, Limits, Number, Value, parse, write_string};
 
 /// Deeper documents are left to the tree.
@@ -94,7 +95,7 @@ fn is_value_as_printed(value: &str) -> bool {
 
 fn are_escapes_as_printed(mut text: &[u8]) -> bool {
     loop {
-        match &text[plain_bytes(text)..] {
+        match &text[plain_length(text)..] {
             [] => return true,
             [b'\\', escaped, rest @ ..] if is_escape_as_printed(*escaped) => text = rest,
             _ => return false,
@@ -263,11 +264,12 @@ impl<'t> Printer<'t, '_> {
         let mut at = begin + 1;
         let mut as_printed = true;
         loop {
-            at += plain_bytes(bytes.get(at..)?);
-            if *bytes.get(at)? == b'"' {
-                break;
+            at += plain_length(bytes.get(at..)?);
+            match bytes.get(at)? {
+                b'"' => break,
+                b'\\' => as_printed &= is_escape_as_printed(*bytes.get(at + 1)?),
+                _ => return None,
             }
-            as_printed &= is_escape_as_printed(*bytes.get(at + 1)?);
             at += 2;
         }
         if as_printed {
@@ -297,30 +299,6 @@ impl<'t> Printer<'t, '_> {
         self.copied = self.at;
         Some(())
     }
-}
-
-/// How many bytes there are before the first quote or backslash.
-fn plain_bytes(text: &[u8]) -> usize {
-    const ONES: u64 = u64::from_le_bytes([1; 8]);
-    const HIGHS: u64 = ONES << 7;
-    // The lowest high bit that is set in the answer is that of the first byte that is `byte`.
-    let equal = |word: u64, byte: u8| {
-        let zero_if_equal = word ^ (ONES * u64::from(byte));
-        zero_if_equal.wrapping_sub(ONES) & !zero_if_equal & HIGHS
-    };
-    let (words, _) = text.as_chunks::<8>();
-    for (nth, word) in words.iter().enumerate() {
-        let word = u64::from_le_bytes(*word);
-        let found = equal(word, b'"') | equal(word, b'\\');
-        if found != 0 {
-            return nth * 8 + found.trailing_zeros() as usize / 8;
-        }
-    }
-    let begin = words.len() * 8;
-    let rest = text[begin..]
-        .iter()
-        .position(|byte| matches!(byte, b'"' | b'\\'));
-    begin + rest.unwrap_or(text.len() - begin)
 }
 
 /// Whether a number is sure to be printed as it stands: a whole one of any length, or a fraction of so few digits that no

@@ -40,27 +40,28 @@ pub enum Rewrite {
     AsSubmitted,
 }
 
-impl TypedFields<'_> {
+impl<'r> TypedFields<'r> {
+    /// The first of [`FIELDS`].
+    fn texts(&self) -> [&'r str; SUCCESS] {
+        [
+            self.id,
+            self.task_id,
+            self.sandbox_session_id,
+            self.group_key,
+        ]
+    }
+
     /// Whether this member of a document is given here; the status is none of those.
     fn has(&self, field: usize) -> bool {
         match field {
-            ID => !self.id.is_empty(),
-            TASK_ID => !self.task_id.is_empty(),
-            SESSION => !self.sandbox_session_id.is_empty(),
-            GROUP_KEY => !self.group_key.is_empty(),
             SUCCESS => self.success.is_some(),
-            _ => false,
+            _ => self.texts().get(field).is_some_and(|text| !text.is_empty()),
         }
     }
 
     /// Room for these fields in a document.
     fn bytes(&self) -> usize {
-        let texts = [
-            self.id,
-            self.task_id,
-            self.sandbox_session_id,
-            self.group_key,
-        ];
+        let texts = self.texts();
         let texts = texts
             .iter()
             .filter(|text| !text.is_empty())
@@ -194,12 +195,7 @@ pub fn read_into<'r>(
         whole,
         members: &members,
     };
-    let typed_texts = [
-        typed.id,
-        typed.task_id,
-        typed.sandbox_session_id,
-        typed.group_key,
-    ];
+    let typed_texts = typed.texts();
     let key = |field: usize| match json::trim(typed_texts[field]) {
         "" => scanned.text_of(field),
         given => Cow::Borrowed(given),
@@ -282,12 +278,7 @@ fn build(
 
 /// The typed fields that go into the document; the status is written by itself.
 fn typed_members(typed: TypedFields<'_>) -> impl Iterator<Item = (&'static str, Value)> {
-    let texts = [
-        typed.id,
-        typed.task_id,
-        typed.sandbox_session_id,
-        typed.group_key,
-    ];
+    let texts = typed.texts();
     let texts = FIELDS
         .into_iter()
         .zip(texts)
@@ -424,12 +415,7 @@ impl<'r> Scanned<'r, '_> {
     fn splice(&self, document: &mut String, typed: TypedFields<'_>, status: Status) {
         document.reserve(self.whole.text.len() + typed.bytes() + STATUS_MEMBER_BYTES);
         document.push('{');
-        let texts = [
-            typed.id,
-            typed.task_id,
-            typed.sandbox_session_id,
-            typed.group_key,
-        ];
+        let texts = typed.texts();
         for (field, text) in texts.into_iter().enumerate() {
             if !text.is_empty() && !self.has(field) {
                 begin_member(document, field);
