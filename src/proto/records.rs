@@ -308,11 +308,13 @@ fn key(field: u8, wire_type: WireType) -> u8 {
 #[inline]
 fn put_field(to: &mut Vec<u8>, field: u8, wire_type: WireType, number: u64) {
     let key = key(field, wire_type);
-    if number < 0x80 {
-        to.extend_from_slice(&[key, number as u8]);
-    } else {
-        to.push(key);
-        encode_varint(number, to);
+    match number {
+        0..0x80 => to.extend_from_slice(&[key, number as u8]),
+        0x80..0x4000 => to.extend_from_slice(&[key, number as u8 | 0x80, (number >> 7) as u8]),
+        _ => {
+            to.push(key);
+            encode_varint(number, to);
+        }
     }
 }
 
