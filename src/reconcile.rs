@@ -73,6 +73,8 @@ impl Settings {
         let keeps_first = chosen("duplicate_policy", "last", "first")?;
         let outcome_path = first_present(config, &["outcome_path", "outcomePath"]);
         let outcome_path = outcome_path.map_or_else(|| Some("outcome".to_owned()), plan::path);
+        // An empty path finds nothing, the member without a name neither.
+        let outcome_path = outcome_path.filter(|path| !path.is_empty());
         let outcome_root = outcome_path
             .as_deref()
             .and_then(|path| path.split('.').next());

@@ -6,7 +6,7 @@ use std::time::Duration;
 use clap::{Args, ValueEnum};
 
 use super::client::{ServerAddress, connect};
-use super::files::{read_config, read_document, read_list, write_document};
+use super::files::{read_config, read_document, read_list, read_plan, write_document};
 use super::{DONE, Failure, NOT_COMPLETED, Outcome, fetched_result, plan_document, registered};
 use crate::config::duration;
 use crate::json::{Object, Value};
@@ -128,7 +128,7 @@ pub(super) fn single_form(form: &SingleForm) -> Outcome {
             write_plan(config, items, output)
         }
         Some(records) => {
-            let plan = form.plan.as_deref().map(read_document).transpose()?;
+            let plan = form.plan.as_deref().map(read_plan).transpose()?;
             let result = result(config, items, plan, records)?;
             finish(form.output.as_deref(), &result, form.fail_on_failure)
         }
@@ -146,7 +146,7 @@ pub(super) async fn reconcile_files(command: ReconcileFiles) -> Outcome {
         }
         (None, Some(config), Some(records)) => {
             let items = command.items.as_deref().map(read_list).transpose()?;
-            let plan = command.plan.as_deref().map(read_document).transpose()?;
+            let plan = command.plan.as_deref().map(read_plan).transpose()?;
             result(read_config(config)?, items, plan, records)?
         }
         _ => {

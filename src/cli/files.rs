@@ -13,6 +13,9 @@ use crate::json::{self, Halves, Limits, Object, Parsed, Value};
 /// Documents may be nested deep, and reading them recurses.
 const STACK_BYTES: usize = 16 << 20;
 
+/// How deep task requests stand in a plan document.
+const PLAN_DEPTH: usize = 2;
+
 /// Whether standard input was read to its end; another time there would be nothing.
 static STDIN_IS_READ: AtomicBool = AtomicBool::new(false);
 
@@ -37,13 +40,23 @@ pub(super) fn read_document(path: &Path) -> Result<Value, Failure> {
     json::parse(&read(path)?, Limits::default()).map_err(|error| at(path, &error))
 }
 
+/// Reads a plan document. A template may be as deep as any document, and so may be the items that are put in it.
+pub(super) fn read_plan(path: &Path) -> Result<Value, Failure> {
+    let limits = Limits {
+        depth: 2 * Limits::default().depth + PLAN_DEPTH,
+        ..Limits::default()
+    };
+    json::parse(&read(path)?, limits).map_err(|error| at(path, &error))
+}
+
 /// Reads a config; anything but an object counts as an empty one.
 pub(super) fn read_config(path: &Path) -> Result<Object, Failure> {
     let config = read_document(path)?;
     Ok(config.as_object().cloned().unwrap_or_default())
 }
 
-/// Reads a list, written as one JSON list or as JSON Lines. `null` is no list, and no error.
+/// Reads a list, written as one JSON list or as JSON Lines. `null`, and whatever else counts as nothing, is no list, and no
+/// error.
 pub(super) fn read_list(path: &Path) -> Result<Value, Failure> {
     let text = read(path)?;
     let halves = Halves::of(&text, Limits::default());
@@ -54,7 +67,8 @@ pub(super) fn read_list(path: &Path) -> Result<Value, Failure> {
     };
     match parsed.map_err(|error| at(path, &error))? {
         Parsed::Lines(values) => Ok(Value::array(values)),
-        Parsed::One(list @ (Value::Array(_) | Value::Null)) => Ok(list),
+        Parsed::One(list @ Value::Array(_)) => Ok(list),
+        Parsed::One(nothing) if !nothing.is_present() => Ok(Value::Null),
         Parsed::One(other) => {
             let expected = "expected a list, or one JSON object on each line";
             Err(Failure::new(format!(
@@ -122,8 +136,12 @@ fn print(write: impl FnOnce(&mut io::StdoutLock<'_>) -> io::Result<()>) -> Resul
 }
 
 fn write_file(path: &Path, write: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> io::Result<()> {
-    // A link is followed, and what is no regular file (a pipe, a terminal) cannot be replaced.
-    let path = fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
+    // A link is followed, also to what is not there yet, and what is no regular file (a pipe, a terminal) cannot be replaced.
+    let path = match (fs::canonicalize(path), fs::read_link(path)) {
+        (Ok(path), _) => path,
+        (Err(_), Ok(target)) => path.parent().unwrap_or(Path::new("")).join(target),
+        (Err(_), Err(_)) => path.to_owned(),
+    };
     if fs::metadata(&path).is_ok_and(|metadata| !metadata.is_file()) {
         let mut file = fs::OpenOptions::new().write(true).open(&path)?;
         return write(&mut file);

@@ -3,6 +3,7 @@
 
 use std::collections::{HashSet, VecDeque};
 use std::ffi::{OsStr, OsString};
+use std::num::IntErrorKind;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -247,10 +248,7 @@ fn concurrency(command: &Run, config: &Object) -> Result<usize, Failure> {
         .filter(|value| **value != Value::Null)
     {
         None => CONCURRENCY_DEFAULT,
-        Some(value) => value
-            .text()
-            .parse()
-            .ok()
+        Some(value) => whole_number(&value.text())
             .filter(|asked| *asked >= 1)
             .ok_or_else(|| {
                 let found = json::compact(value);
@@ -260,6 +258,15 @@ fn concurrency(command: &Run, config: &Object) -> Result<usize, Failure> {
             })?,
     };
     Ok(configured.min(most) as usize)
+}
+
+/// What is larger than that is cut to what is allowed all the same.
+fn whole_number(text: &str) -> Option<u32> {
+    match text.parse() {
+        Ok(number) => Some(number),
+        Err(error) if *error.kind() == IntErrorKind::PosOverflow => Some(u32::MAX),
+        Err(_) => None,
+    }
 }
 
 /// Registers the plan and answers the tasks that have no record yet: all of them, unless an earlier run of the same plan

@@ -18,7 +18,7 @@ use super::receipt::{
 };
 use super::state::State;
 use crate::json;
-use crate::reconcile::record::ReadRecord;
+use crate::reconcile::record::{self, ReadRecord};
 use crate::reconcile::{MatchedBy, Named, Sessions, Verdict};
 
 /// How many tasks an ambiguous record's receipt lists.
@@ -367,9 +367,11 @@ impl Draft<'_> {
     fn sign_of_life(&mut self, mut arrival: Arrival<'_>, task: u32) -> Receipt {
         let Arrival { kind, record, .. } = arrival;
         let (held, alive) = (self.held(task), self.alive(task));
-        let known = alive.is_some_and(|alive| match kind {
-            RecordKind::Started => true,
-            _ => alive.kind == kind && alive.document == *record.document,
+        let session = &*record.keys.sandbox_session_id;
+        let known = alive.is_some_and(|alive| {
+            let same_session = session.is_empty() || *alive.session == *session;
+            let same_news = alive.kind == kind && alive.document == *record.document;
+            same_session && (kind == RecordKind::Started || same_news)
         });
         if !known && held.is_none() && self.end.is_some() {
             return self.quarantine(arrival, QuarantineReason::Late, &[task]);
@@ -397,7 +399,7 @@ impl Draft<'_> {
             sequence: self.next_sequence(),
             at: self.now,
             kind,
-            session: record.keys.sandbox_session_id.as_ref().into(),
+            session: session.into(),
             document: arrival.document(self.documents),
         };
         let sequence = sign.sequence;
@@ -452,7 +454,7 @@ impl Draft<'_> {
         let id = self.totals.set_aside + 1;
         let candidates: Vec<u32> = tasks.iter().copied().take(CANDIDATES_LISTED).collect();
         let sequence = self.next_sequence();
-        let document = arrival.document(self.documents);
+        let document = arrival.document_without_task(self.documents);
         let Arrival { kind, record, .. } = arrival;
         self.happen(Event::RecordQuarantined(Arc::new(Quarantined {
             id,
@@ -497,6 +499,18 @@ impl Arrival<'_> {
     fn document(&mut self, documents: &mut Documents) -> Bytes {
         let kept = self.kept.take();
         kept.unwrap_or_else(|| documents.keep(&self.record.document))
+    }
+
+    /// The document of a record that is set aside. That of a sign of life is as it was sent, and with the task that it is
+    /// not for its keys would be lost.
+    fn document_without_task(&mut self, documents: &mut Documents) -> Bytes {
+        let record = self.record;
+        if self.kind != RecordKind::Result
+            && let Ok(with_keys) = record::with_keys(&record.document, &record.keys)
+        {
+            return documents.keep(&with_keys);
+        }
+        self.document(documents)
     }
 }
 

@@ -70,20 +70,34 @@ pub fn parse(text: &[u8], limits: Limits) -> Result<Value, Error> {
 }
 
 /// Reads a document that is either one value or several, one after the other (JSON Lines). A single object counts as
-/// one line, so that one record can be piped in as it is.
+/// one line, so that one record can be piped in as it is. Lists are no lines: several of them are most likely files that
+/// were put together, whose elements must not be lost in what looks like a few odd values.
 ///
 /// # Errors
-/// As [`parse`]; the place is that in the whole text.
+/// As [`parse`]; the place is that in the whole text. A list among several values, and a value other than an object on the
+/// line of another.
 pub fn parse_lines(text: &[u8], limits: Limits) -> Result<Parsed, Error> {
     let mut reader = Reader::new(text, limits)?;
     let mut builder = Builder::default();
     let first = builder.value(&mut reader)?;
+    if matches!(first, Value::Array(_)) {
+        reader.end()?;
+    }
+    let mut end = reader.position();
     if reader.peek().is_none() && !matches!(first, Value::Object(_)) {
         return Ok(Parsed::One(first));
     }
     let mut lines = vec![first];
-    while reader.peek().is_some() {
+    while let Some(begin) = reader.peek() {
+        let between = &reader.text[end..reader.position()];
+        if begin == b'[' {
+            return Err(reader.error("expected an object on each line"));
+        }
+        if begin != b'{' && !between.contains('\n') {
+            return Err(reader.error("expected the end of the line"));
+        }
         lines.push(builder.value(&mut reader)?);
+        end = reader.position();
     }
     Ok(Parsed::Lines(lines))
 }

@@ -124,7 +124,8 @@ impl Expression {
 }
 
 /// The value itself, or what a path below it finds.
-fn at(value: &Value, below: Option<&str>) -> Option<Value> {
+/// The value at a path below a root that was named, or the root.
+pub(super) fn at(value: &Value, below: Option<&str>) -> Option<Value> {
     match below {
         None => Some(value.clone()),
         // Unlike a lookup, an empty path is a step here: to the member without a name.

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::config::{object_or_empty, path};
-use super::expression::Scope;
+use super::expression::{self, Scope};
 use super::grouping::{Group, first_text, group_by};
 use super::template::{Template, TextBudget};
 use super::{Error, Limits, first_present};
@@ -231,9 +231,10 @@ impl<'p> GroupKey<'p> {
             None => {
                 let mut key = String::new();
                 for path in &self.paths {
-                    let (root, below) = path.split_once('.').unwrap_or((path, ""));
-                    let value = names.iter().find(|(name, _)| *name == root);
-                    let text = value.and_then(|(_, value)| text_at(value, below));
+                    let text = path.split_once('.').and_then(|(root, below)| {
+                        let (_, value) = names.iter().find(|(name, _)| *name == root)?;
+                        usable(expression::at(value, Some(below))?.usable_text())
+                    });
                     budget.spend(1 + text.as_ref().map_or(0, |text| text.len()))?;
                     if let Some(text) = text {
                         if !key.is_empty() {
@@ -460,10 +461,11 @@ pub fn reconcile_input(
 }
 
 fn text_at(value: &Value, path: &str) -> Option<Text> {
-    value
-        .lookup(path)
-        .map(|value| value.usable_text())
-        .filter(|text| !text.is_empty())
+    usable(value.lookup(path)?.usable_text())
+}
+
+fn usable(text: Text) -> Option<Text> {
+    (!text.is_empty()).then_some(text)
 }
 
 /// A scalar packet or finding stands as the `value` of an object.

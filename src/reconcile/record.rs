@@ -36,7 +36,7 @@ pub struct TypedFields<'r> {
 pub enum Rewrite {
     /// A result: typed fields and status are written into it.
     Reconciled,
-    /// A sign of life: it stays as it is.
+    /// A sign of life: it stays as it is, but for a typed status and success, which are put in as they are.
     AsSubmitted,
 }
 
@@ -223,7 +223,11 @@ pub fn read_into<'r>(
         settings.success_statuses(),
     );
     let has_outcome = if rewrite == Rewrite::AsSubmitted {
-        documents.push_str(scanned.whole.text);
+        if typed.status.is_empty() && typed.success.is_none() {
+            documents.push_str(scanned.whole.text);
+        } else {
+            documents.push_str(&json::compact(&with_progress(typed, body, limits)?));
+        }
         false
     } else if members.repeated || body_field_ignored {
         let document = build(typed, body_field_ignored, body, limits, verdict.status)?;
@@ -243,6 +247,49 @@ pub fn read_into<'r>(
     })
 }
 
+/// The body with the typed status and success, which stand nowhere else.
+fn with_progress(
+    typed: TypedFields<'_>,
+    body: &[u8],
+    limits: json::Limits,
+) -> Result<Value, json::Error> {
+    let members = json::parse(body, limits)?;
+    let mut own = Object::default();
+    if !typed.status.is_empty() {
+        own.set(FIELDS[STATUS], Value::string(typed.status));
+    }
+    if let Some(success) = typed.success {
+        own.set(FIELDS[SUCCESS], Value::Bool(success));
+    }
+    Ok(in_front(&own, members.as_object(), true).into())
+}
+
+/// A document with the keys that its record came with, as far as it lacks them; for a record that is kept without a task.
+///
+/// # Errors
+/// It is no JSON document.
+pub fn with_keys(document: &[u8], keys: &Keys<Cow<'_, str>>) -> Result<Vec<u8>, json::Error> {
+    // It was within its limits when it came.
+    let limits = json::Limits {
+        depth: usize::MAX,
+        ..json::Limits::default()
+    };
+    let members = json::parse(document, limits)?;
+    let texts = [
+        (ID, &keys.id),
+        (TASK_ID, &keys.task_id),
+        (SESSION, &keys.sandbox_session_id),
+        (GROUP_KEY, &keys.group_key),
+    ];
+    let mut own = Object::default();
+    for (field, text) in texts {
+        if !text.is_empty() {
+            own.set(FIELDS[field], Value::string(text));
+        }
+    }
+    Ok(json::compact(&in_front(&own, members.as_object(), false).into()).into_bytes())
+}
+
 /// A record with the host's status: in place of its own, or at the end.
 #[must_use]
 pub fn with_status(mut record: Arc<Object>, status: Status) -> Value {
@@ -259,21 +306,27 @@ fn build(
     status: Status,
 ) -> Result<Value, json::Error> {
     let body = json::parse(body, limits)?;
-    let mut record = Object::default();
+    let mut own = Object::default();
     for (key, value) in typed_members(typed) {
-        record.set(key, value);
+        own.set(key, value);
     }
+    let merged = in_front(&own, body.as_object(), some_differ);
+    Ok(with_status(Arc::new(merged), status))
+}
+
+/// Members, those it lacks in front of a body's, which keep their places; it keeps its values of the others unless these
+/// are to be written over.
+fn in_front(own: &Object, body: Option<&Object>, over: bool) -> Object {
+    let body = body.cloned().unwrap_or_default();
     let mut merged = Object::default();
-    // The body's members keep their places; only those it lacks come first.
-    let members = body.as_object().cloned().unwrap_or_default();
-    for (key, value) in record.iter().filter(|(key, _)| members.get(key).is_none()) {
+    for (key, value) in own.iter().filter(|(key, _)| body.get(key).is_none()) {
         merged.set(key.clone(), value.clone());
     }
-    merged.extend(&members);
-    if some_differ {
-        merged.extend(&record);
+    merged.extend(&body);
+    if over {
+        merged.extend(own);
     }
-    Ok(with_status(Arc::new(merged), status))
+    merged
 }
 
 /// The typed fields that go into the document; the status is written by itself.

@@ -307,6 +307,68 @@ fn an_input_that_is_no_list_is_refused() {
 }
 
 #[test]
+fn lists_that_were_put_together_in_one_file_are_refused_and_not_taken_for_records() {
+    let directory = directory(&[
+        ("c.json", "{}"),
+        ("i.json", r#"[{"id":"a"},{"id":"b"}]"#),
+        (
+            "r.json",
+            "[{\"id\":\"fanout-a\",\"status\":\"completed\"}]\n[{\"id\":\"fanout-b\",\"status\":\"completed\"}]\n",
+        ),
+    ]);
+    let said = said(
+        directory.path(),
+        &[
+            "reconcile",
+            "--config",
+            "c.json",
+            "--items",
+            "i.json",
+            "--records",
+            "r.json",
+        ],
+    );
+    let problem = "error: r.json:2:1: expected the end of the document, found \"[\"\n";
+    assert_eq!(said, says(1, "", problem));
+}
+
+#[test]
+fn items_that_count_as_nothing_leave_those_of_the_config() {
+    let config = r#"{"items":[{"id":"own"}]}"#;
+    for nothing in ["null", "false", "0", "\"\""] {
+        let files = [("c.json", config), ("i.json", nothing)];
+        let plan = given(&files, "plan --config c.json --items i.json", "");
+        assert_eq!(compact_at(&plan, "summary.item_count"), "1", "{nothing}");
+    }
+}
+
+#[test]
+fn a_plan_is_read_again_however_deep_the_items_in_its_task_requests_are() {
+    let deep = format!("{}{}", "[".repeat(510), "]".repeat(510));
+    let template = format!(
+        r#"{}{{"at":"{{{{group.items}}}}"}}{}"#,
+        "[".repeat(505),
+        "]".repeat(505)
+    );
+    let config =
+        format!(r#"{{"task_request_template":{{"id":"t","inputs":{{"deep":{template}}}}}}}"#);
+    let directory = directory(&[
+        ("c.json", &config),
+        ("i.json", &format!(r#"[{{"d":{deep}}}]"#)),
+        ("r.json", r#"[{"id":"t","success":true}]"#),
+    ]);
+    let plan = "plan --config c.json --items i.json --output p.json";
+    let plan: Vec<_> = plan.split(' ').collect();
+    assert_eq!(said(directory.path(), &plan), says(0, "", ""));
+    let reconcile = "reconcile --config c.json --plan p.json --records r.json";
+    let reconcile: Vec<_> = reconcile.split(' ').collect();
+    let result = said(directory.path(), &reconcile);
+    assert_eq!((result.code, &*result.stderr), (0, ""));
+    let result = document(result.stdout.as_bytes());
+    assert_eq!(compact_at(&result, "status"), r#""completed""#);
+}
+
+#[test]
 fn an_output_that_cannot_be_written_is_named_and_fails() {
     let plan = "plan --config c.json --items i.json --output";
     refused(
@@ -398,6 +460,19 @@ fn an_output_is_replaced_through_its_link_and_keeps_its_mode() {
         "target.json",
     ];
     assert_eq!(names_in(directory.path()), names);
+}
+
+#[test]
+fn an_output_is_written_where_its_link_points_also_if_nothing_is_there_yet() {
+    let directory = directory(&FILES);
+    let link = directory.path().join("o.json");
+    std::os::unix::fs::symlink("target.json", &link).unwrap();
+    let plan = "plan --config c.json --items i.json --output o.json";
+    let plan: Vec<_> = plan.split(' ').collect();
+    assert_eq!(said(directory.path(), &plan), says(0, "", ""));
+    assert!(link.is_symlink());
+    let written = fs::read(directory.path().join("target.json")).unwrap();
+    assert_eq!(compact_at(&document(&written), "summary.task_count"), "2");
 }
 
 #[test]
@@ -534,6 +609,23 @@ fn two_is_the_exit_code_of_a_result_that_is_not_completed_only_if_asked_for() {
 const PACKETS: &str =
     r#"[{"id":"p","findings":[{"id":"f1","type":"x","severity":"low"},{"id":"f2","type":"y"}]}]"#;
 const POLICY: &str = r#"{"group_by":["finding.type"],"include_packet":false}"#;
+
+#[test]
+fn findings_are_grouped_by_a_member_without_a_name_if_the_path_ends_in_a_dot() {
+    let packets = r#"[{"id":"p","findings":[{"id":"f","":"x"}]}]"#;
+    for policy in [
+        r#"{"group_by":["finding."]}"#,
+        r#"{"group_key_template":"{{finding.}}"}"#,
+    ] {
+        let files = [("p.json", packets), ("policy.json", policy)];
+        let plan = given(&files, "findings --packets p.json --policy policy.json", "");
+        assert_eq!(
+            compact_at(&plan, "groups"),
+            r#"[{"key":"x","index":0,"item_count":1}]"#,
+            "{policy}"
+        );
+    }
+}
 
 #[test]
 fn findings_become_items_a_config_a_plan_or_a_result() {

@@ -128,6 +128,47 @@ fn a_file_of_lines_is_told_from_one_document() {
     assert_eq!(error.to_string(), "2:6: expected ':', found \"1\"");
 }
 
+#[test]
+fn lists_one_after_the_other_and_values_that_run_into_each_other_are_no_lines() {
+    for (text, problem) in [
+        (
+            "[1]\n[2]",
+            r#"2:1: expected the end of the document, found "[""#,
+        ),
+        (
+            "[1]{}",
+            r#"1:4: expected the end of the document, found "{""#,
+        ),
+        (
+            "{}\n[1]",
+            r#"2:1: expected an object on each line, found "[""#,
+        ),
+        (
+            "1\n[1]",
+            r#"2:1: expected an object on each line, found "[""#,
+        ),
+        ("01", r#"1:2: expected the end of the line, found "1""#),
+        (
+            "true false",
+            r#"1:6: expected the end of the line, found "f""#,
+        ),
+        (
+            "{} \"a\"",
+            r#"1:4: expected the end of the line, found "\"""#,
+        ),
+    ] {
+        let error = json::parse_lines(text.as_bytes(), Limits::default()).unwrap_err();
+        assert_eq!(error.to_string(), problem, "{text}");
+    }
+    for (text, count) in [("{}{}", 2), ("{\n}\n{\n} {}", 3), ("1\n\"a\"\r\nnull", 3)] {
+        let parsed = json::parse_lines(text.as_bytes(), Limits::default()).unwrap();
+        assert!(
+            matches!(&parsed, Parsed::Lines(lines) if lines.len() == count),
+            "{text}"
+        );
+    }
+}
+
 /// A list of more than 256 KiB, of objects with what looks like the beginning of one where it is none.
 fn long_list(between: &str, element: impl Fn(usize) -> String) -> String {
     let elements: Vec<String> = (0..20_000).map(element).collect();

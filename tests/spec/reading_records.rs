@@ -114,6 +114,53 @@ fn a_sign_of_life_stays_as_it_was_sent() {
 }
 
 #[test]
+fn a_sign_of_life_gets_its_typed_status_and_success_which_stand_nowhere_else() {
+    for (body, expected) in [
+        ("", r#"{"status":"cloning","success":true}"#),
+        (
+            r#"{"success":false,"done": 3}"#,
+            r#"{"status":"cloning","success":true,"done":3}"#,
+        ),
+    ] {
+        let typed = TypedFields {
+            task_id: "t",
+            status: "cloning",
+            success: Some(true),
+            ..TypedFields::default()
+        };
+        let limits = Limits::default();
+        let settings = settings("{}");
+        let read = record::read(
+            typed,
+            body.as_bytes(),
+            Rewrite::AsSubmitted,
+            limits,
+            &settings,
+        );
+        assert_eq!(printed(&read.unwrap()), expected);
+    }
+}
+
+#[test]
+fn a_document_gets_the_keys_that_it_lacks_in_front() {
+    let typed = TypedFields {
+        task_id: "typed",
+        sandbox_session_id: "box",
+        ..TypedFields::default()
+    };
+    let read = read(typed, r#"{"id":"e-1","done":3}"#);
+    let with_keys = |document: &[u8]| record::with_keys(document, &read.keys).unwrap();
+    assert_eq!(
+        with_keys(br#"{"id":" e-1 ","done": 3}"#),
+        br#"{"task_id":"typed","sandbox_session_id":"box","id":" e-1 ","done":3}"#
+    );
+    assert_eq!(
+        with_keys(b"{}"),
+        br#"{"id":"e-1","task_id":"typed","sandbox_session_id":"box"}"#
+    );
+}
+
+#[test]
 fn what_is_not_one_object_is_refused_with_its_place() {
     for (body, expected) in [
         ("[1]", "1:1: expected an object, found \"[\""),
@@ -231,6 +278,7 @@ proptest! {
             r#"{"outcome_path":"task_id"}"#,
             r#"{"outcome_path":"items.0.id"}"#,
             r#"{"outcome_path":["a","b"]}"#,
+            r#"{"outcome_path":[""]}"#,
             r#"{"success_statuses":["missing_record","accepted"]}"#,
         ][..]),
     ) {

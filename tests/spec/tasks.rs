@@ -47,6 +47,35 @@ fn started(task: &str) -> Record {
     }
 }
 
+#[tokio::test]
+async fn a_sign_of_life_that_is_set_aside_keeps_the_keys_that_it_came_with() {
+    let mut server = TestServer::start().await;
+    server.register("p", &["a"]).await;
+    let lost = Record {
+        kind: RecordKind::Progress.into(),
+        task_id: "nobody".into(),
+        sandbox_session_id: "box-9".into(),
+        status: "cloning".into(),
+        ..record(r#"{"done":3}"#)
+    };
+    let receipts = server.submit("p", vec![lost]).await;
+    assert_eq!(receipts[0].disposition(), Disposition::Unmatched);
+    let request = ListQuarantineRequest {
+        plan_id: "p".into(),
+        ..Default::default()
+    };
+    let listed = server.list_quarantine(request).await.unwrap().into_inner();
+    let documents: Vec<_> = listed
+        .records
+        .iter()
+        .map(|record| &*record.record)
+        .collect();
+    assert_eq!(
+        documents,
+        [br#"{"task_id":"nobody","sandbox_session_id":"box-9","status":"cloning","done":3}"#]
+    );
+}
+
 async fn seal(server: &mut TestServer) {
     let request = SealPlanRequest {
         plan_id: "p".into(),
