@@ -39,7 +39,7 @@ use crate::engine::{
 };
 use crate::journal::{self, Journal};
 use crate::plan;
-use crate::registry::{LivePlan, Poisoned, Registry};
+use crate::registry::{Head, LivePlan, Poisoned, Registry};
 use request_ids::RequestIds;
 use shared::Shared;
 use timers::Timers;
@@ -427,15 +427,22 @@ impl Coordinator {
             let mut request_ids = self.request_ids.lock().await;
             request_ids.claim(request_id, fingerprint, plan_id, None, self.clock.now())?;
         }
-        self.change(
-            &plan,
-            &Command::End {
-                reason,
-                note: note.into(),
-            },
-        )
-        .await?;
-        view(&plan)
+        self.end_this(&plan, reason, note).await
+    }
+
+    /// Ends this very plan; an ended one stays as it is.
+    ///
+    /// # Errors
+    /// The plan is gone or unusable, or the journal did not take its end.
+    pub async fn end_this(
+        &self,
+        plan: &Arc<LivePlan>,
+        reason: EndReason,
+        note: &str,
+    ) -> Result<PlanView, Error> {
+        let note = note.into();
+        self.change(plan, &Command::End { reason, note }).await?;
+        view(plan)
     }
 
     /// Forgets a plan and answers how it stood, if that is known: not of one that an internal error made unusable.
@@ -505,12 +512,13 @@ impl Coordinator {
         Ok(())
     }
 
-    /// Waits until the plan has ended, is gone or unusable, at most so long.
-    pub async fn wait_for_end(&self, plan: &LivePlan, at_most: Duration) {
+    /// Waits until the plan has ended, is gone or unusable, at most so long. Answers where its history ends then.
+    pub async fn wait_for_end(&self, plan: &LivePlan, at_most: Duration) -> Head {
         let mut head = plan.follow();
         let ended = head.wait_for(|head| head.ended || head.removed || plan.is_poisoned());
         // Out of time is an answer, too: the caller looks at the plan either way.
-        let _ = tokio::time::timeout(at_most, ended).await;
+        drop(tokio::time::timeout(at_most, ended).await);
+        *head.borrow()
     }
 }
 

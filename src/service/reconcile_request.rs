@@ -9,7 +9,7 @@ use tonic::Status;
 use super::admission::named;
 use super::{Fanout, blocking, convert, detached, status};
 use crate::config::{Limits, RECONCILE_WAIT_MAX};
-use crate::coordinator::{Page, ResultPage};
+use crate::coordinator::{Error, Page, ResultPage};
 use crate::engine::EndReason;
 use crate::identity::{Caller, Role};
 use crate::json::{self, Value};
@@ -73,23 +73,32 @@ async fn of_registered(
         (_, 0) => Page::Whole,
         (_, size) => Page::From(start, size),
     };
-    if request.seal {
-        let (coordinator, name) = (Arc::clone(&fanout.coordinator), name.clone().into_owned());
-        detached(async move { coordinator.end(&name, "", EndReason::Sealed, "").await }).await?;
-    }
     let plan = fanout
         .coordinator
         .current(&name)
         .await
         .map_err(|error| status::of(&error))?;
-    tokio::select! {
+    if request.seal {
+        let (coordinator, plan) = (Arc::clone(&fanout.coordinator), Arc::clone(&plan));
+        // The answer is of this very plan: once it has ended, it may be forgotten at any time.
+        let sealed = async move { coordinator.end_this(&plan, EndReason::Sealed, "").await };
+        detached(sealed).await?;
+    }
+    let head = tokio::select! {
         biased;
         () = closing.cancelled(), if !wait.is_zero() => return Err(status::draining()),
-        () = fanout.coordinator.wait_for_end(&plan, wait) => {}
+        head = fanout.coordinator.wait_for_end(&plan, wait) => head,
+    };
+    if head.removed && !head.ended {
+        return Err(status::plan_removed(&request.plan_id));
     }
-    if !wait.is_zero() {
+    // The result of an ended plan does not change any more.
+    if !wait.is_zero() && !head.ended {
         let caught_up = fanout.coordinator.catch_up(&plan).await;
-        caught_up.map_err(|error| status::of(&error))?;
+        caught_up.map_err(|error| match error {
+            Error::PlanNotFound { .. } => status::plan_removed(&request.plan_id),
+            error => status::of(&error),
+        })?;
     }
     let most = document_bytes_max(limits);
     let result = fanout.coordinator.result_within(plan, page, most);

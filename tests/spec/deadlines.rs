@@ -211,6 +211,23 @@ async fn waiting_for_the_end_is_over_when_the_plan_ends_or_the_time_is_up() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn waiting_for_the_end_of_a_plan_that_is_deleted_is_over_at_once() {
+    let running = Running::start();
+    running.register(command("p")).await;
+    let plan = running.coordinator.plan("p").await.unwrap();
+    let began = tokio::time::Instant::now();
+    let (head, deleted) = tokio::join!(
+        running.coordinator.wait_for_end(&plan, 300 * SECOND),
+        running.coordinator.delete("p", "")
+    );
+    assert!(deleted.is_ok());
+    assert_eq!(
+        (began.elapsed().as_secs(), head.removed, head.ended),
+        (0, true, false)
+    );
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_quiet_watcher_hears_a_heartbeat_at_its_interval() {
     let running = Running::start();
     running.register(command("p")).await;

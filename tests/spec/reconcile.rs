@@ -4,8 +4,8 @@ use std::time::{Duration, Instant};
 
 use fanout::json::{self, Value};
 use fanout::proto::{
-    CompletionPolicy, EndReason, PlanStatus, ReconcileDocuments, ReconcileRequest,
-    ReconcileResponse, SealRule, View,
+    CompletionPolicy, DeletePlanRequest, EndReason, PlanRequest, PlanStatus, ReconcileDocuments,
+    ReconcileRequest, ReconcileResponse, SealRule, View,
 };
 use tonic::Code;
 
@@ -85,6 +85,58 @@ async fn sealing_with_the_call_ends_the_plan_and_answers_how() {
             .and_then(Value::as_str),
         Some("failed")
     );
+}
+
+#[tokio::test]
+async fn sealing_with_the_call_answers_also_of_a_plan_that_is_forgotten_at_its_end() {
+    let mut server = TestServer::start().await;
+    for _ in 0..30 {
+        let forget_at_once = |request: &mut PlanRequest| {
+            request.retention = Some(prost_types::Duration::default());
+        };
+        server.register_with("p", &["a"], forget_at_once).await;
+        let seal = ReconcileRequest {
+            seal: true,
+            ..of_plan("p")
+        };
+        let response = reconcile(&mut server, seal).await;
+        assert_eq!(response.end_reason(), EndReason::Sealed);
+        let delete = DeletePlanRequest {
+            plan_id: "p".into(),
+            ..Default::default()
+        };
+        // It has gone by itself, or is about to.
+        drop(server.delete_plan(delete).await);
+    }
+}
+
+#[tokio::test]
+async fn waiting_for_the_end_of_a_plan_that_is_deleted_is_answered_as_watching_it() {
+    let mut server = TestServer::start().await;
+    server.register("p", &["a"]).await;
+    let wait = Some(prost_types::Duration {
+        seconds: 300,
+        nanos: 0,
+    });
+    let began = Instant::now();
+    let reconcile = ReconcileRequest {
+        wait,
+        ..of_plan("p")
+    };
+    let delete = DeletePlanRequest {
+        plan_id: "p".into(),
+        ..Default::default()
+    };
+    // On one connection, which are begun in this order.
+    let (mut waiting, mut deleting) = (server.clone(), server.clone());
+    let (reconciled, deleted) =
+        tokio::join!(waiting.reconcile(reconcile), deleting.delete_plan(delete));
+    assert!(deleted.is_ok());
+    assert_eq!(
+        refusal(&reconciled.unwrap_err()),
+        (Code::NotFound, "PLAN_REMOVED".into(), String::new())
+    );
+    assert!(began.elapsed() < Duration::from_secs(60));
 }
 
 #[tokio::test]
