@@ -98,6 +98,12 @@ pub enum Error {
         /// Its name.
         plan_id: String,
     },
+    /// The plan that is meant is gone; another may have its name.
+    #[error("plan {:?} was deleted or has expired", plan_id_of(plan_id))]
+    PlanRemoved {
+        /// Its name.
+        plan_id: String,
+    },
     /// There is no such task.
     #[error("plan {:?} has no task {task_id:?}", plan_id_of(plan_id))]
     TaskNotFound {
@@ -413,7 +419,7 @@ impl Coordinator {
     /// Ends a plan; an ended one stays as it is.
     ///
     /// # Errors
-    /// There is no such plan, or the request id was used for something else.
+    /// There is no such plan, or the request id was used for something else, or for an earlier plan of the name.
     pub async fn end(
         &self,
         plan_id: &str,
@@ -423,9 +429,15 @@ impl Coordinator {
     ) -> Result<PlanView, Error> {
         let plan = self.current(plan_id).await?;
         if !request_id.is_empty() {
+            let (spec, now) = (plan.spec(), self.clock.now());
             let fingerprint = request_ids::fingerprint(&format!("{reason:?}"), plan_id);
             let mut request_ids = self.request_ids.lock().await;
-            request_ids.claim(request_id, fingerprint, plan_id, None, self.clock.now())?;
+            match request_ids.known(request_id, fingerprint, now)? {
+                Some(known) if !known.was_about(spec) => return Err(removed(plan_id)),
+                // It was this very plan: if it has not ended after all, it does now.
+                Some(_) => {}
+                None => request_ids.claim(request_id, fingerprint, spec, None, now)?,
+            }
         }
         self.end_this(&plan, reason, note).await
     }
@@ -481,7 +493,13 @@ impl Coordinator {
                 standing: deleted.standing.clone(),
             };
             let answer = Some(Arc::new(kept));
-            request_ids.claim(request_id, fingerprint, plan_id, answer, self.clock.now())?;
+            request_ids.claim(
+                request_id,
+                fingerprint,
+                &deleted.spec,
+                answer,
+                self.clock.now(),
+            )?;
         }
         let forgotten = match &plan {
             Some(plan) => self.forget(plan).await,
@@ -524,6 +542,12 @@ impl Coordinator {
 
 fn not_found(plan_id: &str) -> Error {
     Error::PlanNotFound {
+        plan_id: plan_id.to_owned(),
+    }
+}
+
+fn removed(plan_id: &str) -> Error {
+    Error::PlanRemoved {
         plan_id: plan_id.to_owned(),
     }
 }

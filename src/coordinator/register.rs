@@ -7,6 +7,7 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use super::name::{plan_name, tenant_of};
+use super::request_ids::{RequestIds, fingerprint};
 use super::{Coordinator, Error, PlanView, view};
 use crate::engine::{Command, Completion, Entry, Event, SealRule, Spec, State, Terms, Timestamp};
 use crate::journal::{self, History};
@@ -96,9 +97,16 @@ impl Coordinator {
             tokio::task::spawn_blocking(move || prepare(command, now, traceparent, &limits)).await;
         let (spec, document) =
             planned.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()))?;
-        let fingerprint =
-            super::request_ids::fingerprint("plan", &format!("{requested_id}\0{}", spec.digest));
+        let fingerprint = fingerprint("plan", &format!("{requested_id}\0{}", spec.digest));
         if validate_only {
+            let mut request_ids = self.request_ids.lock().await;
+            let known = request_ids.known(&request_id, fingerprint, now)?;
+            drop(request_ids);
+            match self.current(&spec.plan_id).await {
+                Ok(plan) => drop(registered_before(&plan, &spec, None)?),
+                Err(Error::PlanNotFound { .. }) if known.is_none() => {}
+                Err(error) => return Err(error),
+            }
             let view = PlanView::of(&State::created(spec));
             return Ok(Registered {
                 view,
@@ -114,25 +122,25 @@ impl Coordinator {
         }
         let mut request_ids = self.request_ids.lock().await;
         if let Some(known) = request_ids.known(&request_id, fingerprint, now)? {
-            let view = self.view(&known.plan_id).await?;
-            return Ok(Registered {
-                view,
-                document,
-                created: false,
-            });
+            let plan = self.current(&known.plan_id).await?;
+            return registered_before(&plan, &spec, document);
         }
         // No process makes the plan live twice: not by reading what was just begun here.
         let loading = match &self.shared {
             Some(shared) => Some(shared.loading(&spec.plan_id).lock().await),
             None => None,
         };
+        let claim = |request_ids: &mut RequestIds, spec: &Spec| match &*request_id {
+            "" => Ok(()),
+            id => request_ids.claim(id, fingerprint, spec, None, now),
+        };
         if let Some(plan) = self.taken(&spec.plan_id).await? {
-            return registered_before(&plan, &spec, document);
+            let registered = registered_before(&plan, &spec, document)?;
+            claim(&mut request_ids, plan.spec())?;
+            return Ok(registered);
         }
         self.check_quota(&spec)?;
-        if !request_id.is_empty() {
-            request_ids.claim(&request_id, fingerprint, &spec.plan_id, None, now)?;
-        }
+        claim(&mut request_ids, &spec)?;
         let created = Entry {
             sequence: 1,
             at: spec.created_at,
@@ -149,7 +157,11 @@ impl Coordinator {
                 );
                 return match &self.shared {
                     Some(_) if was_first => match self.load_held(&spec.plan_id).await {
-                        Ok(plan) => registered_before(&plan, &spec, document),
+                        Ok(plan) => {
+                            let registered = registered_before(&plan, &spec, document)?;
+                            claim(&mut request_ids, plan.spec())?;
+                            Ok(registered)
+                        }
                         Err(Error::PlanNotFound { .. }) => Err(begun_elsewhere()),
                         Err(error) => Err(error),
                     },

@@ -4,8 +4,8 @@ use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::{Error, PlanView};
-use crate::engine::Timestamp;
+use super::{Error, PlanView, cursor};
+use crate::engine::{Spec, Timestamp};
 
 /// What a request id was used for.
 #[derive(Clone, Debug)]
@@ -13,8 +13,17 @@ pub(super) struct Known {
     fingerprint: blake3::Hash,
     /// The plan it was about.
     pub(super) plan_id: Arc<str>,
+    /// What tells that plan from others of its name.
+    cursor: String,
     /// The answer of a deletion; everything else can be asked again.
     pub(super) deleted: Option<Arc<PlanView>>,
+}
+
+impl Known {
+    /// Whether it was used for this very plan, and not for another of its name.
+    pub(super) fn was_about(&self, spec: &Spec) -> bool {
+        self.cursor == cursor(spec, 0)
+    }
 }
 
 /// The request ids of the last while.
@@ -79,7 +88,7 @@ impl RequestIds {
         &mut self,
         request_id: &str,
         fingerprint: blake3::Hash,
-        plan_id: &str,
+        spec: &Spec,
         deleted: Option<Arc<PlanView>>,
         now: Timestamp,
     ) -> Result<(), Error> {
@@ -100,7 +109,8 @@ impl RequestIds {
             id,
             Known {
                 fingerprint,
-                plan_id: plan_id.into(),
+                plan_id: Arc::clone(&spec.plan_id),
+                cursor: cursor(spec, 0),
                 deleted,
             },
         );

@@ -41,6 +41,7 @@ pub(super) fn of(error: &Error) -> Status {
             );
             with(Code::NotFound, &message, details)
         }
+        Error::PlanRemoved { plan_id } => plan_removed(plan_id_of(plan_id)),
         Error::TaskNotFound { task_id, .. } => {
             let mut details = info("TASK_NOT_FOUND", []);
             let resource = clean(task_id);

@@ -176,6 +176,61 @@ async fn a_request_id_makes_one_plan_however_often_it_is_sent() {
 }
 
 #[tokio::test]
+async fn a_request_id_that_found_its_plan_there_is_not_used_for_another() {
+    let mut server = TestServer::start().await;
+    server.register("p", &["a"]).await;
+    let with_id = |plan_id: &str, group_keys: &[&str]| PlanRequest {
+        request_id: "r".into(),
+        ..plan_request(plan_id, group_keys)
+    };
+    let found = server.plan(with_id("p", &["a"])).await.unwrap();
+    assert!(!found.into_inner().created);
+    let status = server.plan(with_id("q", &["b"])).await.unwrap_err();
+    assert_eq!(
+        refusal(&status),
+        (
+            Code::AlreadyExists,
+            "REQUEST_ID_REUSED".into(),
+            String::new()
+        )
+    );
+}
+
+#[tokio::test]
+async fn validating_is_refused_as_the_real_call_would_be() {
+    let mut server = TestServer::start().await;
+    let plan = |plan_id: &str, group_key: &str, request_id: &str, validate_only| PlanRequest {
+        request_id: request_id.into(),
+        validate_only,
+        ..plan_request(plan_id, &[group_key])
+    };
+    let created = server.plan(plan("p", "a", "r", false)).await.unwrap();
+    assert!(created.into_inner().created);
+    for (plan_id, group_key, request_id, reason) in [
+        ("p", "b", "", "PLAN_EXISTS"),
+        ("p", "b", "s", "PLAN_EXISTS"),
+        ("q", "a", "r", "REQUEST_ID_REUSED"),
+    ] {
+        for validate_only in [true, false] {
+            let request = plan(plan_id, group_key, request_id, validate_only);
+            let status = server.plan(request).await.unwrap_err();
+            assert_eq!(
+                refusal(&status),
+                (Code::AlreadyExists, reason.into(), String::new())
+            );
+        }
+    }
+    // Neither the name nor the request id was used by asking.
+    for (validate_only, is_created) in [(true, false), (true, false), (false, true)] {
+        let validated = server.plan(plan("q", "b", "s", validate_only)).await;
+        assert_eq!(validated.unwrap().into_inner().created, is_created);
+    }
+    // What is there already is no mistake.
+    let again = server.plan(plan("p", "a", "r", true)).await.unwrap();
+    assert!(!again.into_inner().created);
+}
+
+#[tokio::test]
 async fn validating_checks_everything_and_registers_nothing() {
     let mut server = TestServer::start().await;
     let request = PlanRequest {
@@ -460,6 +515,53 @@ async fn sealing_and_cancelling_are_final_and_repeating_them_changes_nothing() {
         (cancelled.end_reason(), cancelled.end_note.as_str()),
         (EndReason::Cancelled, "no more")
     );
+}
+
+#[tokio::test]
+async fn a_repeated_end_is_never_that_of_a_later_plan_of_the_name() {
+    let mut server = TestServer::start().await;
+    server.register("p", &["a"]).await;
+    let seal = SealPlanRequest {
+        plan_id: "p".into(),
+        request_id: "seal".into(),
+        ..Default::default()
+    };
+    let cancel = CancelPlanRequest {
+        plan_id: "p".into(),
+        request_id: "cancel".into(),
+        ..Default::default()
+    };
+    let sealed = server.seal_plan(seal.clone()).await.unwrap().into_inner();
+    let repeated = server.seal_plan(seal.clone()).await.unwrap().into_inner();
+    assert_eq!(repeated, sealed);
+    server.cancel_plan(cancel.clone()).await.unwrap();
+    let delete = DeletePlanRequest {
+        plan_id: "p".into(),
+        ..Default::default()
+    };
+    server.delete_plan(delete).await.unwrap();
+    server.register("p", &["b"]).await;
+    for status in [
+        server.seal_plan(seal.clone()).await.unwrap_err(),
+        server.cancel_plan(cancel).await.unwrap_err(),
+    ] {
+        assert_eq!(
+            refusal(&status),
+            (Code::NotFound, "PLAN_REMOVED".into(), String::new())
+        );
+    }
+    let get = GetPlanRequest {
+        plan_id: "p".into(),
+        ..Default::default()
+    };
+    let plan = server.get_plan(get).await.unwrap().into_inner().plan;
+    assert_eq!(plan.unwrap().status(), PlanStatus::Incomplete);
+    let anew = SealPlanRequest {
+        request_id: "another".into(),
+        ..seal
+    };
+    let sealed = server.seal_plan(anew).await.unwrap().into_inner().plan;
+    assert_eq!(sealed.unwrap().end_reason(), EndReason::Sealed);
 }
 
 #[tokio::test]
