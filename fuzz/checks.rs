@@ -192,6 +192,7 @@ impl Served {
             watchers_per_plan: 10,
             request_ids: 100,
             request_id_life: std::time::Duration::from_secs(1),
+            deadline: std::time::Duration::MAX,
             retention: std::time::Duration::from_secs(1),
         };
         let runtime = tokio::runtime::Builder::new_current_thread()

@@ -73,6 +73,8 @@ pub struct Limits {
     pub request_ids: usize,
     /// How long a request id is remembered.
     pub request_id_life: Duration,
+    /// Longest time until a plan's deadline.
+    pub deadline: Duration,
     /// How long an ended plan can be read, unless it says otherwise.
     pub retention: Duration,
 }

@@ -22,7 +22,7 @@ use tokio::sync::watch;
 use tonic::codec::CompressionEncoding;
 use tonic::service::Routes;
 
-use crate::config::{Config, REQUEST_ID_LIFE, Times};
+use crate::config::{Config, PLAN_TIME_MAX, REQUEST_ID_LIFE, Times};
 use crate::coordinator::{self, Clock, Coordinator, Limits};
 use crate::identity::Authority;
 use crate::journal::{self, Journal};
@@ -317,6 +317,7 @@ fn limits(config: &Config) -> Limits {
         watchers_per_plan: limits.watchers_per_plan_max,
         request_ids: limits.request_ids_max,
         request_id_life: REQUEST_ID_LIFE,
+        deadline: PLAN_TIME_MAX,
         retention: config.times.retention,
     }
 }

@@ -236,6 +236,15 @@ fn prepare(
                 limit: None,
             });
         }
+        Some(Deadline::At(at)) if at > now.plus(limits.deadline) => {
+            let most = limits.deadline.as_secs();
+            return Err(Error::Invalid {
+                field: "deadline".into(),
+                problem: format!("is more than {most}s from now"),
+                reason: "LIMIT_EXCEEDED",
+                limit: Some(most),
+            });
+        }
         Some(Deadline::At(at)) => Some(at),
         Some(Deadline::After(after)) => Some(now.plus(after)),
         None => None,

@@ -146,6 +146,7 @@ mod tests {
             watchers_per_plan: 10,
             request_ids: 10,
             request_id_life: Duration::from_secs(1),
+            deadline: Duration::MAX,
             retention: Duration::from_secs(3_600),
         };
         let journal = Arc::new(journal::Memory::default());

@@ -132,6 +132,38 @@ async fn a_deadline_in_the_past_is_refused() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_deadline_one_past_the_limit_is_refused_with_the_limit() {
+    let day = 24 * 3_600 * SECOND;
+    let coordinator = Coordinator::new(
+        Arc::new(Memory::default()),
+        Clock::system(),
+        Limits {
+            deadline: day,
+            ..coordinator_limits()
+        },
+    );
+    let now = Clock::system().now();
+    let at = |time: Duration| PlanCommand {
+        deadline: Some(Deadline::At(now.plus(time))),
+        ..command("p")
+    };
+    let past = at(day + Duration::from_millis(1));
+    let error = coordinator.register(past).await.unwrap_err();
+    assert!(
+        matches!(
+            &error,
+            Error::Invalid {
+                limit: Some(86_400),
+                ..
+            }
+        ),
+        "{error:?}"
+    );
+    assert_eq!(error.to_string(), "deadline: is more than 86400s from now");
+    assert!(coordinator.register(at(day)).await.unwrap().created);
+}
+
+#[tokio::test(start_paused = true)]
 async fn an_ended_plan_is_forgotten_when_its_retention_is_over_and_its_journal_with_it() {
     let running = Running::start();
     running

@@ -200,6 +200,7 @@ pub fn coordinator_limits() -> coordinator::Limits {
         watchers_per_plan: 1,
         request_ids: 1,
         request_id_life: Duration::from_secs(1),
+        deadline: Duration::MAX,
         retention: Duration::from_secs(60),
     }
 }

@@ -870,7 +870,8 @@ async fn a_time_that_is_none_is_refused_with_its_field() {
             ..sound()
         },
     );
-    cases.push(("the last deadline".into(), last, "Ok +1".into()));
+    let expected = "InvalidArgument LIMIT_EXCEEDED deadline <= 2592000";
+    cases.push(("the last deadline".into(), last, expected.into()));
     let peer = target.peer().await;
     assert_eq!(wrong_answers(&peer, cases).await, NONE);
     target.ends_well().await;
