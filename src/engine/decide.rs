@@ -17,7 +17,8 @@ use super::receipt::{
     Disposition, ProducerRefusal, Receipt, Refusal, Warning, over_quota, refused,
 };
 use super::state::State;
-use crate::json;
+use crate::json::{self, Value};
+use crate::plan::Keys;
 use crate::reconcile::record::{self, ReadRecord};
 use crate::reconcile::{MatchedBy, Named, Sessions, Verdict};
 
@@ -212,14 +213,6 @@ impl Draft<'_> {
 
     fn submit(&mut self, arrival: Arrival<'_>, identified: Option<(u32, MatchedBy)>) -> Receipt {
         let Arrival { kind, record, .. } = arrival;
-        let document_bytes = self.totals.document_bytes + record.document.len() as u64;
-        if document_bytes > self.limits.document_bytes {
-            return over_quota(
-                "body",
-                "bytes of records in one plan",
-                self.limits.document_bytes,
-            );
-        }
         let index = &self.state.spec.index;
         match index.resolve(identified, &record.keys, self) {
             Named::Unmatched => self.quarantine(arrival, QuarantineReason::Unmatched, &[]),
@@ -254,23 +247,21 @@ impl Draft<'_> {
         }
     }
 
+    /// The receipt of a record whose document would be kept, if the plan has no room for it.
+    fn over_document_bytes(&self, record: &ReadRecord<'_>) -> Option<Receipt> {
+        let most = self.limits.document_bytes;
+        let bytes = self.totals.document_bytes + record.document.len() as u64;
+        (bytes > most).then(|| over_quota("body", "bytes of records in one plan", most))
+    }
+
     fn result(&mut self, mut arrival: Arrival<'_>, task: u32, by: MatchedBy) -> Receipt {
         let record = arrival.record;
-        let previous = self.held(task);
-        if let Some(previous) = previous
-            // Equal documents come to the same, which is quicker to see.
-            && previous.verdict == record.verdict
-            && same_content(&previous.document, &record.document)
-        {
-            let previous = Arc::clone(previous);
-            return Receipt {
-                sequence: previous.sequence,
-                held: Some(previous),
-                warnings: self.learn_session(record, task, by),
-                ..Receipt::of(Disposition::Duplicate)
-            };
+        let session = &*record.keys.sandbox_session_id;
+        if let Some(mut receipt) = self.duplicate(task, record.verdict, &record.document) {
+            receipt.warnings = self.learn_session(session, task, by);
+            return receipt;
         }
-        let is_first = previous.is_none();
+        let is_first = self.held(task).is_none();
         if self.end.is_some() {
             return self.quarantine(arrival, QuarantineReason::Late, &[task]);
         }
@@ -278,10 +269,28 @@ impl Draft<'_> {
             let reason = QuarantineReason::NotFirst;
             return self.quarantine(arrival, reason, &[task]);
         }
+        if let Some(over) = self.over_document_bytes(record) {
+            return Receipt {
+                held: self.held(task).cloned(),
+                ..over
+            };
+        }
         let document = arrival.document(self.documents);
         let mut receipt = self.accept(task, by, record.verdict, record.has_outcome, document);
-        receipt.warnings = self.learn_session(record, task, by);
+        receipt.warnings = self.learn_session(session, task, by);
         receipt
+    }
+
+    /// The receipt of a record that says what its task's record says.
+    fn duplicate(&self, task: u32, verdict: Verdict, document: &[u8]) -> Option<Receipt> {
+        let previous = self.held(task)?;
+        // Equal documents come to the same, which is quicker to see.
+        let is_same = previous.verdict == verdict && same_content(&previous.document, document);
+        is_same.then(|| Receipt {
+            sequence: previous.sequence,
+            held: Some(Arc::clone(previous)),
+            ..Receipt::of(Disposition::Duplicate)
+        })
     }
 
     /// Gives a task its record, or another one. The receipt gets it at the end.
@@ -341,9 +350,17 @@ impl Draft<'_> {
         if self.end.is_some() {
             return Err(Refusal::PlanEnded);
         }
-        let by = MatchedBy::Operator;
-        let document = record.document.clone();
-        let receipt = self.accept(task, by, record.verdict, record.has_outcome, document);
+        let (by, document) = (MatchedBy::Operator, record.document.clone());
+        let mut receipt = match self.duplicate(task, record.verdict, &document) {
+            Some(duplicate) => Receipt {
+                task: Some(task),
+                matched_by: Some(by),
+                ..duplicate
+            },
+            None => self.accept(task, by, record.verdict, record.has_outcome, document),
+        };
+        let session = session_of(&record.document);
+        receipt.warnings = self.learn_session(&session, task, by);
         self.resolve(id, Resolution::Rematched(task), note);
         Ok(receipt)
     }
@@ -366,8 +383,8 @@ impl Draft<'_> {
 
     fn sign_of_life(&mut self, mut arrival: Arrival<'_>, task: u32) -> Receipt {
         let Arrival { kind, record, .. } = arrival;
-        let (held, alive) = (self.held(task), self.alive(task));
         let session = &*record.keys.sandbox_session_id;
+        let (held, alive) = (self.held(task), self.alive(task));
         let known = alive.is_some_and(|alive| {
             let same_session = session.is_empty() || *alive.session == *session;
             let same_news = alive.kind == kind && alive.document == *record.document;
@@ -379,7 +396,7 @@ impl Draft<'_> {
         if known || held.is_some() {
             let sequence = alive.map_or(0, |alive| alive.sequence);
             let held = held.cloned();
-            let warnings = self.learn_session(record, task, MatchedBy::TaskId);
+            let warnings = self.learn_session(session, task, MatchedBy::TaskId);
             return Receipt {
                 held,
                 sequence,
@@ -394,6 +411,9 @@ impl Draft<'_> {
         if self.totals.signs_of_life >= most {
             return over_quota("kind", "STARTED and PROGRESS records in one plan", most);
         }
+        if let Some(over) = self.over_document_bytes(record) {
+            return over;
+        }
         let sign = SignOfLife {
             task,
             sequence: self.next_sequence(),
@@ -404,7 +424,7 @@ impl Draft<'_> {
         };
         let sequence = sign.sequence;
         self.happen(Event::TaskProgressed(Arc::new(sign)));
-        let warnings = self.learn_session(record, task, MatchedBy::TaskId);
+        let warnings = self.learn_session(session, task, MatchedBy::TaskId);
         Receipt {
             sequence,
             warnings,
@@ -413,8 +433,7 @@ impl Draft<'_> {
     }
 
     /// Learns the session of a record that was matched by another key. An ended plan learns nothing.
-    fn learn_session(&mut self, record: &ReadRecord<'_>, task: u32, by: MatchedBy) -> Vec<Warning> {
-        let session = &*record.keys.sandbox_session_id;
+    fn learn_session(&mut self, session: &str, task: u32, by: MatchedBy) -> Vec<Warning> {
         if session.is_empty() || by == MatchedBy::SandboxSessionId || self.end.is_some() {
             return Vec::new();
         }
@@ -450,6 +469,9 @@ impl Draft<'_> {
                 "records in quarantine",
                 self.limits.quarantined_records,
             );
+        }
+        if let Some(over) = self.over_document_bytes(arrival.record) {
+            return over;
         }
         let id = self.totals.set_aside + 1;
         let candidates: Vec<u32> = tasks.iter().copied().take(CANDIDATES_LISTED).collect();
@@ -506,21 +528,32 @@ impl Arrival<'_> {
     fn document_without_task(&mut self, documents: &mut Documents) -> Bytes {
         let record = self.record;
         if self.kind != RecordKind::Result
-            && let Ok(with_keys) = record::with_keys(&record.document, &record.keys)
+            && let Some(Value::Object(own)) = parse(&record.document)
         {
-            return documents.keep(&with_keys);
+            return documents.keep(record::with_keys(&own, &record.keys).as_bytes());
         }
         self.document(documents)
     }
 }
 
+/// The session that a kept document names, or nothing.
+fn session_of(document: &[u8]) -> Arc<str> {
+    let document = parse(document);
+    let object = document.as_ref().and_then(Value::as_object);
+    object.map(Keys::of).unwrap_or_default().sandbox_session_id
+}
+
 /// Whether two documents say the same; layout, the order of members and the spelling of numbers do not matter.
 fn same_content(one: &[u8], other: &[u8]) -> bool {
+    one == other
+        || parse(one).is_some_and(|one| parse(other).is_some_and(|other| one.is_same(&other)))
+}
+
+/// A document that was kept, and so was within the limits of its time.
+fn parse(document: &[u8]) -> Option<Value> {
     let limits = json::Limits {
         depth: usize::MAX,
         ..json::Limits::default()
     };
-    let read = |document| json::parse(document, limits).ok();
-    one == other
-        || read(one).is_some_and(|one| read(other).is_some_and(|other| one.is_same(&other)))
+    json::parse(document, limits).ok()
 }

@@ -265,16 +265,8 @@ fn with_progress(
 }
 
 /// A document with the keys that its record came with, as far as it lacks them; for a record that is kept without a task.
-///
-/// # Errors
-/// It is no JSON document.
-pub fn with_keys(document: &[u8], keys: &Keys<Cow<'_, str>>) -> Result<Vec<u8>, json::Error> {
-    // It was within its limits when it came.
-    let limits = json::Limits {
-        depth: usize::MAX,
-        ..json::Limits::default()
-    };
-    let members = json::parse(document, limits)?;
+#[must_use]
+pub fn with_keys(document: &Object, keys: &Keys<Cow<'_, str>>) -> String {
     let texts = [
         (ID, &keys.id),
         (TASK_ID, &keys.task_id),
@@ -287,7 +279,7 @@ pub fn with_keys(document: &[u8], keys: &Keys<Cow<'_, str>>) -> Result<Vec<u8>, 
             own.set(FIELDS[field], Value::string(text));
         }
     }
-    Ok(json::compact(&in_front(&own, members.as_object(), false).into()).into_bytes())
+    json::compact(&in_front(&own, Some(document), false).into())
 }
 
 /// A record with the host's status: in place of its own, or at the end.

@@ -527,6 +527,28 @@ fn one_past_each_limit_of_a_plan_is_refused_with_the_limit() {
     plan.limits.document_bytes = body.len() as u64;
     assert_eq!(plan.submit_one(body).disposition, Disposition::Accepted);
     assert_eq!(quota(plan.submit_one(r#"{"id":"task-b"}"#)), ("body", 33));
+    for (kind, body) in [
+        (RecordKind::Result, r#"{"id":"stray"}"#),
+        (RecordKind::Started, r#"{"id":"task-b"}"#),
+    ] {
+        assert_eq!(quota(plan.sign(kind, body)), ("body", 33));
+    }
+    assert_eq!(
+        plan.submit_one(body).disposition,
+        Disposition::Duplicate,
+        "nothing of it is kept"
+    );
+    assert_eq!(
+        plan.submit(&[body, r#"{"id":"task-b"}"#, body])
+            .iter()
+            .map(|receipt| receipt.disposition)
+            .collect::<Vec<_>>(),
+        [
+            Disposition::Duplicate,
+            Disposition::TooLarge,
+            Disposition::Duplicate
+        ]
+    );
 
     let mut plan = three();
     plan.limits.sessions_per_task = 1;
@@ -539,6 +561,44 @@ fn one_past_each_limit_of_a_plan_is_refused_with_the_limit() {
         };
         assert_eq!(plan.submit_one(&body).warnings, expected);
     }
+}
+
+#[test]
+fn a_rematched_record_counts_as_if_it_had_come_for_its_task() {
+    let mut plan = three();
+    let stray = r#"{"id":"stray","status":"passed","sandbox_session_id":"box-1"}"#;
+    let same = r#"{"sandbox_session_id":"box-1","id":"stray","status":"passed"}"#;
+    let other = r#"{"id":"stray","status":"failed"}"#;
+    plan.submit(&[stray, same, other]);
+    let mut rematch = |id| {
+        let command = Command::Rematch {
+            id,
+            task: 0,
+            note: "".into(),
+        };
+        let receipt = plan.execute(&command).remove(0);
+        let held = receipt.held.unwrap();
+        assert_eq!(
+            (receipt.task, receipt.matched_by, receipt.sequence),
+            (Some(0), Some(MatchedBy::Operator), held.sequence)
+        );
+        (receipt.disposition, held.revision)
+    };
+    assert_eq!(rematch(1), (Disposition::Accepted, 1));
+    assert_eq!(rematch(2), (Disposition::Duplicate, 1));
+    assert_eq!(rematch(2), (Disposition::Duplicate, 1));
+    assert_eq!(rematch(3), (Disposition::SupersededPrevious, 2));
+    assert_eq!(
+        plan.events()[4..],
+        [
+            "accepted", "learnt", "resolved", "resolved", "accepted", "resolved"
+        ]
+    );
+    let receipt = plan.submit_one(r#"{"sandbox_session_id":"box-1","status":"passed"}"#);
+    assert_eq!(
+        (receipt.task, receipt.matched_by),
+        (Some(0), Some(MatchedBy::SandboxSessionId))
+    );
 }
 
 /// Anything that may come over a stream to a plan of four tasks.

@@ -149,14 +149,14 @@ fn a_document_gets_the_keys_that_it_lacks_in_front() {
         ..TypedFields::default()
     };
     let read = read(typed, r#"{"id":"e-1","done":3}"#);
-    let with_keys = |document: &[u8]| record::with_keys(document, &read.keys).unwrap();
+    let with_keys = |document| record::with_keys(parse(document).as_object().unwrap(), &read.keys);
     assert_eq!(
-        with_keys(br#"{"id":" e-1 ","done": 3}"#),
-        br#"{"task_id":"typed","sandbox_session_id":"box","id":" e-1 ","done":3}"#
+        with_keys(r#"{"id":" e-1 ","done": 3}"#),
+        r#"{"task_id":"typed","sandbox_session_id":"box","id":" e-1 ","done":3}"#
     );
     assert_eq!(
-        with_keys(b"{}"),
-        br#"{"id":"e-1","task_id":"typed","sandbox_session_id":"box"}"#
+        with_keys("{}"),
+        r#"{"id":"e-1","task_id":"typed","sandbox_session_id":"box"}"#
     );
 }
 
