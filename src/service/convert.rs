@@ -65,12 +65,20 @@ pub(super) fn task_page_start(page_token: &str) -> Result<usize, Status> {
     let start = page_token
         .strip_prefix("t.")
         .and_then(|start| start.parse().ok());
-    start.ok_or_else(bad_page_token)
+    as_printed(start, page_token, |start| task_page_token(Some(*start)))
 }
 
-pub(super) fn bad_page_token() -> Status {
-    let problem = "is not a token of this call";
-    invalid("page_token", problem, "INVALID_PAGE_TOKEN")
+/// What was read of a page token, if this is how the token of that is printed.
+pub(super) fn as_printed<T>(
+    read: Option<T>,
+    page_token: &str,
+    print: impl FnOnce(&T) -> String,
+) -> Result<T, Status> {
+    let read = read.filter(|read| print(read) == page_token);
+    read.ok_or_else(|| {
+        let problem = "is not a token of this call";
+        invalid("page_token", problem, "INVALID_PAGE_TOKEN")
+    })
 }
 
 pub(super) fn task_page_token(start: Option<usize>) -> String {
@@ -309,7 +317,8 @@ impl<'r> PlanFilter<'r> {
                     let (created_at, plan_id) = token.strip_prefix("p.")?.split_once('.')?;
                     Some((Timestamp(created_at.parse().ok()?), plan_id))
                 };
-                Some(read().ok_or_else(bad_page_token)?)
+                let print = |after: &(Timestamp, &str)| page_token_after(after.0, after.1);
+                Some(as_printed(read(), token, print)?)
             }
         };
         let status = match proto::PlanStatus::try_from(request.status) {
@@ -346,11 +355,11 @@ impl<'r> PlanFilter<'r> {
 }
 
 pub(super) fn plan_page_token(last: &PlanView) -> String {
-    format!(
-        "p.{}.{}",
-        last.spec.created_at.0,
-        plan_id_of(&last.spec.plan_id)
-    )
+    page_token_after(last.spec.created_at, plan_id_of(&last.spec.plan_id))
+}
+
+fn page_token_after(created_at: Timestamp, plan_id: &str) -> String {
+    format!("p.{}.{plan_id}", created_at.0)
 }
 
 pub(super) fn plan(view: &PlanView) -> proto::Plan {

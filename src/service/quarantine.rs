@@ -35,7 +35,7 @@ pub(super) async fn list(
     let entries = page.records.iter().take(fitting);
     let records: Vec<_> = entries.map(|entry| record(&page.view, entry)).collect();
     let next_page_token = match records.last() {
-        Some(last) if more => format!("q.{}", last.quarantine_id),
+        Some(last) if more => page_token_after(last.quarantine_id),
         _ => String::new(),
     };
     Ok(ListQuarantineResponse {
@@ -52,7 +52,11 @@ fn after(page_token: &str) -> Result<u64, Status> {
     let number = page_token
         .strip_prefix("q.")
         .and_then(|number| number.parse().ok());
-    number.ok_or_else(convert::bad_page_token)
+    convert::as_printed(number, page_token, |number| page_token_after(*number))
+}
+
+fn page_token_after(number: u64) -> String {
+    format!("q.{number}")
 }
 
 pub(super) async fn rematch(

@@ -1001,6 +1001,12 @@ async fn a_token_of_another_call_or_a_size_out_of_range_is_refused_with_its_fiel
             "q.18446744073709551616",
             "p.18446744073709551616.x",
             "t. 1",
+            "t.+1",
+            "t.01",
+            "q.+1",
+            "q.01",
+            "p.+1.x",
+            "p.01.x",
             "\0",
         ];
         let long = "x".repeat(15 << 20);
