@@ -117,6 +117,18 @@ impl Settings {
 /// # Errors
 /// The plan has no list of task requests, one of them has no identity, or two have the same.
 pub fn reconcile(config: &Object, plan: &Value, records: Vec<Value>) -> Result<Value, Error> {
+    reconcile_counting(config, plan, records).map(|(result, _)| result)
+}
+
+/// As [`reconcile`]; answers, too, how many tasks have no record.
+///
+/// # Errors
+/// As [`reconcile`].
+pub fn reconcile_counting(
+    config: &Object,
+    plan: &Value,
+    records: Vec<Value>,
+) -> Result<(Value, u64), Error> {
     let settings = Settings::read(config)?;
     let Some(task_requests) = plan.get("task_requests").and_then(Value::as_array) else {
         let found = plan.get("task_requests").map_or("nothing", Value::kind);
@@ -146,6 +158,7 @@ pub fn reconcile(config: &Object, plan: &Value, records: Vec<Value>) -> Result<V
         .collect();
 
     let mut page = Page::with_capacity(task_requests.len());
+    let mut missing = 0;
     let matches = matching.finish();
     for ((matched, task_id), request) in matches
         .into_iter()
@@ -155,6 +168,7 @@ pub fn reconcile(config: &Object, plan: &Value, records: Vec<Value>) -> Result<V
         // Each record is matched at most once.
         let own = matched.and_then(|at| reconciled[at as usize].take());
         let own = own.unwrap_or_else(|| {
+            missing += 1;
             let group_key = request
                 .get("group_key")
                 .filter(|group_key| group_key.is_present());
@@ -173,14 +187,9 @@ pub fn reconcile(config: &Object, plan: &Value, records: Vec<Value>) -> Result<V
     } else {
         Status::Failed
     };
-    Ok(document(
-        &settings,
-        &ResultHead::of_plan(plan),
-        page,
-        &counts,
-        status.name(),
-    )
-    .into())
+    let head = ResultHead::of_plan(plan);
+    let result = document(&settings, &head, page, &counts, status.name());
+    Ok((result.into(), missing))
 }
 
 impl Settings {

@@ -142,7 +142,8 @@ fn of_documents(
         }
     };
     let records = records.map(Value::into_list).unwrap_or_default();
-    let result = reconcile::reconcile(&config, &plan, records).map_err(refused)?;
+    let reconciled = reconcile::reconcile_counting(&config, &plan, records);
+    let (result, missing) = reconciled.map_err(refused)?;
     let mut document = String::new();
     if !json::write_compact_within(&mut document, &result, limits.message_bytes_max) {
         check_size(&document, limits)?;
@@ -155,15 +156,11 @@ fn of_documents(
             .and_then(|count| count.text().parse().ok())
             .unwrap_or(0)
     };
-    let missing = result
-        .get("records")
-        .and_then(Value::as_array)
-        .unwrap_or_default();
-    let missing = missing.iter().filter(|record| {
-        record.get("status").and_then(Value::as_str)
-            == Some(reconcile::Status::MissingRecord.name())
-    });
-    let missing = missing.count() as u64;
+    let settings = reconcile::Settings::read(&config).map_err(refused)?;
+    let (missing_successful, missing_failed) = match settings.counts_missing_as_successful() {
+        true => (missing, 0),
+        false => (0, missing),
+    };
     let completed = count("failure_count") == 0;
     let items = plan
         .get("summary")
@@ -175,8 +172,8 @@ fn of_documents(
         groups: count("group_count"),
         tasks: count("task_count"),
         recorded: count("task_count") - missing,
-        successful: count("success_count"),
-        failed: count("failure_count").saturating_sub(missing),
+        successful: count("success_count").saturating_sub(missing_successful),
+        failed: count("failure_count").saturating_sub(missing_failed),
         missing,
         outcomes: count("outcome_count"),
         ..Default::default()

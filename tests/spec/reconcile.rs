@@ -322,6 +322,34 @@ async fn a_result_that_does_not_fit_one_message_asks_for_pages() {
 }
 
 #[tokio::test]
+async fn a_record_that_calls_itself_missing_is_a_record_in_the_counts() {
+    let mut server = TestServer::start().await;
+    let config =
+        r#"{"group_key_path":"k","task_request_template":{"id":"task-{{group.key}}"}RULES}"#;
+    let records = r#"[{"id":"task-a","status":"missing_record"},
+        {"id":"task-b","status":"missing_record","success":true}]"#;
+    // (successful, failed), then with a list of successful statuses that has that of missing records.
+    for (rules, expected) in [
+        ("", (1, 1)),
+        (r#","success_statuses":["missing_record"]"#, (2, 0)),
+    ] {
+        let documents = ReconcileDocuments {
+            config: config.replace("RULES", rules).into(),
+            items: r#"[{"k":"a"},{"k":"b"},{"k":"c"}]"#.into(),
+            records: records.into(),
+            ..Default::default()
+        };
+        let request = ReconcileRequest {
+            documents: Some(documents),
+            ..Default::default()
+        };
+        let counts = reconcile(&mut server, request).await.counts.unwrap();
+        assert_eq!((counts.recorded, counts.missing), (2, 1), "{rules}");
+        assert_eq!((counts.successful, counts.failed), expected, "{rules}");
+    }
+}
+
+#[tokio::test]
 async fn documents_are_reconciled_without_a_plan_as_the_command_does() {
     let mut server = TestServer::start().await;
     let file = |name: &str| {
