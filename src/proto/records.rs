@@ -83,6 +83,17 @@ impl RecordsMessage {
         Some(plan_id)
     }
 
+    /// How many records it brings, without reading them; of what is no message, how many until that shows.
+    #[must_use]
+    pub fn count(&self) -> usize {
+        let mut count = 0;
+        let mut fields = Fields(&self.0);
+        while let Some(Some((number, value))) = fields.next() {
+            count += usize::from(matches!((number, value), (2, Value::Bytes(_))));
+        }
+        count
+    }
+
     /// Reads the message: answers what it says beside its records, and appends these to `records`.
     ///
     /// # Errors
@@ -355,6 +366,7 @@ mod tests {
                     first_offset: expected.first_offset,
                     view: expected.view,
                 };
+                assert_eq!(message.count(), fields.len());
                 assert_eq!((header, records), (expected, fields));
             }
             (Err(found), Err(expected)) => assert_eq!(found, expected.to_string()),

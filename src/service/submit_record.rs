@@ -95,23 +95,26 @@ pub(super) fn serve(
         let mut closing = pin!(closing.cancelled_owned());
         loop {
             messages.clear();
-            // Until then its peer is not read.
-            if let Some(wait) = pace.as_ref().and_then(Pace::wait) {
-                let _ = tokio::time::timeout(wait, closing.as_mut()).await;
-            }
             let after = poll_fn(|context| take(&mut messages, &mut requests, closing.as_mut(), context));
-            let after = after.await;
+            let mut after = after.await;
             let (mut rest, mut failed) = (&messages[..], None);
+            // So many of the rest may come by now.
+            let mut due = 0;
             while !rest.is_empty() && failed.is_none() {
-                let answered = answer(&fanout, &mut source, rest, &mut room).await;
+                if due == 0 {
+                    let Some(some) = wait(pace.as_ref(), rest, closing.as_mut()).await else {
+                        after = After::Closing;
+                        break;
+                    };
+                    due = some;
+                }
+                let answered = answer(&fanout, &mut source, &rest[..due], &mut room).await;
                 room.tidy();
                 rest = rest.get(answered.messages..).unwrap_or_default();
+                due -= answered.messages;
                 failed = answered.failed;
                 if let Some((answers, answered)) = answered.answers {
                     receipts += answered;
-                    if let Some(pace) = &pace {
-                        pace.took(answered);
-                    }
                     yield Ok(answers);
                 }
             }
@@ -154,6 +157,23 @@ fn take(
     Poll::Ready(After::More)
 }
 
+/// How many of these messages may come, once the first of them may; until then their peer is not read. Nothing if the
+/// connection is about to be closed before.
+async fn wait(
+    pace: Option<&Pace>,
+    messages: &[RecordsMessage],
+    closing: Pin<&mut WaitForCancellationFutureOwned>,
+) -> Option<usize> {
+    let Some(pace) = pace else {
+        return Some(messages.len());
+    };
+    tokio::select! {
+        biased;
+        () = closing => None,
+        due = pace.wait(messages) => Some(due),
+    }
+}
+
 /// Applies the records of a message by itself.
 pub(super) async fn once(
     fanout: &Fanout,
@@ -161,16 +181,13 @@ pub(super) async fn once(
     message: &RecordsMessage,
 ) -> Result<WrittenMessage, Status> {
     let pace = fanout.tenants.pace(&caller.tenant);
-    pace.as_ref().map_or(Ok(()), Pace::check)?;
+    pace.map_or(Ok(()), |pace| pace.check(message))?;
     let messages = std::slice::from_ref(message);
     let mut source = Source::of(caller);
     let answered = answer(fanout, &mut source, messages, &mut Room::default()).await;
-    let answer = answered.answers.and_then(|(answers, records)| {
-        if let Some(pace) = &pace {
-            pace.took(records);
-        }
-        answers.messages().next()
-    });
+    let answer = answered
+        .answers
+        .and_then(|(answers, _)| answers.messages().next());
     answer.ok_or_else(|| answered.failed.unwrap_or_else(status::panicked))
 }
 

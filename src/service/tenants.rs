@@ -13,6 +13,7 @@ use tonic::Status;
 use super::status;
 use crate::config::Limits;
 use crate::coordinator::Error;
+use crate::proto::records::RecordsMessage;
 
 /// Records that a tenant has not used for so long, it may send at once.
 const BURST: Duration = Duration::from_secs(1);
@@ -24,6 +25,7 @@ pub(super) struct Tenants {
     streams_max: usize,
     /// 0: there is no limit.
     records_per_second_max: u32,
+    records_per_message_max: usize,
     known: Mutex<Known>,
 }
 
@@ -39,6 +41,8 @@ pub(super) struct Tenant {
     streams: AtomicUsize,
     /// When the records that it has sent would all have come, had they come as slowly as they may.
     due: Mutex<Instant>,
+    /// Held by the stream that waits for this; the others wait behind it.
+    turn: tokio::sync::Mutex<()>,
 }
 
 impl Tenants {
@@ -46,6 +50,7 @@ impl Tenants {
         Self {
             streams_max: limits.tenant_streams_max,
             records_per_second_max: limits.tenant_records_per_second_max,
+            records_per_message_max: limits.records_per_message_max,
             known: Mutex::default(),
         }
     }
@@ -65,6 +70,7 @@ impl Tenants {
         let tenant = Arc::new(Tenant {
             streams: AtomicUsize::new(0),
             due: Mutex::new(Instant::now()),
+            turn: tokio::sync::Mutex::default(),
         });
         known.tenants.insert(Arc::clone(name), Arc::clone(&tenant));
         tenant
@@ -94,6 +100,7 @@ impl Tenants {
         (records_per_second > 0).then(|| Pace {
             tenant: self.named(tenant),
             records_per_second,
+            records_per_message_max: self.records_per_message_max,
         })
     }
 }
@@ -117,34 +124,57 @@ impl Drop for OpenStream {
 pub(super) struct Pace {
     tenant: Arc<Tenant>,
     records_per_second: u32,
+    records_per_message_max: usize,
 }
 
 impl Pace {
-    /// How long to wait before the next records may come; nothing if they may now.
-    pub(super) fn wait(&self) -> Option<Duration> {
-        let due = *self.tenant.due();
-        let wait = due.saturating_duration_since(Instant::now());
-        (!wait.is_zero()).then_some(wait)
+    /// Waits until the first of these messages may come, after the streams that wait already, and takes those that may come
+    /// then. Answers how many those are.
+    pub(super) async fn wait(&self, messages: &[RecordsMessage]) -> usize {
+        let _turn = self.tenant.turn.lock().await;
+        loop {
+            match self.take(messages) {
+                Ok(taken) => return taken,
+                Err(wait) => tokio::time::sleep(wait).await,
+            }
+        }
     }
 
-    /// So many records have come.
-    pub(super) fn took(&self, records: usize) {
-        let each = Duration::from_secs(1) / self.records_per_second;
-        let records = u32::try_from(records).unwrap_or(u32::MAX);
-        let mut due = self.tenant.due();
-        let earliest = Instant::now().checked_sub(BURST);
-        *due = earliest.map_or(*due, |earliest| earliest.max(*due)) + each * records;
-    }
-
-    /// Refuses records that may not come yet.
+    /// Takes a message by itself.
     ///
     /// # Errors
-    /// They may not; when they may, is said.
-    pub(super) fn check(&self) -> Result<(), Status> {
-        match self.wait() {
-            None => Ok(()),
-            Some(wait) => Err(status::too_fast(self.records_per_second, wait)),
+    /// It may not come yet; when it may, is said.
+    pub(super) fn check(&self, message: &RecordsMessage) -> Result<(), Status> {
+        match self.take(std::slice::from_ref(message)) {
+            Ok(_) => Ok(()),
+            Err(wait) => Err(status::too_fast(self.records_per_second, wait)),
         }
+    }
+
+    /// Takes the first of these messages, and as many more as may come with it, or answers when the first may come. Only that
+    /// one is taken ahead of its time, so nobody waits for more than it may hold.
+    fn take(&self, messages: &[RecordsMessage]) -> Result<usize, Duration> {
+        let each = Duration::from_secs(1) / self.records_per_second;
+        let now = Instant::now();
+        let mut due = self.tenant.due();
+        let wait = due.saturating_duration_since(now);
+        if !wait.is_zero() {
+            return Err(wait);
+        }
+        let earliest = now.checked_sub(BURST);
+        *due = earliest.map_or(*due, |earliest| earliest.max(*due));
+        let mut taken = 0;
+        for message in messages {
+            // One with more is refused.
+            let records = message.count().min(self.records_per_message_max);
+            let then = *due + each * u32::try_from(records).unwrap_or(u32::MAX);
+            if taken > 0 && then > now {
+                break;
+            }
+            *due = then;
+            taken += 1;
+        }
+        Ok(taken)
     }
 }
 
@@ -160,28 +190,53 @@ mod tests {
         Tenants::new(&limits)
     }
 
+    /// A message of so many records, with nothing in them.
+    fn message(records: usize) -> RecordsMessage {
+        RecordsMessage::of([0x12, 0].repeat(records).into())
+    }
+
     #[tokio::test(start_paused = true)]
     async fn a_second_may_come_at_once_and_then_no_more_than_the_time_brings() {
         let tenants = tenants(1, 100);
         let name: Arc<str> = "t".into();
         let pace = tenants.pace(&name).expect("there is a limit");
         tokio::time::advance(Duration::from_secs(60)).await;
-        assert_eq!(pace.wait(), None);
-        pace.took(100);
-        assert_eq!(pace.wait(), None);
-        pace.took(50);
-        assert_eq!(pace.wait(), Some(Duration::from_millis(500)));
+        assert_eq!(pace.take(&[60, 40, 1].map(message)), Ok(2));
+        assert_eq!(pace.take(&[50, 1].map(message)), Ok(1));
+        let wait = |milliseconds| Err(Duration::from_millis(milliseconds));
+        assert_eq!(pace.take(&[message(1)]), wait(500));
         // The same tenant, in another call.
         let other = tenants.pace(&name).expect("there is a limit");
         tokio::time::advance(Duration::from_millis(499)).await;
-        assert_eq!(other.wait(), Some(Duration::from_millis(1)));
+        assert_eq!(other.take(&[message(1)]), wait(1));
         tokio::time::advance(Duration::from_millis(1)).await;
-        assert_eq!(other.wait(), None);
-        assert!(
-            tenants
-                .pace(&"u".into())
-                .is_some_and(|pace| pace.wait().is_none())
-        );
+        assert_eq!(other.take(&[message(1)]), Ok(1));
+        let stranger = tenants.pace(&"u".into()).expect("there is a limit");
+        assert_eq!(stranger.take(&[message(1)]), Ok(1));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn however_many_streams_wait_nobody_is_told_to_wait_longer_than_a_message_takes() {
+        let tenants = Arc::new(tenants(100, 100));
+        let name: Arc<str> = "t".into();
+        let pace = tenants.pace(&name).expect("there is a limit");
+        let most = Config::default().limits.records_per_message_max;
+        for _ in 0..60 {
+            let pace = tenants.pace(&name).expect("there is a limit");
+            // More than a message may have, so that it is not for nothing that it is refused.
+            let messages = [message(most + 1), message(most)];
+            tokio::spawn(async move { pace.wait(&messages).await });
+        }
+        let began = Instant::now();
+        let takes = Duration::from_secs(10);
+        assert_eq!(Duration::from_secs(1) / 100 * most as u32, takes);
+        for nth in 1..=60 {
+            // Each stream has its turn, a message at a time.
+            tokio::time::sleep_until(began + takes * nth - Duration::from_secs(1)).await;
+            assert_eq!(pace.take(&[message(1)]), Err(Duration::from_secs(1)));
+        }
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        assert_eq!(pace.take(&[message(1)]), Ok(1));
     }
 
     #[test]

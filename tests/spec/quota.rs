@@ -203,3 +203,76 @@ async fn a_stream_of_a_tenant_that_sends_too_fast_is_read_slower_and_loses_nothi
     assert_eq!(receipts, messages * EACH);
     assert!(began.elapsed() >= Duration::from_millis(200));
 }
+
+#[tokio::test]
+async fn streams_that_send_too_fast_together_have_nobody_wait_longer_than_a_message_takes() {
+    let slowed = |config: &mut fanout::config::Config| {
+        config.limits.tenant_records_per_second_max = 10;
+        config.limits.records_per_message_max = 100;
+    };
+    let mut server = TestServer::with(slowed).await;
+    server.register("p", &["a"]).await;
+    let mut streams = Vec::new();
+    for _ in 0..30 {
+        streams.push(server.open().await);
+    }
+    for records in &streams {
+        records.send("p", send("p", 100).records).await;
+        records.send("p", send("p", 100).records).await;
+    }
+    let answers = streams.iter_mut().map(|records| Box::pin(records.next()));
+    let (first, _, _) = futures_util::future::select_all(answers).await;
+    assert_eq!(first.unwrap().unwrap().receipts.len(), 100);
+    let refused = server.submit_records(send("p", 1)).await.unwrap_err();
+    let details = refused.get_error_details();
+    let wait = details.retry_info().unwrap().retry_delay.unwrap();
+    assert!(
+        wait > Duration::from_secs(5) && wait <= Duration::from_secs(10),
+        "{wait:?}"
+    );
+    // Those who wait are told that the server ends.
+    server.begin_to_stop();
+    for mut records in streams {
+        let end = loop {
+            match records.next().await {
+                Ok(answer) => assert_eq!(answer.unwrap().receipts.len(), 100),
+                Err(end) => break end,
+            }
+        };
+        assert_eq!(
+            refusal(&end),
+            (Code::Unavailable, "DRAINING".into(), String::new())
+        );
+    }
+}
+
+#[tokio::test]
+async fn records_that_are_refused_with_their_message_count_as_well() {
+    let slowed = |config: &mut fanout::config::Config| {
+        config.limits.tenant_records_per_second_max = 1;
+        config.limits.records_per_message_max = 60;
+    };
+    let ahead = |records| SubmitRecordsRequest {
+        producer_id: "e".into(),
+        first_offset: Some(1),
+        ..send("p", records)
+    };
+    for (refused, reason) in [
+        (ahead(60), "OFFSET_AHEAD"),
+        (send("q", 60), "PLAN_NOT_FOUND"),
+        (send("p", 1_000), "TOO_MANY_RECORDS"),
+    ] {
+        let mut server = TestServer::with(slowed).await;
+        server.register("p", &["a"]).await;
+        let refused = server.submit_records(refused).await.unwrap_err();
+        assert_eq!(refusal(&refused).1, reason);
+        let refused = server.submit_records(send("p", 1)).await.unwrap_err();
+        assert_eq!(refusal(&refused).1, "RATE_EXCEEDED");
+        let details = refused.get_error_details();
+        let wait = details.retry_info().unwrap().retry_delay.unwrap();
+        assert!(
+            wait > Duration::from_secs(30) && wait <= Duration::from_secs(60),
+            "{wait:?}"
+        );
+    }
+}
