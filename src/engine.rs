@@ -17,7 +17,7 @@ mod state;
 mod task;
 
 pub use command::{Command, Limits, RecordKind, Submission};
-pub use decide::{Decision, decide, decide_keeping};
+pub use decide::{CANDIDATES_LISTED, Decision, decide, decide_keeping};
 pub use documents::Documents;
 pub use event::{
     Entry, Event, Held, QuarantineReason, Quarantined, Resolution, Resolved, SignOfLife,

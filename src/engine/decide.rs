@@ -22,8 +22,8 @@ use crate::plan::Keys;
 use crate::reconcile::record::{self, ReadRecord};
 use crate::reconcile::{MatchedBy, Named, Sessions, Verdict};
 
-/// How many tasks an ambiguous record's receipt lists.
-const CANDIDATES_LISTED: usize = 16;
+/// How many tasks the receipt of a record lists that may be for several.
+pub const CANDIDATES_LISTED: usize = 16;
 
 /// A session that works on more tasks than this names none of them; learning more would change nothing.
 const TASKS_PER_SESSION: usize = 64;

@@ -16,6 +16,8 @@ pub struct Index {
     aliases: Names,
     /// Group keys, by task.
     group_keys: Names,
+    /// Bytes of the longest canonical id.
+    longest_identity: usize,
 }
 
 /// Takes the names of one task after the other.
@@ -26,6 +28,7 @@ pub struct IndexBuilder {
     aliases: Texts,
     tasks_of_aliases: Vec<u32>,
     group_keys: Texts,
+    longest_identity: usize,
 }
 
 impl IndexBuilder {
@@ -60,6 +63,7 @@ impl IndexBuilder {
                 self.tasks_of_aliases.push(task);
             }
         }
+        self.longest_identity = self.longest_identity.max(identity.len());
         self.identities.push(identity);
         self.group_keys.push(group_key);
     }
@@ -72,6 +76,7 @@ impl IndexBuilder {
             identified_by_group_key: self.identified_by_group_key,
             aliases: Names::new(self.aliases, self.tasks_of_aliases),
             group_keys: Names::of_tasks(self.group_keys),
+            longest_identity: self.longest_identity,
         }
     }
 }
@@ -99,6 +104,12 @@ impl Index {
     #[must_use]
     pub fn identity(&self, task: u32) -> &str {
         self.identities.text(task)
+    }
+
+    /// How many bytes the longest identity has; 0 if there are no tasks.
+    #[must_use]
+    pub fn longest_identity(&self) -> usize {
+        self.longest_identity
     }
 
     /// The usable text of a task's group key; empty if it has none.

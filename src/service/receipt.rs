@@ -1,5 +1,7 @@
 //! Receipts as they go out: written once, straight into the message that is sent.
 
+use std::ops::Range;
+
 use prost::Message as _;
 use prost::bytes::Bytes;
 use smallvec::SmallVec;
@@ -9,12 +11,14 @@ use super::framing::{self, Framed};
 use super::{convert, status};
 use crate::config::Limits;
 use crate::coordinator::Standing;
-use crate::engine::{Disposition, Receipt, Spec, Warning};
+use crate::engine::{CANDIDATES_LISTED, Disposition, Receipt, Spec, Submission, Warning};
 use crate::proto;
 use crate::proto::records::PutFields;
 
-/// What a receipt takes beside its record's document: its numbers, and ids of usual length.
-pub(super) const BYTES_BESIDE_DOCUMENT: usize = 256;
+/// What a receipt takes beside ids of tasks and its record's document: its numbers, and what is wrong with it.
+const BYTES_BESIDE_TEXTS: usize = 256;
+/// What an id takes in a list beside its text.
+const BYTES_BESIDE_ID: usize = 4;
 
 /// Answers that were very large do not keep their stream large.
 const SENT_BYTES_KEPT: usize = 64 << 10;
@@ -67,13 +71,18 @@ pub(super) fn answers(
 ) -> Result<Framed, Status> {
     let standing = after_receipts(outcome);
     let any_is_full = asked.iter().any(|asked| asked.is_full);
-    let mut out = memory(std::mem::take(sent), bytes(&outcome.receipts, any_is_full));
+    let mut out = memory(
+        std::mem::take(sent),
+        bytes(&outcome.receipts, any_is_full, spec),
+    );
     let mut begin = 0;
     for &Asked { end, is_full } in asked {
         let receipts = &outcome.receipts[begin..end];
         begin = end;
         let most = limits.message_bytes_max;
-        if receipts.iter().any(|receipt| receipt.is_remembered) && bytes(receipts, is_full) > most {
+        if receipts.iter().any(|receipt| receipt.is_remembered)
+            && bytes(receipts, is_full, spec) > most
+        {
             return Err(too_large(most));
         }
         framing::put_by(&mut out, |out| {
@@ -115,11 +124,83 @@ pub(super) fn too_large(most: usize) -> Status {
     status::over_limit("records", &problem, "MESSAGE_TOO_LARGE", most)
 }
 
-/// About how many bytes receipts take.
-fn bytes(receipts: &[Receipt], is_full: bool) -> usize {
-    let held = receipts.iter().filter_map(|receipt| receipt.held.as_ref());
-    let documents = held.filter(|_| is_full).map(|held| held.document.len());
-    receipts.len() * BYTES_BESIDE_DOCUMENT + documents.sum::<usize>()
+/// What receipts of a plan take at most. The ids in them are the plan's own.
+struct Most {
+    /// Each, beside its record's document and the tasks that it lists.
+    receipt: usize,
+    /// Each task that it lists.
+    candidate: usize,
+}
+
+impl Most {
+    fn of(spec: &Spec) -> Self {
+        let id = spec.index.longest_identity();
+        Self {
+            receipt: BYTES_BESIDE_TEXTS + id,
+            candidate: BYTES_BESIDE_ID + id,
+        }
+    }
+}
+
+/// How many bytes receipts take at most.
+fn bytes(receipts: &[Receipt], is_full: bool, spec: &Spec) -> usize {
+    let most = Most::of(spec);
+    let texts = receipts.iter().map(|receipt| {
+        let document = match &receipt.held {
+            Some(held) if is_full && has_record(receipt) => held.document.len(),
+            _ => 0,
+        };
+        document + receipt.candidates.len() * most.candidate
+    });
+    receipts.len() * most.receipt + texts.sum::<usize>()
+}
+
+/// Checks, before records are applied, that their receipts can be sent. The documents that these are to have are as long as
+/// `documents` says, one for each record; None if they are to have none.
+///
+/// # Errors
+/// The receipts might be larger than a message may be.
+pub(super) fn check(
+    submissions: &[Submission<'_>],
+    documents: Option<&[Range<usize>]>,
+    spec: &Spec,
+    limits: &Limits,
+) -> Result<(), Status> {
+    let (message, most) = (limits.message_bytes_max, Most::of(spec));
+    let listed = CANDIDATES_LISTED * most.candidate;
+    let document_bytes = match documents {
+        Some([first, .., last]) => last.end - first.start,
+        Some([only]) => only.len(),
+        Some([]) | None => 0,
+    };
+    // Nearly always there is room for whatever becomes of them.
+    if document_bytes + submissions.len() * (most.receipt + listed) <= message {
+        return Ok(());
+    }
+    // A receipt has a document or a list, and no list if the record says whose it is and nothing else matters.
+    let texts = submissions.iter().enumerate().map(|(n, submission)| {
+        let document = documents.map_or(0, |documents| documents[n].len());
+        match &submission.record {
+            Ok(record)
+                if spec.settings.strict_matching || spec.index.identify(&record.keys).is_none() =>
+            {
+                document.max(listed)
+            }
+            _ => document,
+        }
+    });
+    if submissions.len() * most.receipt + texts.sum::<usize>() <= message {
+        return Ok(());
+    }
+    Err(too_large(message))
+}
+
+/// Whether a receipt has its reconciled record, if its sender wants to have it.
+fn has_record(receipt: &Receipt) -> bool {
+    matches!(
+        receipt.disposition,
+        Disposition::Accepted | Disposition::SupersededPrevious
+    )
 }
 
 /// A receipt by itself.
@@ -165,11 +246,7 @@ impl Written<'_> {
     fn write(&self, out: &mut Vec<u8>) {
         let receipt = self.receipt;
         let (disposition, code) = disposition(receipt);
-        let has_record = self.is_full
-            && matches!(
-                receipt.disposition,
-                Disposition::Accepted | Disposition::SupersededPrevious
-            );
+        let has_record = self.is_full && has_record(receipt);
         let task_id = |task: u32| self.spec.task_id(task).as_bytes();
         let held = receipt.held.as_ref();
         out.put_number(1, number(disposition));

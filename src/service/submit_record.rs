@@ -227,7 +227,7 @@ async fn answer(
     let mut run: Option<[Option<u64>; 2]> = None;
     for message in messages {
         records.clear();
-        let begin = (submissions.len(), room.documents.len());
+        let begin = submissions.len();
         let message = source.read(fanout, message, &mut records);
         let sound = message.and_then(|said| {
             let spec = said.plan.spec();
@@ -244,18 +244,14 @@ async fn answer(
                 submissions.push(read);
                 documents.push(document..room.documents.len());
             }
-            let sent_back = if said.is_full {
-                room.documents.len() - begin.1
-            } else {
-                0
-            };
-            check_answer(sent_back, records.len(), limits)?;
+            let sent_back = said.is_full.then_some(&documents[begin..]);
+            receipt::check(&submissions[begin..], sent_back, spec, limits)?;
             Ok((said.first_offset, said.is_full))
         });
         let (first, is_full) = match sound {
             Ok(said) => said,
             Err(wrong) => {
-                submissions.truncate(begin.0);
+                submissions.truncate(begin);
                 answered.failed = Some(wrong);
                 break;
             }
@@ -266,7 +262,7 @@ async fn answer(
             Some([_, next]) if first == *next => *next = end,
             // To be read again, by itself.
             Some(_) => {
-                submissions.truncate(begin.0);
+                submissions.truncate(begin);
                 break;
             }
         }
@@ -337,15 +333,6 @@ async fn submit(
         committed: Some(committed),
         is_of_one_task: false,
     })
-}
-
-/// Said before they are applied: records whose receipts cannot be sent must not be.
-fn check_answer(document_bytes: usize, records: usize, limits: &Limits) -> Result<(), Status> {
-    let most = limits.message_bytes_max;
-    if document_bytes + records * receipt::BYTES_BESIDE_DOCUMENT <= most {
-        return Ok(());
-    }
-    Err(receipt::too_large(most))
 }
 
 /// A message that could not be read is the end of its stream. Sizes are never worth retrying, so not OUT_OF_RANGE.

@@ -3,7 +3,7 @@
 use fanout::json::{self, Value};
 use fanout::proto::{
     Disposition, MatchedBy, PlanStatus, Receipt, Record, RecordKind, SealPlanRequest,
-    SubmitRecordRequest, TaskStatus, View, Warning,
+    SubmitRecordRequest, SubmitRecordsRequest, TaskStatus, View, Warning,
 };
 use tonic::Code;
 
@@ -652,4 +652,141 @@ async fn records_of_many_streams_at_one_plan_are_all_applied_once() {
         accepted += stream.await.unwrap();
     }
     assert_eq!(accepted, 200);
+}
+
+/// The ids of so many tasks, of 1,000 bytes each.
+fn long_ids(tasks: usize) -> Vec<String> {
+    let ids = (0..tasks).map(|n| format!("task-{n:0>995}"));
+    ids.collect()
+}
+
+/// Registers a plan of the tasks with these ids, whose group key is the same.
+async fn register_alike(server: &mut TestServer, ids: &[String]) {
+    let keys: Vec<_> = ids.iter().map(|id| &id["task-".len()..]).collect();
+    let template = r#"{"group_key_path":"k","task_request_template":{"id":"task-{{group.key}}","group_key":"alike"}}"#;
+    server
+        .register_with("p", &keys, |request| request.config = template.into())
+        .await;
+}
+
+/// Recorded tasks, and records that were set aside.
+async fn taken(server: &mut TestServer) -> (u64, u64) {
+    let request = fanout::proto::GetPlanRequest {
+        plan_id: "p".into(),
+        ..Default::default()
+    };
+    let plan = server.get_plan(request).await.unwrap().into_inner().plan;
+    let counts = plan.unwrap().counts.unwrap();
+    (counts.recorded, counts.quarantined)
+}
+
+fn too_large() -> (Code, String, String) {
+    let reason = "MESSAGE_TOO_LARGE".into();
+    (Code::InvalidArgument, reason, "records".into())
+}
+
+#[tokio::test]
+async fn records_are_not_applied_if_long_task_ids_in_their_receipts_would_not_fit_the_answer() {
+    let mut server = TestServer::with(|config| config.limits.message_bytes_max = 1 << 20).await;
+    let ids = long_ids(100);
+    register_alike(&mut server, &ids).await;
+    let pad = "x".repeat(9_000);
+    let records: Vec<_> = ids
+        .iter()
+        .map(|id| Record {
+            task_id: id.clone(),
+            ..record(&format!(r#"{{"pad":"{pad}"}}"#))
+        })
+        .collect();
+    let request = SubmitRecordsRequest {
+        plan_id: "p".into(),
+        records: records.clone(),
+        ..Default::default()
+    };
+    let refused = server.submit_records(request).await.unwrap_err();
+    assert_eq!(refusal(&refused), too_large());
+    let mut stream = server.open().await;
+    stream.send("p", records.clone()).await;
+    assert_eq!(
+        refusal(&stream.next().await.unwrap_err()),
+        too_large(),
+        "a message of a stream is no larger"
+    );
+    assert_eq!(taken(&mut server).await, (0, 0));
+    assert_eq!(server.submit("p", records[..80].to_vec()).await.len(), 80);
+    assert_eq!(taken(&mut server).await, (80, 0));
+}
+
+#[tokio::test]
+async fn records_are_not_set_aside_if_the_tasks_they_may_be_for_would_not_fit_the_answer() {
+    let mut server = TestServer::with(|config| config.limits.message_bytes_max = 1 << 20).await;
+    register_alike(&mut server, &long_ids(16)).await;
+    let request = SubmitRecordsRequest {
+        plan_id: "p".into(),
+        records: vec![record(r#"{"group_key":"alike"}"#); 100],
+        view: View::Basic.into(),
+        ..Default::default()
+    };
+    let refused = server.submit_records(request.clone()).await.unwrap_err();
+    assert_eq!(refusal(&refused), too_large());
+    assert_eq!(taken(&mut server).await, (0, 0));
+    let receipts = server.submit("p", request.records[..50].to_vec()).await;
+    let listed: Vec<_> = receipts
+        .iter()
+        .map(|receipt| (disposition(receipt), receipt.candidate_task_ids.len()))
+        .collect();
+    assert_eq!(listed, [(Disposition::Ambiguous, 16); 50]);
+}
+
+#[tokio::test]
+async fn receipts_that_are_remembered_are_refused_if_they_would_not_fit_the_answer() {
+    let mut server = TestServer::with(|config| config.limits.message_bytes_max = 1 << 20).await;
+    let ids = long_ids(16);
+    register_alike(&mut server, &ids).await;
+    let submit = |first_offset: u64, record: Record, count: usize| SubmitRecordsRequest {
+        plan_id: "p".into(),
+        producer_id: "one".into(),
+        first_offset: Some(first_offset),
+        records: vec![record; count],
+        ..Default::default()
+    };
+    let alike = record(r#"{"group_key":"alike"}"#);
+    for first_offset in [0, 50] {
+        let request = submit(first_offset, alike.clone(), 50);
+        server.submit_records(request).await.unwrap();
+    }
+    // What comes again is answered as it was then, whatever it says now.
+    let named = Record {
+        task_id: ids[0].clone(),
+        ..Record::default()
+    };
+    let again = submit(0, named.clone(), 100);
+    let refused = server.submit_records(again).await.unwrap_err();
+    assert_eq!(refusal(&refused), too_large());
+    let again = server.submit_records(submit(0, named, 50)).await.unwrap();
+    assert_eq!(
+        dispositions(&again.into_inner().receipts),
+        [Disposition::Ambiguous; 50]
+    );
+    assert_eq!(taken(&mut server).await, (0, 100));
+}
+
+#[tokio::test]
+async fn records_that_name_their_tasks_are_taken_up_to_the_size_of_a_message() {
+    let mut server = TestServer::with(|config| config.limits.message_bytes_max = 1 << 20).await;
+    let keys: Vec<String> = (0..1_000).map(|n| format!("{n:0>90}")).collect();
+    let many: Vec<_> = keys.iter().map(String::as_str).collect();
+    server.register("many", &many).await;
+    let few: Vec<_> = (0..100).map(|n| n.to_string()).collect();
+    let few: Vec<_> = few.iter().map(String::as_str).collect();
+    server.register("few", &few).await;
+    // 1,000 small records are about half of a message with their receipts, 100 large ones nearly all of it.
+    for (plan_id, keys, pad) in [("many", many, 200), ("few", few, 10_000)] {
+        let pad = "x".repeat(pad);
+        let body = |key| format!(r#"{{"id":"task-{key}","success":true,"pad":"{pad}"}}"#);
+        let records = keys.iter().map(|key| record(&body(key))).collect();
+        let receipts = server.submit(plan_id, records).await;
+        let expected = vec![Disposition::Accepted; keys.len()];
+        assert_eq!(dispositions(&receipts), expected, "{plan_id}");
+    }
 }
