@@ -216,16 +216,17 @@ impl FanoutService for Fanout {
             let bound = caller.plan_id.as_deref();
             bound.is_none_or(|plan_id| plan_id == plan_id_of(&view.spec.plan_id))
         };
-        let mut matching = views
+        let matching = views
             .iter()
             .filter(is_theirs)
             .filter(|view| wanted.admits(view));
-        let plans: Vec<_> = matching.by_ref().take(page_size).collect();
-        let next_page_token = match (plans.last(), matching.next()) {
+        let page = matching.clone().take(page_size).map(convert::plan);
+        let plans = convert::fitting(page, &self.config.limits);
+        let mut rest = matching.skip(plans.len().saturating_sub(1));
+        let next_page_token = match (rest.next(), rest.next()) {
             (Some(last), Some(_)) => convert::plan_page_token(last),
             _ => String::new(),
         };
-        let plans = plans.into_iter().map(convert::plan).collect();
         Ok(Response::new(ListPlansResponse {
             plans,
             next_page_token,

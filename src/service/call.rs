@@ -106,6 +106,7 @@ impl HttpBody for Guarded {
             *body = None;
             Poll::Ready(Some(status::trailers(&status::panicked())))
         });
+        let polled = polled.map(|frame| frame.map(|frame| frame.and_then(trailers_in_our_words)));
         if let Poll::Ready(Some(Ok(frame))) = &polled
             && let Some(code) = frame.trailers_ref().and_then(code_in)
         {
@@ -149,6 +150,18 @@ fn in_our_words(response: Response<Body>) -> Response<Body> {
         return response;
     }
     status::of_transport(&status).map_or(response, Status::into_http)
+}
+
+/// A message that is larger than one may be is refused without details when it is sent; this adds them.
+fn trailers_in_our_words(frame: Frame<Bytes>) -> Result<Frame<Bytes>, Status> {
+    let status = frame.trailers_ref().and_then(Status::from_header_map);
+    match status {
+        Some(status) if status.code() == Code::OutOfRange && status.details().is_empty() => {
+            let mended = status::of_transport(&status);
+            status::trailers(&mended.unwrap_or(status))
+        }
+        _ => Ok(frame),
+    }
 }
 
 #[cfg(test)]

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
+use prost::Message;
 use tonic::Status;
 
 use super::status::{invalid, over_limit};
@@ -480,27 +481,28 @@ pub(super) fn task_requests(
 ) -> (Vec<proto::TaskRequest>, String) {
     let spec = &view.spec;
     let tasks = spec.tasks.numbers(start..start.saturating_add(page_size));
-    let fitting = fitting(tasks.clone().map(|task| spec.request_bytes(task)), limits);
-    let page = tasks.take(fitting).map(|task| proto::TaskRequest {
+    let requests = tasks.map(|task| proto::TaskRequest {
         task_id: spec.task_id(task).to_owned(),
         group_key: spec.group_key_text(task).into_owned(),
         document: spec.request(task),
     });
-    let next = start + fitting;
+    let page = fitting(requests, limits);
+    let next = start + page.len();
     let token = task_page_token((next < spec.tasks.len()).then_some(next));
-    (page.collect(), token)
+    (page, token)
 }
 
-/// How many entries of a page fit into a message, given the bytes of their documents: at least one, if there is any.
-pub(super) fn fitting(documents: impl Iterator<Item = usize>, limits: &Limits) -> usize {
+/// The first entries of a page, as many as fit into a message beside what else it has: at least one, if there is any.
+pub(super) fn fitting<M: Message>(entries: impl Iterator<Item = M>, limits: &Limits) -> Vec<M> {
     let mut left = limits.message_bytes_max / 2;
-    let mut fitting = 0;
-    for bytes in documents {
-        if fitting > 0 && bytes > left {
+    let mut fitting = Vec::new();
+    for entry in entries {
+        let bytes = entry.encoded_len();
+        if !fitting.is_empty() && bytes > left {
             break;
         }
         left = left.saturating_sub(bytes);
-        fitting += 1;
+        fitting.push(entry);
     }
     fitting
 }

@@ -29,11 +29,9 @@ pub(super) async fn list(
         .quarantine(&name, after, page_size, request.include_resolved)
         .await
         .map_err(|error| status::of(&error))?;
-    let documents = page.records.iter().map(|entry| entry.record.document.len());
-    let fitting = convert::fitting(documents, limits);
-    let more = page.more || fitting < page.records.len();
-    let entries = page.records.iter().take(fitting);
-    let records: Vec<_> = entries.map(|entry| record(&page.view, entry)).collect();
+    let entries = page.records.iter();
+    let records = convert::fitting(entries.map(|entry| record(&page.view, entry)), limits);
+    let more = page.more || records.len() < page.records.len();
     let next_page_token = match records.last() {
         Some(last) if more => page_token_after(last.quarantine_id),
         _ => String::new(),

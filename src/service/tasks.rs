@@ -62,17 +62,11 @@ pub(super) async fn list(
         .await
         .map_err(|error| status::of(&error))?;
     let standings = page.tasks.iter();
-    let mut tasks: Vec<proto::Task> = standings
-        .map(|standing| task(&page.view, standing, request.view()))
-        .collect();
-    let documents = tasks
-        .iter()
-        .map(|task| task.request.len() + task.record.len());
-    let fitting = convert::fitting(documents, limits);
-    tasks.truncate(fitting);
+    let tasks = standings.map(|standing| task(&page.view, standing, request.view()));
+    let tasks = convert::fitting(tasks, limits);
     let cut_off = page
         .tasks
-        .get(fitting)
+        .get(tasks.len())
         .map(|standing| standing.task as usize);
     let next = cut_off.or(page.next);
     Ok(ListTasksResponse {

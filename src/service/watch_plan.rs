@@ -22,8 +22,10 @@ use crate::proto::watch_plan_response::Frame;
 use crate::proto::{self, WatchPlanRequest, WatchPlanResponse};
 use crate::telemetry::traces;
 
-/// Results in one part of a snapshot, and the bytes of their documents.
+/// Results in one part of a snapshot, and bytes after which no other is added.
 const SNAPSHOT_PART: (usize, usize) = (1_000, 1 << 20);
+/// What a result takes beside its document and its task's names.
+const RESULT_BYTES_BESIDE_TEXTS: usize = 64;
 
 pub(super) async fn serve(
     fanout: &Fanout,
@@ -57,7 +59,7 @@ pub(super) async fn serve(
         if let Some((view, held)) = snapshot {
             let mut rest = &held[..];
             loop {
-                let (part, left) = rest.split_at(part_of_snapshot(rest, payload));
+                let (part, left) = rest.split_at(part_of_snapshot(rest, &view.spec, payload));
                 rest = left;
                 // Only after the last part does the cursor say that all of it was seen.
                 let last = rest.is_empty();
@@ -138,11 +140,13 @@ fn show(to: &mut BytesMut, spec: &Spec, entry: &Entry, payload: bool) {
 }
 
 /// How many of these results fit into one part of a snapshot: at least one, if there is any.
-fn part_of_snapshot(held: &[Arc<Held>], payload: bool) -> usize {
+fn part_of_snapshot(held: &[Arc<Held>], spec: &Spec, payload: bool) -> usize {
     let mut bytes = 0;
     let fitting = held.iter().take(SNAPSHOT_PART.0).take_while(|held| {
         let fits = bytes < SNAPSHOT_PART.1;
-        bytes += if payload { held.document.len() } else { 0 };
+        let names = spec.task_id(held.task).len() + spec.group_key_text(held.task).len();
+        let document = if payload { held.document.len() } else { 0 };
+        bytes += RESULT_BYTES_BESIDE_TEXTS + names + document;
         fits
     });
     fitting.count()

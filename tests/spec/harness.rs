@@ -21,6 +21,7 @@ use fanout::proto::{
     SubmitRecordsRequest,
 };
 use fanout::{coordinator, engine, plan, server};
+use prost::bytes::Bytes;
 use tokio::net::TcpListener;
 use tokio::sync::{mpsc, oneshot};
 use tokio_stream::wrappers::ReceiverStream;
@@ -101,6 +102,14 @@ impl TestServer {
             .into_inner()
             .plan
             .unwrap()
+    }
+
+    /// Registers the plan `p` of tasks with these ids, `task-<key>`, whose group key is `alike`.
+    pub async fn register_alike(&mut self, ids: &[String]) {
+        let keys: Vec<_> = ids.iter().map(|id| &id["task-".len()..]).collect();
+        let config = config_with_group_key("alike");
+        self.register_with("p", &keys, |request| request.config = config)
+            .await;
     }
 
     /// Submits records in one call.
@@ -234,6 +243,21 @@ pub fn plan_request(plan_id: &str, group_keys: &[&str]) -> PlanRequest {
         source: Some(Source::Items(json::compact(&Value::array(items)).into())),
         ..Default::default()
     }
+}
+
+/// A config of tasks `task-<key>` with another group key.
+pub fn config_with_group_key(group_key: &str) -> Bytes {
+    let template = r#"{"id":"task-{{group.key}}","group_key":"{{config.other}}"}"#;
+    let config = format!(
+        r#"{{"group_key_path":"k","other":"{group_key}","task_request_template":{template}}}"#
+    );
+    config.into()
+}
+
+/// The ids of so many tasks, `task-<number>`, of 1,000 bytes each.
+pub fn long_ids(tasks: usize) -> Vec<String> {
+    let ids = (0..tasks).map(|n| format!("task-{n:0>995}"));
+    ids.collect()
 }
 
 /// A result record with only a body.

@@ -450,6 +450,30 @@ async fn plans_are_listed_oldest_first_and_filtered_by_status_and_labels() {
 }
 
 #[tokio::test]
+async fn a_page_of_plans_with_long_labels_fits_a_message() {
+    let mut server = TestServer::with(|config| config.limits.message_bytes_max = 100_000).await;
+    let long = || (0..40).map(|n| (format!("{n:0>256}"), "x".repeat(256)));
+    for plan_id in ["a", "b", "c", "d", "e"] {
+        server
+            .register_with(plan_id, &["k"], |request| request.labels = long().collect())
+            .await;
+    }
+    let mut request = ListPlansRequest::default();
+    let mut pages = Vec::new();
+    loop {
+        let page = server.list_plans(request.clone()).await.unwrap();
+        let page = page.into_inner();
+        let ids = page.plans.into_iter().map(|plan| plan.plan_id);
+        pages.push(ids.collect::<Vec<_>>());
+        if page.next_page_token.is_empty() {
+            break;
+        }
+        request.page_token = page.next_page_token;
+    }
+    assert_eq!(pages, [vec!["a", "b"], vec!["c", "d"], vec!["e"]]);
+}
+
+#[tokio::test]
 async fn sealing_and_cancelling_are_final_and_repeating_them_changes_nothing() {
     let mut server = TestServer::start().await;
     server.register("p", &["a"]).await;

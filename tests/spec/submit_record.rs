@@ -7,7 +7,7 @@ use fanout::proto::{
 };
 use tonic::Code;
 
-use crate::harness::{TestServer, document, record, refusal};
+use crate::harness::{TestServer, document, long_ids, record, refusal};
 
 fn disposition(receipt: &Receipt) -> Disposition {
     receipt.disposition()
@@ -654,21 +654,6 @@ async fn records_of_many_streams_at_one_plan_are_all_applied_once() {
     assert_eq!(accepted, 200);
 }
 
-/// The ids of so many tasks, of 1,000 bytes each.
-fn long_ids(tasks: usize) -> Vec<String> {
-    let ids = (0..tasks).map(|n| format!("task-{n:0>995}"));
-    ids.collect()
-}
-
-/// Registers a plan of the tasks with these ids, whose group key is the same.
-async fn register_alike(server: &mut TestServer, ids: &[String]) {
-    let keys: Vec<_> = ids.iter().map(|id| &id["task-".len()..]).collect();
-    let template = r#"{"group_key_path":"k","task_request_template":{"id":"task-{{group.key}}","group_key":"alike"}}"#;
-    server
-        .register_with("p", &keys, |request| request.config = template.into())
-        .await;
-}
-
 /// Recorded tasks, and records that were set aside.
 async fn taken(server: &mut TestServer) -> (u64, u64) {
     let request = fanout::proto::GetPlanRequest {
@@ -689,7 +674,7 @@ fn too_large() -> (Code, String, String) {
 async fn records_are_not_applied_if_long_task_ids_in_their_receipts_would_not_fit_the_answer() {
     let mut server = TestServer::with(|config| config.limits.message_bytes_max = 1 << 20).await;
     let ids = long_ids(100);
-    register_alike(&mut server, &ids).await;
+    server.register_alike(&ids).await;
     let pad = "x".repeat(9_000);
     let records: Vec<_> = ids
         .iter()
@@ -720,7 +705,7 @@ async fn records_are_not_applied_if_long_task_ids_in_their_receipts_would_not_fi
 #[tokio::test]
 async fn records_are_not_set_aside_if_the_tasks_they_may_be_for_would_not_fit_the_answer() {
     let mut server = TestServer::with(|config| config.limits.message_bytes_max = 1 << 20).await;
-    register_alike(&mut server, &long_ids(16)).await;
+    server.register_alike(&long_ids(16)).await;
     let request = SubmitRecordsRequest {
         plan_id: "p".into(),
         records: vec![record(r#"{"group_key":"alike"}"#); 100],
@@ -742,7 +727,7 @@ async fn records_are_not_set_aside_if_the_tasks_they_may_be_for_would_not_fit_th
 async fn receipts_that_are_remembered_are_refused_if_they_would_not_fit_the_answer() {
     let mut server = TestServer::with(|config| config.limits.message_bytes_max = 1 << 20).await;
     let ids = long_ids(16);
-    register_alike(&mut server, &ids).await;
+    server.register_alike(&ids).await;
     let submit = |first_offset: u64, record: Record, count: usize| SubmitRecordsRequest {
         plan_id: "p".into(),
         producer_id: "one".into(),

@@ -9,7 +9,7 @@ use fanout::proto::{
 };
 use tonic::Code;
 
-use crate::harness::{TestServer, record, refusal};
+use crate::harness::{TestServer, config_with_group_key, long_ids, record, refusal};
 
 async fn get(server: &mut TestServer, task_id: &str) -> Task {
     let request = GetTaskRequest {
@@ -326,6 +326,72 @@ async fn a_page_with_documents_fits_a_message() {
 }
 
 #[tokio::test]
+async fn a_page_of_tasks_with_long_group_keys_fits_a_message() {
+    let mut server = TestServer::with(|config| config.limits.message_bytes_max = 300_000).await;
+    let long = config_with_group_key(&"k".repeat(70_000));
+    server
+        .register_with("p", &["a", "b", "c", "d", "e"], |request| {
+            request.config = long;
+        })
+        .await;
+    let mut request = ListTasksRequest {
+        plan_id: "p".into(),
+        ..Default::default()
+    };
+    let mut pages = Vec::new();
+    loop {
+        let page = server.list_tasks(request.clone()).await.unwrap();
+        let page = page.into_inner();
+        let ids = page.tasks.into_iter().map(|task| task.task_id);
+        pages.push(ids.collect::<Vec<_>>());
+        if page.next_page_token.is_empty() {
+            break;
+        }
+        request.page_token = page.next_page_token;
+    }
+    let expected = [
+        vec!["task-a", "task-b"],
+        vec!["task-c", "task-d"],
+        vec!["task-e"],
+    ];
+    assert_eq!(pages, expected);
+}
+
+#[tokio::test]
+async fn a_task_that_does_not_fit_a_message_is_refused_and_its_basic_view_is_not() {
+    let mut server = TestServer::with(|config| config.limits.message_bytes_max = 300_000).await;
+    // In the task and in its request, so twice.
+    let long = config_with_group_key(&"k".repeat(140_000));
+    server
+        .register_with("p", &["a"], |request| request.config = long)
+        .await;
+    let pad = "x".repeat(30_000);
+    let body = format!(r#"{{"id":"task-a","pad":"{pad}","success":true}}"#);
+    server.submit("p", vec![record(&body)]).await;
+    let list = |view: View| ListTasksRequest {
+        plan_id: "p".into(),
+        view: view.into(),
+        ..Default::default()
+    };
+    let get = GetTaskRequest {
+        plan_id: "p".into(),
+        task_id: "task-a".into(),
+        view: View::Full.into(),
+    };
+    let too_large = (
+        Code::InvalidArgument,
+        "MESSAGE_TOO_LARGE".into(),
+        "message".into(),
+    );
+    let listed = server.list_tasks(list(View::Full)).await.unwrap_err();
+    assert_eq!(refusal(&listed), too_large);
+    let got = server.get_task(get).await.unwrap_err();
+    assert_eq!(refusal(&got), too_large);
+    let basic = server.list_tasks(list(View::Basic)).await.unwrap();
+    assert_eq!(basic.into_inner().tasks.len(), 1);
+}
+
+#[tokio::test]
 async fn a_stray_record_is_listed_rematched_and_counts() {
     let mut server = TestServer::start().await;
     server.register("p", &["a", "b"]).await;
@@ -489,6 +555,33 @@ async fn the_quarantine_is_paged_oldest_first() {
         request.page_token = page.next_page_token;
     }
     assert_eq!(pages, [vec![1, 2], vec![3, 4], vec![5]]);
+}
+
+#[tokio::test]
+async fn a_page_of_the_quarantine_with_long_task_ids_fits_a_message() {
+    let mut server = TestServer::with(|config| config.limits.message_bytes_max = 100_000).await;
+    server.register_alike(&long_ids(16)).await;
+    for _ in 0..10 {
+        let alike = record(r#"{"group_key":"alike"}"#);
+        server.submit("p", vec![alike]).await;
+    }
+    let mut request = ListQuarantineRequest {
+        plan_id: "p".into(),
+        ..Default::default()
+    };
+    let mut pages = Vec::new();
+    loop {
+        let page = server.list_quarantine(request.clone()).await.unwrap();
+        let page = page.into_inner();
+        let ids = page.records.iter().map(|record| record.quarantine_id);
+        pages.push(ids.collect::<Vec<_>>());
+        if page.next_page_token.is_empty() {
+            break;
+        }
+        request.page_token = page.next_page_token;
+    }
+    let expected = [vec![1, 2, 3], vec![4, 5, 6], vec![7, 8, 9], vec![10]];
+    assert_eq!(pages, expected);
 }
 
 #[tokio::test]

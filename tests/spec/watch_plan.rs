@@ -10,7 +10,7 @@ use fanout::proto::{
 };
 use tonic::{Code, Status, Streaming};
 
-use crate::harness::{Client, TestServer, record, refusal};
+use crate::harness::{Client, TestServer, config_with_group_key, record, refusal};
 
 /// A frame that does not come in this time will not come.
 const SOON: Duration = Duration::from_secs(20);
@@ -272,6 +272,29 @@ async fn one_who_is_cut_off_again_and_again_sees_every_result_once() {
         .zip(keys.iter().map(|key| format!("task-{key}")))
         .collect();
     assert_eq!(seen, expected);
+}
+
+#[tokio::test]
+async fn a_part_of_a_snapshot_ends_after_1_mib_of_group_keys() {
+    let mut server = TestServer::start().await;
+    let keys: Vec<String> = (0..25).map(|n| n.to_string()).collect();
+    let few: Vec<&str> = keys.iter().map(String::as_str).collect();
+    let long = config_with_group_key(&"k".repeat(100_000));
+    server
+        .register_with("p", &few, |request| request.config = long)
+        .await;
+    let records = keys.iter().map(|key| success(&format!("task-{key}")));
+    server.submit("p", records.collect()).await;
+    let request = WatchPlanRequest {
+        include_snapshot: true,
+        ..watch("p")
+    };
+    let mut watcher = Watcher::of(&mut server, request).await;
+    let mut parts = Vec::new();
+    while let Some(Frame::Snapshot(part)) = watcher.next().await.unwrap() {
+        parts.push((part.results.len(), part.last));
+    }
+    assert_eq!(parts, [(11, false), (11, false), (3, true)]);
 }
 
 #[tokio::test]
