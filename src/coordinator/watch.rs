@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use tokio::sync::watch::Receiver;
+use tokio::time::Instant;
 
 use super::{Coordinator, Error, PlanView, Standing};
 use crate::engine::{Entry, Held, Spec};
@@ -21,6 +22,8 @@ pub struct Watch {
     head: Receiver<Head>,
     after: u64,
     place: WatcherPlace,
+    /// When its peer has heard nothing for as long as it may; nothing if it has just heard something.
+    quiet_until: Option<Instant>,
 }
 
 /// Events that follow each other.
@@ -58,7 +61,7 @@ pub type Show = fn(&mut BytesMut, &Spec, &Entry, bool);
 pub enum Next {
     /// Events, in order.
     Entries(Entries),
-    /// Nothing happened for a while.
+    /// Nothing was shown for a while; the plan may be further than the watcher.
     Quiet(Standing),
     /// The plan has ended, and the watcher has seen everything up to there.
     Ended(Standing),
@@ -116,6 +119,7 @@ impl Coordinator {
             head,
             after: sequence,
             place,
+            quiet_until: None,
         })
     }
 }
@@ -158,13 +162,21 @@ impl Watch {
         Ok((view, held))
     }
 
-    /// Waits for what comes next; at most `quiet` for nothing.
+    /// Waits for what comes next; at most `quiet` for nothing that is shown. What was handed out has been shown before.
     ///
     /// # Errors
     /// The plan is unusable.
     pub async fn next(&mut self, quiet: Duration) -> Result<Next, Error> {
-        let quiet_until = tokio::time::Instant::now() + quiet;
+        let quiet_until = Instant::now() + quiet;
+        let quiet_until = *self.quiet_until.get_or_insert(quiet_until);
         loop {
+            // Asked first: events of which nothing is shown may come all the time.
+            if quiet_until <= Instant::now() {
+                self.quiet_until = None;
+                let live = self.plan.read();
+                let live = live.map_err(|Poisoned| super::poisoned(&self.plan))?;
+                return Ok(Next::Quiet(Standing::of(&live.state)));
+            }
             let removed = self.head.borrow_and_update().removed;
             if let Some(next) = self.read()? {
                 return Ok(next);
@@ -173,15 +185,8 @@ impl Watch {
                 return Ok(Next::Removed);
             }
             match tokio::time::timeout_at(quiet_until, self.head.changed()).await {
-                Ok(Ok(())) => {}
+                Ok(Ok(())) | Err(_) => {}
                 Ok(Err(_)) => return Ok(Next::Removed),
-                Err(_) => {
-                    let live = self
-                        .plan
-                        .read()
-                        .map_err(|Poisoned| super::poisoned(&self.plan))?;
-                    return Ok(Next::Quiet(Standing::of(&live.state)));
-                }
             }
         }
     }
@@ -210,7 +215,7 @@ impl Watch {
     /// # Errors
     /// The plan is unusable.
     pub fn frames(
-        &self,
+        &mut self,
         entries: &mut Entries,
         documents: bool,
         show: Show,
@@ -221,6 +226,9 @@ impl Watch {
         let frames = part.frames_between(after, last);
         entries.after = part.last().min(last);
         self.place.taken(entries.after);
+        if !frames.is_empty() {
+            self.quiet_until = None;
+        }
         Ok(frames)
     }
 

@@ -102,7 +102,8 @@ pub(super) async fn serve(
                 Ok(Next::Quiet(standing)) => {
                     let counts = Some(convert::counts(&standing.counts));
                     let heartbeat = Frame::Heartbeat(proto::Heartbeat { counts });
-                    yield Ok(frame(watch.cursor(standing.sequence), heartbeat));
+                    // The plan may be further, with results that were not sent.
+                    yield Ok(frame(watch.cursor(seen), heartbeat));
                 }
                 Ok(Next::Ended(standing)) => {
                     yield Ok(frame(watch.cursor(standing.sequence), Frame::End(end_of(&standing))));

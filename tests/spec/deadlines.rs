@@ -6,8 +6,13 @@ use std::time::Duration;
 use fanout::coordinator::{
     Clock, Coordinator, Deadline, Error, Limits, Next, PlanCommand, Registered,
 };
-use fanout::engine::{Completion, EndReason, PlanStatus};
+use fanout::engine::{
+    Completion, EndReason, Entry, Event, PlanStatus, RecordKind, SealRule, Spec, Submission,
+};
 use fanout::journal::{Journal, Memory};
+use fanout::json;
+use fanout::reconcile::record::{self, Rewrite, TypedFields};
+use prost::bytes::BytesMut;
 
 use crate::harness::{coordinator_limits, parse, plan_command};
 
@@ -49,6 +54,25 @@ impl Running {
 
     async fn register(&self, command: PlanCommand) -> Registered {
         self.coordinator.register(command).await.unwrap()
+    }
+
+    /// Submits a record of this group key to the plan `p`.
+    async fn submit(&self, group_key: &str) {
+        let plan = self.coordinator.plan("p").await.unwrap();
+        let body = format!(r#"{{"group_key":"{group_key}","success":true}}"#);
+        let record = record::read(
+            TypedFields::default(),
+            body.as_bytes(),
+            Rewrite::Reconciled,
+            json::Limits::default(),
+            &plan.spec().settings,
+        );
+        let submission = Submission {
+            kind: RecordKind::Result,
+            record: Ok(record.unwrap()),
+        };
+        let submitted = self.coordinator.submit(&plan, &[submission]).await;
+        assert_eq!(submitted.unwrap().0.len(), 1);
     }
 
     /// Status and reason of the plan's end; nothing if it is forgotten.
@@ -274,6 +298,102 @@ async fn a_quiet_watcher_hears_a_heartbeat_at_its_interval() {
         };
         assert_eq!((began.elapsed(), standing.sequence), (15 * SECOND, 1));
     }
+}
+
+/// Shows results, and nothing of what is set aside.
+fn show_results(to: &mut BytesMut, _: &Spec, entry: &Entry, _: bool) {
+    if matches!(entry.event, Event::RecordAccepted(_)) {
+        to.extend_from_slice(b"a result");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_watcher_hears_heartbeats_while_nothing_comes_but_events_that_are_not_shown() {
+    let running = Running::start();
+    running.register(command("p")).await;
+    let mut watch = running.coordinator.watch("p", "").await.unwrap();
+    let began = tokio::time::Instant::now();
+    let strays = async {
+        for _ in 0..12 {
+            tokio::time::sleep(3 * SECOND).await;
+            running.submit("stray").await;
+        }
+    };
+    let heard = async {
+        let mut beats = Vec::new();
+        while beats.len() < 2 {
+            match watch.next(10 * SECOND).await.unwrap() {
+                Next::Entries(mut entries) => {
+                    let frames = watch.frames(&mut entries, false, show_results).unwrap();
+                    assert!(frames.is_empty() && entries.is_empty());
+                }
+                Next::Quiet(_) => beats.push((began.elapsed(), watch.position())),
+                other => panic!("unexpected {other:?}"),
+            }
+        }
+        beats
+    };
+    let (beats, ()) = tokio::join!(heard, strays);
+    assert_eq!(beats, [(10 * SECOND, 4), (20 * SECOND, 7)]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_heartbeat_that_is_due_comes_first_and_from_before_the_result_that_came_meanwhile() {
+    let running = Running::start();
+    running.register(command("p")).await;
+    let mut watch = running.coordinator.watch("p", "").await.unwrap();
+    let Next::Entries(mut created) = watch.next(10 * SECOND).await.unwrap() else {
+        panic!("expected the plan's creation");
+    };
+    let frames = watch.frames(&mut created, false, show_results).unwrap();
+    assert!(frames.is_empty());
+    tokio::time::advance(10 * SECOND).await;
+    running.submit("a").await;
+    assert!(matches!(
+        watch.next(10 * SECOND).await.unwrap(),
+        Next::Quiet(_)
+    ));
+    assert_eq!(watch.position(), 1, "the result was not seen");
+    let Next::Entries(mut result) = watch.next(10 * SECOND).await.unwrap() else {
+        panic!("expected the result");
+    };
+    assert_eq!(
+        watch.frames(&mut result, false, show_results).unwrap(),
+        "a result"
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_frame_that_was_shown_puts_off_the_heartbeat() {
+    let running = Running::start();
+    let keep_open = Completion {
+        seal_rule: SealRule::Explicit,
+        ..Completion::default()
+    };
+    running
+        .register(PlanCommand {
+            completion: keep_open,
+            ..command("p")
+        })
+        .await;
+    let mut watch = running.coordinator.watch("p", "").await.unwrap();
+    assert!(matches!(
+        watch.next(10 * SECOND).await.unwrap(),
+        Next::Entries(_)
+    ));
+    tokio::time::advance(9 * SECOND).await;
+    running.submit("a").await;
+    let Next::Entries(mut result) = watch.next(10 * SECOND).await.unwrap() else {
+        panic!("expected the result");
+    };
+    let frames = watch.frames(&mut result, false, show_results).unwrap();
+    assert_eq!(frames, "a result");
+    let shown = tokio::time::Instant::now();
+    assert!(matches!(
+        watch.next(10 * SECOND).await.unwrap(),
+        Next::Quiet(_)
+    ));
+    assert_eq!(shown.elapsed(), 10 * SECOND);
 }
 
 #[tokio::test(start_paused = true)]

@@ -237,7 +237,7 @@ impl Run {
                 match watch.next(Duration::from_millis(700)).await {
                     Ok(Next::Entries(mut entries)) => {
                         while !entries.is_empty() {
-                            self.read(&watch, &mut entries, &mut at, who);
+                            self.read(&mut watch, &mut entries, &mut at, who);
                         }
                         cursor = watch.cursor(at);
                     }
@@ -256,7 +256,7 @@ impl Run {
         }
     }
 
-    fn read(&self, watch: &Watch, entries: &mut Entries, at: &mut u64, who: &str) {
+    fn read(&self, watch: &mut Watch, entries: &mut Entries, at: &mut u64, who: &str) {
         let life = life_of(watch.spec());
         let frames = watch.frames(entries, true, show).unwrap();
         for frame in frames.chunks_exact(16) {
