@@ -33,13 +33,19 @@ pub(super) async fn serve(
             ))
         }
         Some(documents) => {
-            let limits = fanout.config.limits;
-            let view = request.view;
-            let mut response = blocking(move || of_documents(&documents, &limits)).await?;
-            if view == i32::from(View::Basic) {
-                response.document.clear();
+            let of_plans = [
+                ("wait", request.wait.is_some()),
+                ("seal", request.seal),
+                ("page_size", request.page_size != 0),
+                ("page_token", !request.page_token.is_empty()),
+            ];
+            if let Some((field, _)) = of_plans.iter().find(|(_, is_given)| *is_given) {
+                let problem = "not together with documents: it is of a registered plan";
+                return Err(status::invalid(field, problem, "FIELDS_EXCLUDE_EACH_OTHER"));
             }
-            Ok(response)
+            let limits = fanout.config.limits;
+            let is_basic = request.view == i32::from(View::Basic);
+            blocking(move || of_documents(&documents, is_basic, &limits)).await
         }
         None => of_registered(fanout, caller, request, closing).await,
     }
@@ -122,6 +128,7 @@ async fn of_registered(
 
 fn of_documents(
     documents: &ReconcileDocuments,
+    is_basic: bool,
     limits: &Limits,
 ) -> Result<ReconcileResponse, Status> {
     let refused = |error: plan::Error| status::of(&error.into());
@@ -144,9 +151,15 @@ fn of_documents(
     let records = records.map(Value::into_list).unwrap_or_default();
     let reconciled = reconcile::reconcile_counting(&config, &plan, records);
     let (result, missing) = reconciled.map_err(refused)?;
-    let mut document = String::new();
-    if !json::write_compact_within(&mut document, &result, limits.message_bytes_max) {
-        check_size(&document, limits)?;
+    let (mut document, most) = (String::new(), document_bytes_max(limits));
+    if !is_basic && !json::write_compact_within(&mut document, &result, most) {
+        let problem = format!("their result is larger than {most} bytes; reconcile fewer tasks");
+        return Err(status::over_limit(
+            "documents",
+            &problem,
+            "DOCUMENT_TOO_LARGE",
+            most,
+        ));
     }
     let count = |field| {
         let count = result
@@ -203,18 +216,4 @@ pub(super) fn plan_limits(limits: &Limits) -> plan::Limits {
 /// What leaves room for the fields beside the document.
 fn document_bytes_max(limits: &Limits) -> usize {
     limits.message_bytes_max.saturating_sub(64 << 10)
-}
-
-fn check_size(document: &str, limits: &Limits) -> Result<(), Status> {
-    let most = document_bytes_max(limits);
-    if document.len() <= most {
-        return Ok(());
-    }
-    let problem = format!("the document is larger than {most} bytes; ask for pages");
-    Err(status::over_limit(
-        "page_size",
-        &problem,
-        "DOCUMENT_TOO_LARGE",
-        most,
-    ))
 }

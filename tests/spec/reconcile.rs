@@ -350,6 +350,47 @@ async fn a_record_that_calls_itself_missing_is_a_record_in_the_counts() {
 }
 
 #[tokio::test]
+async fn a_result_of_documents_is_answered_64_kib_below_a_message_and_refused_a_byte_past_it() {
+    let mut server = TestServer::with(|config| config.limits.message_bytes_max = 256 << 10).await;
+    let request = |padding: usize| {
+        let pad = "x".repeat(padding);
+        let config =
+            format!(r#"{{"task_request_template":{{"id":"t"}},"orchestrator":{{"pad":"{pad}"}}}}"#);
+        ReconcileRequest {
+            documents: Some(ReconcileDocuments {
+                config: config.into(),
+                items: "[1]".into(),
+                ..Default::default()
+            }),
+            ..Default::default()
+        }
+    };
+    let beside = reconcile(&mut server, request(0)).await.document.len();
+    let padding = (192 << 10) - beside;
+    let at = reconcile(&mut server, request(padding)).await;
+    assert_eq!(at.document.len(), 192 << 10);
+    let past = request(padding + 1);
+    let status = server.reconcile(past.clone()).await.unwrap_err();
+    assert_eq!(
+        refusal(&status),
+        (
+            Code::InvalidArgument,
+            "DOCUMENT_TOO_LARGE".into(),
+            "documents".into()
+        )
+    );
+    let basic = ReconcileRequest {
+        view: View::Basic.into(),
+        ..past
+    };
+    let basic = reconcile(&mut server, basic).await;
+    assert_eq!(
+        (basic.document.len(), basic.counts.unwrap().missing),
+        (0, 1)
+    );
+}
+
+#[tokio::test]
 async fn documents_are_reconciled_without_a_plan_as_the_command_does() {
     let mut server = TestServer::start().await;
     let file = |name: &str| {

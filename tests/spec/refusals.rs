@@ -698,6 +698,38 @@ async fn a_wrong_reconcile_request_is_refused_with_its_field() {
             invalid("FIELDS_EXCLUDE_EACH_OTHER", "documents"),
         ),
         (
+            "documents and a wait",
+            ReconcileRequest {
+                wait: seconds(0),
+                ..documents(empty())
+            },
+            invalid("FIELDS_EXCLUDE_EACH_OTHER", "wait"),
+        ),
+        (
+            "documents and a seal",
+            ReconcileRequest {
+                seal: true,
+                ..documents(empty())
+            },
+            invalid("FIELDS_EXCLUDE_EACH_OTHER", "seal"),
+        ),
+        (
+            "documents and a page size",
+            ReconcileRequest {
+                page_size: 1,
+                ..documents(empty())
+            },
+            invalid("FIELDS_EXCLUDE_EACH_OTHER", "page_size"),
+        ),
+        (
+            "documents and a page token",
+            ReconcileRequest {
+                page_token: "t.1".into(),
+                ..documents(empty())
+            },
+            invalid("FIELDS_EXCLUDE_EACH_OTHER", "page_token"),
+        ),
+        (
             "long wait",
             of_plan(ReconcileRequest {
                 wait: seconds(301),
