@@ -118,6 +118,7 @@ impl Registry {
             .unwrap_or_else(PoisonError::into_inner)
             .remove(plan_id);
         if let Some(plan) = &removed {
+            plan.removed.store(true, Ordering::Release);
             plan.head.send_modify(|head| head.removed = true);
         }
         removed
@@ -206,6 +207,8 @@ pub struct LivePlan {
     appended: Mutex<VecDeque<Vec<Arc<Entry>>>>,
     live: RwLock<Live>,
     poisoned: AtomicBool,
+    /// As its [head](Head::removed) says, for who changes it.
+    removed: AtomicBool,
     head: watch::Sender<Head>,
     watchers: Watchers,
     parts: Parts,
@@ -254,6 +257,7 @@ impl LivePlan {
             appended: Mutex::default(),
             live: RwLock::new(Live { state, history }),
             poisoned: AtomicBool::new(false),
+            removed: AtomicBool::new(false),
             head: watch::Sender::new(head),
             watchers: Watchers::default(),
             parts: Parts::default(),
@@ -338,6 +342,12 @@ impl LivePlan {
     #[must_use]
     pub fn is_poisoned(&self) -> bool {
         self.poisoned.load(Ordering::Relaxed)
+    }
+
+    /// Whether the plan was deleted or has expired. Who forgets a plan has its [turn](Self::turn).
+    #[must_use]
+    pub fn is_removed(&self) -> bool {
+        self.removed.load(Ordering::Acquire)
     }
 
     /// To be held from before a change is journaled until it is applied.

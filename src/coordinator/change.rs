@@ -11,7 +11,7 @@ use std::time::Instant;
 use tokio::task::JoinHandle;
 use tracing::Instrument;
 
-use super::{Coordinator, Error, Standing, poisoned, view};
+use super::{Coordinator, Error, Standing, not_found, poisoned, view};
 use crate::engine::{self, Command, Decision, Entry, ProducerRefusal, Receipt};
 use crate::journal::{self, Answer};
 use crate::registry::{Deciding, LivePlan, Poisoned, TurnHeld};
@@ -30,8 +30,12 @@ impl Coordinator {
         command: &Command<'_>,
     ) -> Result<Changed, Error> {
         if self.shared.is_none() {
-            let (changed, _) = self.change_once(plan, command).await?;
-            return changed;
+            return match self.change_once(plan, command).await {
+                Ok((changed, _)) => changed,
+                // What had its place was still to be written when the plan was forgotten.
+                Err(Error::Journal(journal::Error::NotFound)) => Err(not_found(plan.plan_id())),
+                Err(error) => Err(error),
+            };
         }
         let mut is_current = false;
         let mut refused = journal::Error::Conflict { at: 0 };
@@ -67,6 +71,7 @@ impl Coordinator {
         command: &Command<'_>,
     ) -> Result<(Result<Changed, Error>, bool), Error> {
         let turn = plan.turn().instrument(tracing::trace_span!("turn")).await;
+        self.check_not_removed(plan)?;
         let Decided {
             mut answer,
             refused,
@@ -83,6 +88,7 @@ impl Coordinator {
                 // What is answered shows what others have appended.
                 if !plan.wait_for(answer.standing.sequence, losses).await {
                     view(plan)?;
+                    self.check_not_removed(plan)?;
                     return Err(match self.shared {
                         Some(_) => journal::Error::Conflict {
                             at: plan.sequence(),
@@ -93,9 +99,11 @@ impl Coordinator {
                     }
                     .into());
                 }
+                self.check_not_removed(plan)?;
             }
             Acknowledged::Later(finished) => {
                 finished.await.unwrap_or_else(|_| Err(poisoned(plan)))?;
+                self.check_not_removed(plan)?;
             }
         }
         let ended = answer.standing.end.as_ref().filter(|_| !had_ended);
@@ -110,6 +118,15 @@ impl Coordinator {
         }
         recall(plan, &mut answer.receipts)?;
         Ok((refused.map_or(Ok(answer), Err), appended))
+    }
+
+    /// Whoever still has a deleted plan is not told that it takes anything: another may have its name by now. Where others
+    /// have the journal, too, that says so.
+    fn check_not_removed(&self, plan: &LivePlan) -> Result<(), Error> {
+        match self.shared {
+            None if plan.is_removed() => Err(not_found(plan.plan_id())),
+            _ => Ok(()),
+        }
     }
 
     /// What is done of a change while its turn is held.

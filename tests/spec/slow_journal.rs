@@ -276,6 +276,30 @@ async fn a_change_whose_caller_has_gone_is_applied_all_the_same() {
 }
 
 #[tokio::test]
+async fn what_is_acknowledged_after_its_plan_was_deleted_is_answered_as_gone() {
+    let running = Running::start().await;
+    let submitted = running.submit("a", 1).await;
+    let repeated = running.submit("a", 1).await;
+    let refused = running.submit("b", 1).await;
+    running.coordinator.delete("p", "").await.unwrap();
+    let after = running.submit("c", 1).await;
+    assert_eq!(
+        running.waiting.lock().unwrap().len(),
+        2,
+        "nothing is appended for a plan that was deleted"
+    );
+    running.acknowledge(Ok(())).await;
+    running.acknowledge(Err(JournalError::NotFound)).await;
+    for answered in [submitted, repeated, refused, after] {
+        let answered = answered.await.unwrap();
+        assert!(
+            matches!(&answered, Err(Error::PlanNotFound { plan_id }) if plan_id == "p"),
+            "{answered:?}"
+        );
+    }
+}
+
+#[tokio::test]
 async fn a_plan_ends_when_its_end_is_acknowledged() {
     let running = Running::start().await;
     let coordinator = Arc::clone(&running.coordinator);

@@ -1,9 +1,13 @@
 //! The record stream: one receipt for each record, in order, at once, and true.
 
+use std::sync::Arc;
+
+use fanout::journal::disk::{Durability, Options};
+use fanout::journal::{Disk, Journal, Memory};
 use fanout::json::{self, Value};
 use fanout::proto::{
-    Disposition, MatchedBy, PlanStatus, Receipt, Record, RecordKind, SealPlanRequest,
-    SubmitRecordRequest, SubmitRecordsRequest, TaskStatus, View, Warning,
+    DeletePlanRequest, Disposition, MatchedBy, PlanStatus, Receipt, Record, RecordKind,
+    SealPlanRequest, SubmitRecordRequest, SubmitRecordsRequest, TaskStatus, View, Warning,
 };
 use tonic::Code;
 
@@ -391,6 +395,70 @@ async fn one_bad_record_never_ends_the_stream() {
         (violation.field.as_str(), violation.reason.as_str()),
         ("records[0].kind", "UNKNOWN_ENUM_VALUE")
     );
+}
+
+#[tokio::test]
+async fn a_stream_of_a_deleted_plan_ends_and_the_next_plan_of_its_name_has_nothing_of_it() {
+    let directory = tempfile::tempdir().unwrap();
+    let on_disk = |name: &str, durability| {
+        let options = Options {
+            durability,
+            ..Options::new(directory.path().join(name))
+        };
+        Arc::new(Disk::open(&options).unwrap()) as Arc<dyn Journal>
+    };
+    let journals = [
+        Arc::new(Memory::default()),
+        on_disk("fsync", Durability::Fsync),
+        on_disk("os", Durability::Os),
+    ];
+    let body = r#"{"id":"task-a","success":true}"#;
+    for (nth, journal) in journals.into_iter().enumerate() {
+        let mut server = TestServer::over(journal, |_| {}).await;
+        server.register("p", &["a", "b"]).await;
+        let (mut used, mut numbered) = (server.open().await, server.open().await);
+        used.send("p", vec![record(body)]).await;
+        assert_eq!(
+            dispositions(&used.next().await.unwrap().unwrap().receipts),
+            [Disposition::Accepted]
+        );
+        let of_producer = |records| SubmitRecordRequest {
+            plan_id: "p".into(),
+            producer_id: "worker".into(),
+            records,
+            first_offset: Some(0),
+            ..Default::default()
+        };
+        numbered.send_request(of_producer(vec![])).await;
+        assert_eq!(
+            numbered.next().await.unwrap().unwrap().committed_offset,
+            Some(0)
+        );
+        let delete = DeletePlanRequest {
+            plan_id: "p".into(),
+            ..Default::default()
+        };
+        server.delete_plan(delete).await.unwrap();
+        server.register("p", &["a", "b"]).await;
+
+        // A record that the deleted plan has already is no duplicate any more.
+        used.send("p", vec![record(body)]).await;
+        numbered.send_request(of_producer(vec![])).await;
+        for stream in [&mut used, &mut numbered] {
+            let status = stream.next().await.unwrap_err();
+            assert_eq!(
+                refusal(&status),
+                (Code::NotFound, "PLAN_NOT_FOUND".into(), String::new()),
+                "journal {nth}"
+            );
+        }
+        let receipts = server.submit("p", vec![record(body)]).await;
+        assert_eq!(
+            (receipts[0].disposition(), receipts[0].sequence),
+            (Disposition::Accepted, 2),
+            "journal {nth}"
+        );
+    }
 }
 
 #[tokio::test]
