@@ -115,11 +115,21 @@ impl FromStr for KeySet {
 }
 
 impl fmt::Display for KeySet {
+    /// As everybody may read it: without what a URL [asks](shown).
     fn fmt(&self, to: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::In(path) => path.display().fmt(to),
-            Self::At(url) => url.fmt(to),
+            Self::At(url) => shown(url).fmt(to),
         }
+    }
+}
+
+/// A URL as everybody may read it: its query may be a secret.
+pub fn shown(url: &Uri) -> String {
+    let text = url.to_string();
+    match text.split_once('?') {
+        Some((before, _)) => format!("{before}?***"),
+        None => text,
     }
 }
 
@@ -134,15 +144,18 @@ mod tests {
             read("keys/set.json"),
             Ok(KeySet::In("keys/set.json".into()))
         );
-        for url in [
-            "https://issuer.example/keys?v=1",
-            "http://127.0.0.1:8080/keys",
-            "http://[::1]/keys",
-            "http://localhost/keys",
+        for (url, shown) in [
+            (
+                "https://issuer.example/keys?v=1",
+                "https://issuer.example/keys?***",
+            ),
+            ("http://127.0.0.1:8080/keys", "http://127.0.0.1:8080/keys"),
+            ("http://[::1]/keys", "http://[::1]/keys"),
+            ("http://localhost/keys", "http://localhost/keys"),
         ] {
             let at = read(url);
-            assert!(matches!(&at, Ok(KeySet::At(_))), "{url}: {at:?}");
-            assert_eq!(at.map(|at| at.to_string()).as_deref(), Ok(url));
+            assert_eq!(at, Ok(KeySet::At(hyper::Uri::from_static(url))));
+            assert_eq!(at.map(|at| at.to_string()).as_deref(), Ok(shown));
         }
         for (url, said) in [
             ("http://issuer.example/keys", "has to be https://"),

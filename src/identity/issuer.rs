@@ -131,10 +131,10 @@ impl Grant {
 
 impl Issuer {
     /// Believes these keys, a JSON Web Key Set; answers, too, which of them are of no use here, and why. An issuer may have
-    /// such keys for others (RFC 7517, 5).
+    /// such keys for others (RFC 7517, 5). With a set that is empty, nobody is believed: all keys were withdrawn.
     ///
     /// # Errors
-    /// It is none, or has no key that can be used.
+    /// It is none, or has keys of which none can be used.
     pub fn read(key_set: &str, terms: Terms) -> Result<(Self, Vec<String>), String> {
         #[derive(Deserialize)]
         struct Set {
@@ -151,8 +151,7 @@ impl Issuer {
                 Err(problem) => ignored.push(format!("key {}: {problem}", nth + 1)),
             }
         }
-        if keys.is_empty() {
-            let why = ignored.first().map_or("there is none", String::as_str);
+        if let (true, Some(why)) = (keys.is_empty(), ignored.first()) {
             return Err(format!("no key can be used: {why}"));
         }
         let issuer = Self {
@@ -161,6 +160,12 @@ impl Issuer {
             audience: terms.audience,
         };
         Ok((issuer, ignored))
+    }
+
+    /// Whether there is any key.
+    #[must_use]
+    pub fn has_keys(&self) -> bool {
+        !self.keys.is_empty()
     }
 
     /// Whose token it is; nothing if it is not one of this issuer, or not yet, or not any more.

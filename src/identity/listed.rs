@@ -64,7 +64,7 @@ impl Listed {
     /// # Errors
     /// What is wrong, and where.
     pub(super) fn read(text: &str) -> Result<Self, String> {
-        let file: File = toml::from_str(text).map_err(|error| error.to_string())?;
+        let file: File = toml::from_str(text).map_err(|error| problem(text, &error))?;
         if file.token.len() > ENTRIES_MAX || file.certificate.len() > ENTRIES_MAX {
             return Err(format!(
                 "there are more than {ENTRIES_MAX} tokens or certificates"
@@ -103,6 +103,27 @@ impl Listed {
             Some(_) => Err(format!("another one has this {what}")),
         }
     }
+}
+
+/// What is wrong, and where, without what stands there: it may be a token.
+fn problem(text: &str, error: &toml::de::Error) -> String {
+    let said = error.message();
+    // The one thing that is said of a value, and repeats it.
+    let value_at = ["invalid type: string", "invalid value: string"]
+        .into_iter()
+        .find_map(|what| said.starts_with(what).then_some(what.len()));
+    let said = match (value_at, said.rfind(", expected")) {
+        (Some(begin), Some(end)) => format!("{}{}", &said[..begin], &said[end..]),
+        _ => said.to_owned(),
+    };
+    let before = error.span().and_then(|span| text.get(..span.start));
+    let Some(before) = before else {
+        return said;
+    };
+    let line_begin = before.rfind('\n').map_or(0, |end| end + 1);
+    let line = before.matches('\n').count() + 1;
+    let column = before[line_begin..].chars().count() + 1;
+    format!("line {line}, column {column}: {said}")
 }
 
 fn caller(entry: &Entry) -> Result<Caller, String> {
@@ -207,6 +228,37 @@ mod tests {
         assert_eq!(caller.roles, [Role::Submit]);
         assert_eq!(caller.plan_id.as_deref(), Some("p"));
         assert_eq!(caller.expires.map(|at| at.0), Some(1_798_761_600_000));
+    }
+
+    #[test]
+    fn what_is_said_of_a_wrong_file_has_no_token_in_it() {
+        let error = |text: &str| Listed::read(text).err().unwrap_or_default();
+        for (text, said) in [
+            (
+                "[[token]]\nname = \"n\"\nsha256 = \"s3cret\nroles = [\"plan\"]",
+                "line 3, column 17: ",
+            ),
+            (
+                "[[token]]\nname = \"n\"\nsecret = \"s3cret\"\nroles = [\"plan\"]",
+                "line 3, column 1: unknown field `secret`, expected",
+            ),
+            (
+                "token = \"s3cret, expected\"",
+                "line 1, column 9: invalid type: string, expected a sequence",
+            ),
+            ("[[token]]\nname = \"n\"\nsha256 = s3cret", "line 3, "),
+            (
+                "[[token]]\nname = \"n\"\nsha256 = \"s3cret\"\nroles = [\"plan\"]",
+                "token 1 (\"n\"): sha256 is not 64 hex digits",
+            ),
+        ] {
+            let error = error(text);
+            assert!(error.starts_with(said), "{error}");
+            assert!(
+                !error.contains("s3cret") && !error.contains('\n'),
+                "{error}"
+            );
+        }
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use std::io;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::{bounded_file, key_set};
 use crate::config::{Auth, KeySet};
@@ -13,18 +13,25 @@ use crate::service::Admission;
 const FILE_BYTES_MAX: u64 = 64 << 20;
 
 /// What is said of them.
-#[derive(Clone, Default, PartialEq, Eq)]
+#[derive(Default)]
 struct Texts {
     tokens: Option<String>,
     keys: Option<String>,
 }
 
-/// Where it is said, and what was said last.
+/// One of the places where it is said.
+#[derive(Clone, Copy)]
+enum Place {
+    Tokens,
+    Keys,
+}
+
+/// Where it is said, and what was said last that is believed.
 pub(super) struct Believed {
     auth: Auth,
     /// Whether clients show certificates.
     shows_certificates: bool,
-    texts: Texts,
+    texts: Mutex<Texts>,
 }
 
 impl Believed {
@@ -36,44 +43,42 @@ impl Believed {
         auth: Auth,
         shows_certificates: bool,
     ) -> Result<(Self, Authority), String> {
-        let texts = texts(&auth).await?;
         let believed = Self {
             auth,
             shows_certificates,
-            texts,
+            texts: Mutex::default(),
         };
-        let authority = believed.authority(&believed.texts)?;
+        let texts = Texts {
+            keys: believed.text(Place::Keys).await?,
+            tokens: believed.text(Place::Tokens).await?,
+        };
+        let authority = believed.authority(&texts)?;
         let (tokens, certificates) = authority.listed();
         tracing::info!(
             tokens,
             certificates,
-            keys = believed.texts.keys.is_some(),
+            keys = texts.keys.is_some(),
             "callers have to say who they are"
         );
+        *believed.texts() = texts;
         Ok((believed, authority))
     }
 
-    /// Reads it again and again. What is wrong leaves everything as it is.
-    pub(super) async fn follow(mut self, admission: Arc<Admission>) {
+    /// Reads it again and again. What is wrong leaves everything as it is: neither place waits for the other.
+    pub(super) async fn follow(self, admission: Arc<Admission>) {
+        tokio::join!(
+            self.follow_place(Place::Tokens, &admission),
+            self.follow_place(Place::Keys, &admission),
+        );
+    }
+
+    async fn follow_place(&self, place: Place, admission: &Admission) {
         let mut told = None;
         loop {
             tokio::time::sleep(self.auth.auth_reload_interval).await;
-            let read = match texts(&self.auth).await {
-                Ok(texts) if texts == self.texts => {
-                    told = None;
-                    continue;
-                }
-                Ok(texts) => self.authority(&texts).map(|authority| (texts, authority)),
-                Err(problem) => Err(problem),
-            };
-            match read {
-                Ok((texts, authority)) => {
-                    let (tokens, certificates) = authority.listed();
-                    tracing::info!(tokens, certificates, "who is believed has changed");
-                    self.texts = texts;
-                    admission.replace(authority);
-                    told = None;
-                }
+            let text = self.text(place).await;
+            match text.and_then(|text| self.believe(place, text, admission)) {
+                Ok(()) => told = None,
                 Err(problem) if told.as_ref() != Some(&problem) => {
                     tracing::error!(problem, "who is believed stays as it was");
                     told = Some(problem);
@@ -81,6 +86,53 @@ impl Believed {
                 Err(_) => {}
             }
         }
+    }
+
+    /// Believes what is said in one place now, with what was said last in the other.
+    fn believe(
+        &self,
+        place: Place,
+        text: Option<String>,
+        admission: &Admission,
+    ) -> Result<(), String> {
+        let mut texts = self.texts();
+        let changed = match place {
+            Place::Tokens if text == texts.tokens => return Ok(()),
+            Place::Keys if text == texts.keys => return Ok(()),
+            Place::Tokens => Texts {
+                tokens: text,
+                keys: texts.keys.clone(),
+            },
+            Place::Keys => Texts {
+                keys: text,
+                tokens: texts.tokens.clone(),
+            },
+        };
+        let authority = self.authority(&changed)?;
+        let (tokens, certificates) = authority.listed();
+        *texts = changed;
+        admission.replace(authority);
+        tracing::info!(tokens, certificates, "who is believed has changed");
+        Ok(())
+    }
+
+    /// Held for one change, whose every step is whole.
+    fn texts(&self) -> MutexGuard<'_, Texts> {
+        self.texts.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What is said in one place.
+    async fn text(&self, place: Place) -> Result<Option<String>, String> {
+        let Auth { tokens, jwks, .. } = &self.auth;
+        let authorities = self.auth.jwks_authorities.as_deref();
+        let text = match (place, tokens, jwks) {
+            (Place::Tokens, Some(path), _) | (Place::Keys, _, Some(KeySet::In(path))) => {
+                read(path).await?
+            }
+            (Place::Keys, _, Some(KeySet::At(url))) => key_set::fetch(url, authorities).await?,
+            (Place::Tokens, None, _) | (Place::Keys, _, None) => return Ok(None),
+        };
+        Ok(Some(text))
     }
 
     fn authority(&self, texts: &Texts) -> Result<Authority, String> {
@@ -95,6 +147,9 @@ impl Believed {
                 let (issuer, ignored) = read.map_err(|problem| format!("{from}: {problem}"))?;
                 for key in ignored {
                     tracing::warn!(key, "a key of the issuer is not used");
+                }
+                if !issuer.has_keys() {
+                    tracing::warn!("the issuer has no keys: no signed token is believed");
                 }
                 Some(issuer)
             }
@@ -111,19 +166,6 @@ impl Believed {
         }
         Ok(authority)
     }
-}
-
-async fn texts(auth: &Auth) -> Result<Texts, String> {
-    let keys = match &auth.jwks {
-        Some(KeySet::At(url)) => Some(key_set::fetch(url, auth.jwks_authorities.as_deref()).await?),
-        Some(KeySet::In(path)) => Some(read(path).await?),
-        None => None,
-    };
-    let tokens = match &auth.tokens {
-        Some(path) => Some(read(path).await?),
-        None => None,
-    };
-    Ok(Texts { tokens, keys })
 }
 
 async fn read(path: &Path) -> Result<String, String> {

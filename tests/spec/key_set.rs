@@ -170,11 +170,6 @@ fn an_issuer_that_cannot_be_had_changes_nothing() {
         ("200 OK", "{}", "missing field `keys`"),
         (
             "200 OK",
-            r#"{"keys":[]}"#,
-            "no key can be used: there is none",
-        ),
-        (
-            "200 OK",
             r#"{"keys":[{"kty":"oct","k":"c2VjcmV0","alg":"HS256"}]}"#,
             "no key can be used: key 1: alg is not RS256, ES256 or EdDSA",
         ),
@@ -184,6 +179,102 @@ fn an_issuer_that_cannot_be_had_changes_nothing() {
         let line = server.program.stderr.line_with("stays as it was");
         assert!(line.contains("ERROR") && line.contains(said), "{line}");
         assert_eq!(code(&server, &token), Code::Ok, "{said}");
+    }
+}
+
+#[test]
+fn an_empty_set_takes_every_key_back_at_the_start_and_later() {
+    let (key, set) = identity::new_key("1").unwrap();
+    let publisher = Publisher::start(&set);
+    let mut server = start(&publisher);
+    let token = token(&key, "1");
+    assert_eq!(code(&server, &token), Code::Ok);
+    publisher.says("200 OK", r#"{"keys":[]}"#);
+    let told = "the issuer has no keys: no signed token is believed";
+    let changed = "who is believed has changed";
+    server.program.stderr.line_with(told);
+    server.program.stderr.line_with(changed);
+    assert_eq!(code(&server, &token), Code::Unauthenticated);
+
+    let mut started_then = start(&publisher);
+    assert_eq!(code(&started_then, &token), Code::Unauthenticated);
+    publisher.says("200 OK", &set);
+    started_then.program.stderr.line_with(changed);
+    assert_eq!(code(&started_then, &token), Code::Ok);
+}
+
+#[test]
+fn a_list_is_followed_while_the_issuer_is_away_and_an_issuer_while_the_list_is_broken() {
+    let (first, first_set) = identity::new_key("1").unwrap();
+    let (second, second_set) = identity::new_key("2").unwrap();
+    let publisher = Publisher::start(&first_set);
+    let list = publisher.files.path().join("tokens.toml");
+    let listed = |token: &str| {
+        let hash = identity::digest(token).map(|byte| format!("{byte:02x}"));
+        let hash = hash.concat();
+        format!("[[token]]\nname = \"n\"\nsha256 = \"{hash}\"\nroles = [\"watch\"]\n")
+    };
+    std::fs::write(&list, listed("one")).unwrap();
+    let mut settings = publisher.settings();
+    settings.extend(["--tokens".to_owned(), list.to_str().unwrap().to_owned()]);
+    let settings: Vec<&str> = settings.iter().map(String::as_str).collect();
+    let mut server = Served::start(&settings);
+    let (first, second) = (token(&first, "1"), token(&second, "2"));
+    let believed = |server: &Served| {
+        ["one", "two", &*first, &*second].map(|token| code(server, token) == Code::Ok)
+    };
+    assert_eq!(believed(&server), [true, false, true, false]);
+
+    publisher.says("500 Internal Server Error", "");
+    server.program.stderr.line_with("answers 500");
+    // At once, as a list that is half written is broken.
+    let next = publisher.files.path().join("next");
+    std::fs::write(&next, listed("two")).unwrap();
+    std::fs::rename(&next, &list).unwrap();
+    server
+        .program
+        .stderr
+        .line_with("who is believed has changed");
+    assert_eq!(believed(&server), [false, true, true, false]);
+
+    std::fs::write(&next, "[[token").unwrap();
+    std::fs::rename(&next, &list).unwrap();
+    server
+        .program
+        .stderr
+        .line_with("tokens.toml: line 1, column 8: ");
+    publisher.says("200 OK", &second_set);
+    server
+        .program
+        .stderr
+        .line_with("who is believed has changed");
+    assert_eq!(believed(&server), [false, true, false, true]);
+}
+
+#[test]
+fn what_a_url_asks_with_is_not_told_when_its_keys_cannot_be_had() {
+    let (_, set) = identity::new_key("1").unwrap();
+    let mut publisher = Publisher::start(&set);
+    let shown = format!("{}?***: answers 500", publisher.url);
+    publisher.url.push_str("?code=s3cret");
+    let mut server = start(&publisher);
+    publisher.says("500 Internal Server Error", "");
+    let line = server.program.stderr.line_with("stays as it was");
+    assert!(line.contains(&shown) && !line.contains("s3cret"), "{line}");
+
+    let mut serve = fanout();
+    serve
+        .args(["serve", "--listen", "127.0.0.1:0"])
+        .args(publisher.settings());
+    for (status, body) in [("500 Internal Server Error", ""), ("200 OK", "{}")] {
+        publisher.says(status, body);
+        let said = Program::start(&mut serve).finish();
+        assert_eq!(said.code, 1);
+        assert!(
+            said.stderr.contains("?***: ") && !said.stderr.contains("s3cret"),
+            "{}",
+            said.stderr
+        );
     }
 }
 
