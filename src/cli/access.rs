@@ -11,7 +11,16 @@ use super::Failure;
 use crate::identity::TOKEN_BYTES_MAX;
 
 /// A token, where there is no file of it. Not an argument: those are seen by everybody on the machine.
-pub(super) const TOKEN_VARIABLE: &str = "FANOUT_TOKEN";
+const TOKEN_VARIABLE: &str = "FANOUT_TOKEN";
+
+/// What says where a token, a key to sign tokens with, and a certificate and its key are, or what the token is.
+pub(super) const CREDENTIAL_VARIABLES: [&str; 5] = [
+    TOKEN_VARIABLE,
+    "FANOUT_TOKEN_FILE",
+    "FANOUT_TOKEN_KEY",
+    "FANOUT_CERT",
+    "FANOUT_KEY",
+];
 
 /// What to show to a coordinator, and what to expect of it.
 #[derive(Clone, Debug, Default, Args)]

@@ -16,7 +16,7 @@ use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 
-use super::access::TOKEN_VARIABLE;
+use super::access::CREDENTIAL_VARIABLES;
 use super::print::{number, object};
 use super::trace_context::TRACEPARENT;
 use crate::json::{self, Object, Value};
@@ -25,6 +25,8 @@ use crate::json::{self, Object, Value};
 const RECORD_BYTES_MAX: usize = 1 << 20;
 /// How much of the end of standard error a failed record carries.
 const STDERR_TAIL_BYTES: usize = 4 << 10;
+/// Longest value in an executor's environment, in bytes: systems have a limit, for one value (Linux: 128 KiB) or for all.
+const VARIABLE_BYTES_MAX: usize = 32 << 10;
 /// How long an executor has between SIGTERM and SIGKILL.
 const END_GRACE: Duration = Duration::from_secs(5);
 /// How long output may stay open after the executor has exited: something it started still holds it.
@@ -78,8 +80,14 @@ impl Trouble {
     }
 }
 
+/// Whether a process can be started with it.
+fn fits_environment(value: &OsStr) -> bool {
+    let value = value.as_encoded_bytes();
+    value.len() <= VARIABLE_BYTES_MAX && !value.contains(&0)
+}
+
 impl Executor {
-    /// Runs one task.
+    /// Runs one task. What of the environment does not fit there is left out.
     pub(super) async fn run(&self, request: &[u8], environment: &[(&str, &OsStr)]) -> Ran {
         let mut child = match self.spawn(environment) {
             Ok(child) => child,
@@ -142,18 +150,27 @@ impl Executor {
             .ok_or_else(|| io::Error::other("there is no command"))?;
         let traceparent = [(TRACEPARENT, &*self.traceparent)];
         let traceparent = traceparent.into_iter().filter(|(_, said)| !said.is_empty());
-        Command::new(program)
+        let mut command = Command::new(program);
+        command
             .args(arguments)
-            // Who runs tasks need not be who plans them.
-            .env_remove(TOKEN_VARIABLE)
             .envs(traceparent)
-            .envs(environment.iter().copied())
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .process_group(0)
-            .kill_on_drop(true)
-            .spawn()
+            .kill_on_drop(true);
+        // Who runs tasks need not be who plans them.
+        for variable in CREDENTIAL_VARIABLES {
+            command.env_remove(variable);
+        }
+        for &(variable, value) in environment {
+            match fits_environment(value) {
+                true => command.env(variable, value),
+                // Not that of the executor, if any, that has started this.
+                false => command.env_remove(variable),
+            };
+        }
+        command.spawn()
     }
 
     /// Ends a child and everything it started: SIGTERM, a while, SIGKILL.

@@ -321,10 +321,20 @@ fn executors_are_not_given_the_token_of_who_plans() {
         ),
         ("i.json", r#"[{"k":"a"}]"#),
     ]);
+    std::fs::write(files.path().join("token"), "secret").unwrap();
+    let names = [
+        "FANOUT_TOKEN",
+        "FANOUT_TOKEN_FILE",
+        "FANOUT_TOKEN_KEY",
+        "FANOUT_CERT",
+        "FANOUT_KEY",
+    ];
+    let given: String = names.map(|name| format!("${{{name}+{name}}}")).concat();
+    let script = format!(r#"test -z "{given}" && echo '{{"success":true}}'"#);
     let mut command = fanout();
     command
         .current_dir(files.path())
-        .env("FANOUT_TOKEN", "secret")
+        .envs(names.map(|name| (name, "token")))
         .args([
             "run",
             "--config",
@@ -336,7 +346,7 @@ fn executors_are_not_given_the_token_of_who_plans() {
             "--",
             "sh",
             "-c",
-            r#"test -z "${FANOUT_TOKEN+x}" && echo '{"success":true}'"#,
+            &script,
         ]);
     let said = Program::start(&mut command).finish();
     assert_eq!(said.code, 0, "{said:?}");

@@ -274,6 +274,32 @@ fn an_executor_gets_its_request_as_one_line_and_finds_its_plan_and_its_server() 
 }
 
 #[test]
+fn a_group_key_that_no_environment_holds_is_left_out_of_it_and_its_task_runs() {
+    let long = "x".repeat(32 << 10);
+    let keys = [long.as_str(), &format!("{long}y"), "a\\u0000b", "c"];
+    let items = keys.map(|key| format!(r#"{{"c":"{key}"}}"#)).join(",");
+    let config = r#"{"group_key_path":"c","task_request_template":{"id":"t-{{group.index}}"}}"#;
+    let directory = directory(&[("c.json", config), ("i.json", &format!("[{items}]"))]);
+    // As if this were in an executor itself.
+    let script = r#"
+        [ -z "${FANOUT_GROUP_KEY+x}" ] && length='"none"' || length=${#FANOUT_GROUP_KEY}
+        printf '{"status":"completed","outcome":%s}' "$length""#;
+    let mut command = fanout();
+    command
+        .current_dir(directory.path())
+        .env("FANOUT_GROUP_KEY", "of the executor outside")
+        .args(["run", "--config", "c.json", "--items", "i.json", "-q"])
+        .args(["--fail-on-failure", "--", "sh", "-c", script]);
+    let said = Program::start(&mut command).finish();
+    assert_eq!((said.code, &*said.stderr), (0, ""));
+    let result = document(said.stdout.as_bytes());
+    assert_eq!(
+        compact_at(&result, "outcomes"),
+        r#"[32768,"none","none",1]"#
+    );
+}
+
+#[test]
 fn an_executor_need_not_read_its_request_however_long_it_is() {
     let items = format!("{{\"c\":\"a\",\"text\":\"{}\"}}", "x".repeat(1 << 20));
     let config =
