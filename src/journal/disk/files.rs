@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::io;
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -149,13 +149,17 @@ pub(super) fn is_full(error: &io::Error) -> bool {
     matches!(error.kind(), StorageFull | QuotaExceeded)
 }
 
+/// What a plan's records hold is for nobody else on the machine. What is there already keeps its mode.
+const DIRECTORY_MODE: u32 = 0o700;
+const FILE_MODE: u32 = 0o600;
+
 /// The file system of the machine.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct SystemFiles;
 
 impl Files for SystemFiles {
     fn create_directory(&self, path: &Path) -> io::Result<()> {
-        fs::create_dir(path)
+        fs::DirBuilder::new().mode(DIRECTORY_MODE).create(path)
     }
 
     fn sync_directory(&self, path: &Path) -> io::Result<()> {
@@ -177,7 +181,12 @@ impl Files for SystemFiles {
 
     fn create(&self, path: &Path) -> io::Result<Arc<dyn FileHandle>> {
         let mut options = fs::File::options();
-        let file = options.read(true).write(true).create_new(true).open(path)?;
+        let file = options
+            .read(true)
+            .write(true)
+            .create_new(true)
+            .mode(FILE_MODE)
+            .open(path)?;
         Ok(Arc::new(SystemFile(file)))
     }
 
@@ -192,6 +201,7 @@ impl Files for SystemFiles {
             .write(true)
             .create(true)
             .truncate(false)
+            .mode(FILE_MODE)
             .open(path)?;
         match file.try_lock() {
             Ok(()) => Ok(Some(Box::new(file))),

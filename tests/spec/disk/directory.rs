@@ -1,7 +1,8 @@
 //! A journal's directory on the machine's own file system: one process, one format, and names.
 
-use std::fs;
-use std::path::Path;
+use std::fs::{self, Permissions};
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use fanout::journal::disk::{OpenError, Options};
@@ -50,6 +51,52 @@ async fn a_directory_is_made_with_those_it_is_in_and_has_what_it_was_given() {
     assert_eq!(disk.opening_report().entries, 3);
     assert_eq!(disk.plans().wait().await.unwrap(), ["Plan 1/é".into()]);
     assert_eq!(kept(&disk, "Plan 1/é").await, 3);
+}
+
+/// Everything in a directory, with its mode.
+fn modes(path: &Path) -> Vec<(PathBuf, u32)> {
+    let mut modes = Vec::new();
+    for name in names(path) {
+        let path = path.join(name);
+        let metadata = fs::metadata(&path).unwrap();
+        modes.push((path.clone(), metadata.permissions().mode() & 0o777));
+        if metadata.is_dir() {
+            modes.extend(self::modes(&path));
+        }
+    }
+    modes
+}
+
+#[tokio::test]
+async fn what_is_made_is_for_its_owner_alone_and_what_was_there_keeps_its_mode() {
+    let directory = tempfile::tempdir().unwrap();
+    let plans = directory.path().join("there/journal/plans");
+    write_plan(&open(plans.parent().unwrap()).unwrap(), "before").await;
+    let of = |path: &Path| if path.is_dir() { 0o700 } else { 0o600 };
+    let made = modes(directory.path());
+    assert_eq!(made.len(), 9, "{made:?}");
+    for (path, mode) in made {
+        assert_eq!(mode, of(&path), "{}", path.display());
+    }
+
+    let before = plans.join(&names(&plans)[0]);
+    let shared = [
+        (plans.clone(), 0o755),
+        (before.clone(), 0o750),
+        (before.join("journal"), 0o644),
+    ];
+    for (path, mode) in &shared {
+        fs::set_permissions(path, Permissions::from_mode(*mode)).unwrap();
+    }
+    let disk = open(plans.parent().unwrap()).unwrap();
+    write_plan(&disk, "later").await;
+    let history = disk.open("before").wait().await.unwrap();
+    history.append(3, &entries(4..=4)).wait().await.unwrap();
+    for (path, mode) in modes(directory.path()) {
+        let kept = shared.iter().find(|(there, _)| *there == path);
+        let expected = kept.map_or_else(|| of(&path), |(_, mode)| *mode);
+        assert_eq!(mode, expected, "{}", path.display());
+    }
 }
 
 #[tokio::test]
