@@ -1,6 +1,6 @@
 //! Tokens that are signed (JWT): whose signature is believed, and what they must say.
 
-use jsonwebtoken::jwk::{AlgorithmParameters, EllipticCurve, Jwk, PublicKeyUse};
+use jsonwebtoken::jwk::{AlgorithmParameters, EllipticCurve, Jwk, KeyOperations, PublicKeyUse};
 use jsonwebtoken::{Algorithm, DecodingKey, Validation};
 use serde::{Deserialize, Serialize};
 
@@ -32,6 +32,10 @@ impl Key {
         let common = &jwk.common;
         if !matches!(common.public_key_use, None | Some(PublicKeyUse::Signature)) {
             return Err("is not for signatures".to_owned());
+        }
+        let operations = common.key_operations.as_ref();
+        if operations.is_some_and(|they| !they.contains(&KeyOperations::Verify)) {
+            return Err("key_ops does not contain verify".to_owned());
         }
         let named = common.key_algorithm.map(|algorithm| algorithm.to_string());
         let algorithm = ALGORITHMS.into_iter().find(|known| match &named {
@@ -170,7 +174,12 @@ impl Issuer {
 
     /// Whose token it is; nothing if it is not one of this issuer, or not yet, or not any more.
     pub(super) fn caller(&self, token: &str, now: Timestamp) -> Option<Caller> {
-        let id = jsonwebtoken::decode_header(token).ok()?.kid;
+        let header = jsonwebtoken::decode_header(token).ok()?;
+        // It says that it means nothing to whoever does not understand these; nobody here does (RFC 7515, 4.1.11).
+        if header.crit.is_some() {
+            return None;
+        }
+        let id = header.kid;
         let likely = self.keys.iter().filter(|key| id.is_none() || key.id == id);
         // The token does not say how it is to be checked: its key does.
         let claims = likely.filter_map(|key| self.claims(key, token)).next()?;

@@ -289,9 +289,17 @@ async fn without_a_token_that_is_believed_nothing_is_answered_but_health() {
     let unsigned = format!("eyJhbGciOiJub25lIn0.{payload}.");
     // {"alg":"HS256","kid":"1"}, as if the public key were a secret.
     let symmetric = format!("eyJhbGciOiJIUzI1NiIsImtpZCI6IjEifQ.{payload}.{signature}");
+    let critical = {
+        let mut header = jsonwebtoken::Header::new(jsonwebtoken::Algorithm::EdDSA);
+        header.kid = Some("1".into());
+        header.crit = Some(vec!["exp".into()]);
+        let key = jsonwebtoken::EncodingKey::from_ed_pem(guarded.key.as_bytes()).unwrap();
+        jsonwebtoken::encode(&header, &claims(all()), &key).unwrap()
+    };
     let tokens = [
         String::new(),
         "nonsense".into(),
+        critical,
         "x".repeat(10_000),
         unsigned,
         symmetric,

@@ -298,6 +298,30 @@ fn keys_that_are_of_no_use_here_are_passed_over() {
 }
 
 #[test]
+fn a_key_that_says_what_it_does_has_to_say_that_it_verifies() {
+    let (key, set) = identity::new_key("1").unwrap();
+    let publisher = Publisher::start(&set);
+    let mut server = start(&publisher);
+    let token = token(&key, "1");
+    let doing = |operations: &str| {
+        let with = format!(r#""alg": "EdDSA","key_ops": {operations},"#);
+        let doing = set.replacen(r#""alg": "EdDSA","#, &with, 1);
+        assert_ne!(doing, set);
+        doing
+    };
+    publisher.says("200 OK", &doing(r#"["sign","encrypt"]"#));
+    let line = server.program.stderr.line_with("stays as it was");
+    let said = "no key can be used: key 1: key_ops does not contain verify";
+    assert!(line.contains(said), "{line}");
+    publisher.says("200 OK", &doing(r#"["sign","verify"]"#));
+    server
+        .program
+        .stderr
+        .line_with("who is believed has changed");
+    assert_eq!(code(&server, &token), Code::Ok);
+}
+
+#[test]
 fn an_issuer_whom_nobody_vouches_for_is_not_asked() {
     let (_, set) = identity::new_key("1").unwrap();
     let publisher = Publisher::start(&set);
