@@ -36,7 +36,8 @@ pub(super) struct Outcome {
 }
 
 impl Outcome {
-    /// Leaves out what tells of the plan, and of tasks that are not the sender's.
+    /// Leaves out what tells of the plan, and of tasks that are not the sender's. A quota that grows with the plan's tasks
+    /// would tell how many there are.
     pub(super) fn keep_to_its_own(&mut self) {
         self.is_of_one_task = true;
         for receipt in &mut self.receipts {
@@ -44,6 +45,11 @@ impl Outcome {
             receipt.quarantine_id = 0;
             receipt.warnings.clear();
             receipt.candidates.clear();
+            let violation = receipt.violation.as_deref_mut();
+            if let Some(violation) = violation.filter(|violation| violation.quota) {
+                "a quota of the plan is used up".clone_into(&mut violation.description);
+                violation.limit = 0;
+            }
         }
     }
 }

@@ -126,6 +126,11 @@ impl Source {
                         most,
                     ));
                 }
+                // It would be that of a producer for one task.
+                if header.producer_id.contains('\0') {
+                    let problem = "contains a NUL character";
+                    return Err(status::invalid("producer_id", problem, "INVALID_TEXT"));
+                }
                 self.plan_id = plan_id_of(plan.plan_id()).into();
                 self.producer = header.producer_id.into();
                 self.known_producer = match &self.caller.task {

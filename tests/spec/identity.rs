@@ -12,8 +12,9 @@ use fanout::proto::health::health_client::HealthClient;
 use fanout::proto::{
     CancelPlanRequest, DeletePlanRequest, DiscardRecordRequest, Disposition, ExplainTaskRequest,
     GetPlanRequest, GetTaskRequest, ListPlansRequest, ListQuarantineRequest, ListTasksRequest,
-    PlanRequest, Receipt, ReconcileDocuments, ReconcileRequest, Record, RematchRecordRequest,
-    SealPlanRequest, SubmitRecordsRequest, SubmitRecordsResponse, WatchPlanRequest,
+    PlanRequest, Receipt, ReconcileDocuments, ReconcileRequest, Record, RecordKind,
+    RematchRecordRequest, SealPlanRequest, SubmitRecordsRequest, SubmitRecordsResponse,
+    WatchPlanRequest,
 };
 use tonic::metadata::{Ascii, MetadataValue};
 use tonic::service::interceptor::InterceptedService;
@@ -626,6 +627,66 @@ async fn a_sandbox_may_submit_for_its_own_task_and_nothing_else() {
         .await;
     let counts = plan.unwrap().into_inner().plan.unwrap().counts.unwrap();
     assert_eq!((counts.recorded, counts.quarantined), (2, 0));
+}
+
+#[tokio::test]
+async fn a_quota_does_not_tell_a_sandbox_how_many_tasks_its_plan_has() {
+    let guarded = Guarded::start().await;
+    let mut owner = guarded.owner("t").await;
+    owner.plan(plan_request("p", &["a", "b"])).await.unwrap();
+    // 64 for each of two tasks, and one more.
+    let records = (0..129).map(|n| Record {
+        kind: RecordKind::Progress.into(),
+        ..record(&format!(r#"{{"id":"task-a","n":{n}}}"#))
+    });
+    let mut request = SubmitRecordsRequest {
+        plan_id: "p".into(),
+        records: records.collect(),
+        ..Default::default()
+    };
+    let mut sandbox = guarded.sandbox("task-a").await;
+    let sent = sandbox.submit_records(request.clone()).await.unwrap();
+    let receipts = sent.into_inner().receipts;
+    assert_eq!(receipts[127].disposition(), Disposition::Accepted);
+    let past = |receipt: &Receipt| {
+        let violation = receipt.violation.clone().unwrap();
+        (receipt.code, violation.description, violation.limit)
+    };
+    let exhausted = Code::ResourceExhausted as i32;
+    assert_eq!(
+        past(&receipts[128]),
+        (exhausted, "a quota of the plan is used up".into(), 0)
+    );
+
+    request.records.drain(..128);
+    let sent = owner.submit_records(request).await.unwrap();
+    let said = "the plan already has 128 STARTED and PROGRESS records in one plan";
+    assert_eq!(
+        past(&sent.into_inner().receipts[0]),
+        (exhausted, said.into(), 128)
+    );
+}
+
+#[tokio::test]
+async fn nobody_but_a_sandbox_has_the_producers_of_one() {
+    let guarded = Guarded::start().await;
+    let mut owner = guarded.owner("t").await;
+    owner.plan(plan_request("p", &["a"])).await.unwrap();
+    let asked = owner
+        .submit_records(SubmitRecordsRequest {
+            plan_id: "p".into(),
+            producer_id: "task-a\0producer".into(),
+            ..Default::default()
+        })
+        .await;
+    assert_eq!(
+        refusal(&asked.unwrap_err()),
+        (
+            Code::InvalidArgument,
+            "INVALID_TEXT".into(),
+            "producer_id".into()
+        )
+    );
 }
 
 #[tokio::test]
