@@ -102,8 +102,8 @@ pub struct Limits {
         value_name = "N"
     )]
     pub producers_per_plan_max: u64,
-    /// Most records with offsets in one plan. Of each it is remembered what became of it, in 24 bytes, and
-    /// about 150 for all that were taken together.
+    /// Most records with offsets in one plan. Of each it is remembered what became of it, in 24 bytes, why it was refused, if
+    /// it was, in about 100 and the text, and about 150 for all that were taken together.
     #[arg(
         long,
         env = "FANOUT_NUMBERED_RECORDS_MAX",

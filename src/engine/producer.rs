@@ -17,7 +17,7 @@ pub struct Advance {
     pub first_offset: u64,
     /// What became of each.
     pub outcomes: Vec<Remembered>,
-    /// What is wrong with those that are no records, by their position here.
+    /// What is wrong with those that are no records, by their position here, in this order.
     pub violations: Vec<(u32, Violation)>,
 }
 
@@ -78,11 +78,14 @@ impl Advance {
             let violation = receipt.violation.as_deref()?;
             Some((position, violation.clone()))
         });
+        let mut violations: Vec<_> = violations.collect();
+        // Of one or two, as nearly always, there would be room for four.
+        violations.shrink_to_fit();
         Self {
             producer: producer.into(),
             first_offset,
             outcomes: receipts.iter().map(Remembered::of).collect(),
-            violations: violations.collect(),
+            violations,
         }
     }
 
@@ -96,11 +99,12 @@ impl Advance {
     fn receipt(&self, offset: u64) -> Option<Receipt> {
         let position = usize::try_from(offset.checked_sub(self.first_offset)?).ok()?;
         let remembered = self.outcomes.get(position)?;
-        let violations = self.violations.iter();
-        let violation = violations
-            .filter(|(at, _)| *at as usize == position)
-            .map(|(_, violation)| Box::new(violation.clone()))
-            .next();
+        let place = self
+            .violations
+            .binary_search_by_key(&position, |(at, _)| *at as usize);
+        let violation = place
+            .ok()
+            .map(|place| Box::new(self.violations[place].1.clone()));
         Some(Receipt {
             task: remembered.task,
             matched_by: remembered.matched_by,

@@ -103,6 +103,8 @@ pub(super) struct Totals {
     pub(super) numbered: u64,
     /// Bytes of documents in the plan's history.
     pub(super) document_bytes: u64,
+    /// Bytes of sessions there, and of what is remembered of producers' records that were refused.
+    pub(super) text_bytes: u64,
 }
 
 /// How many of what.
@@ -190,17 +192,26 @@ impl Totals {
             }
             Event::TaskProgressed(sign) => {
                 self.document_bytes += sign.document.len() as u64;
+                self.text_bytes += sign.session.len() as u64;
                 self.signs_of_life += 1;
                 self.running += u64::from(!was_alive);
             }
-            Event::SessionLearnt { .. } => self.sessions += 1,
+            Event::SessionLearnt { session, .. } => {
+                self.sessions += 1;
+                self.text_bytes += session.len() as u64;
+            }
             Event::RecordQuarantined(quarantined) => {
                 self.set_aside += 1;
                 self.quarantined += 1;
                 self.document_bytes += quarantined.document.len() as u64;
             }
             Event::QuarantineResolved { .. } => self.quarantined -= 1,
-            Event::ProducerAdvanced(advance) => self.numbered += advance.outcomes.len() as u64,
+            Event::ProducerAdvanced(advance) => {
+                self.numbered += advance.outcomes.len() as u64;
+                let violations = advance.violations.iter();
+                let bytes = violations.map(|(_, violation)| violation.description.len() as u64);
+                self.text_bytes += bytes.map(|text| BYTES_OF_VIOLATION + text).sum::<u64>();
+            }
             Event::PlanCreated(_) | Event::PlanEnded { .. } => {}
         }
     }
@@ -221,9 +232,10 @@ impl End {
     }
 }
 
-/// What an event takes beside its document, and a numbered record, about.
+/// What an event takes beside its texts, a numbered record, and what is wrong with one beside its text, about.
 const BYTES_OF_EVENT: u64 = 128;
 const BYTES_OF_NUMBERED: u64 = 24;
+const BYTES_OF_VIOLATION: u64 = 96;
 
 impl State {
     /// How many bytes of memory the plan takes with all that has happened to it, about.
@@ -231,6 +243,7 @@ impl State {
     pub fn bytes(&self) -> u64 {
         self.spec.bytes()
             + self.totals.document_bytes
+            + self.totals.text_bytes
             + self.sequence * BYTES_OF_EVENT
             + self.totals.numbered * BYTES_OF_NUMBERED
     }

@@ -601,6 +601,50 @@ fn a_rematched_record_counts_as_if_it_had_come_for_its_task() {
     );
 }
 
+#[test]
+fn the_bytes_of_a_plan_have_the_sessions_it_was_told_and_what_was_wrong_with_refused_records() {
+    let bytes_of = |told: &dyn Fn(&mut Machine)| {
+        let mut plan = three();
+        let before = plan.state.bytes();
+        told(&mut plan);
+        let again = State::fold(plan.history.iter().map(|entry| &**entry));
+        assert_eq!(again.unwrap().bytes(), plan.state.bytes());
+        plan.state.bytes() - before
+    };
+    let session = "s".repeat(1_000);
+    let started = format!(r#"{{"task_id":"task-a","sandbox_session_id":"{session}"}}"#);
+    // Two events, of which both have the session, and one has the document with it.
+    assert_eq!(started.len(), 1_044);
+    assert_eq!(
+        bytes_of(&|plan| _ = plan.sign(RecordKind::Started, &started)),
+        2 * 128 + 2 * 1_000 + 1_044
+    );
+
+    let refused = |records: usize| {
+        bytes_of(&|plan| {
+            let wrong = |_| Submission {
+                kind: RecordKind::Result,
+                record: Err(Violation {
+                    field: "body",
+                    description: "w".repeat(50),
+                    reason: "INVALID_JSON",
+                    limit: 0,
+                    quota: false,
+                }),
+            };
+            let sound = result(r#"{"id":"task-a"}"#, &plan.state);
+            let submissions: Vec<_> = (0..records).map(wrong).chain([sound]).collect();
+            let receipts = plan.execute(&Command::SubmitNumbered {
+                producer: "worker",
+                first_offset: Some(0),
+                submissions: &submissions,
+            });
+            assert_eq!(receipts.len(), records + 1);
+        })
+    };
+    assert_eq!(refused(3) - refused(1), 2 * (24 + 96 + 50));
+}
+
 /// Anything that may come over a stream to a plan of four tasks.
 #[derive(Clone, Debug)]
 enum Step {
