@@ -276,6 +276,12 @@ pub const WHOLE_DOCUMENT_BYTES_MAX: usize = 4 << 20;
 /// JSON values in the items of one PlanStream, for each item that a plan may have: every number, text and list counts, as
 /// two bytes of an empty list become dozens in memory.
 pub const PLAN_STREAM_VALUES_PER_ITEM: usize = 64;
+/// Bytes of the largest message for each JSON value that one document in a message may have, in Plan and Reconcile: 4,194,304
+/// values by default. A million items of three members each have fewer.
+pub const MESSAGE_BYTES_PER_VALUE: usize = 4;
+/// Most calls of Reconcile at a time whose own documents are reconciled; others wait. Of the largest one, what is made takes
+/// hundreds of megabytes.
+pub const DOCUMENT_RECONCILIATIONS_MAX: usize = 2;
 /// Most labels, and the longest key or value of one, in bytes.
 pub const LABELS: (usize, usize) = (64, 256);
 /// Longest reason given with SealPlan or CancelPlan, in bytes.

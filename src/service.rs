@@ -5,6 +5,7 @@
 mod admission;
 mod call;
 mod convert;
+mod extent;
 mod framing;
 mod health;
 mod peer;
@@ -40,7 +41,7 @@ use admission::{caller, named};
 use framing::{MessageStream, one_by_one};
 use tenants::Tenants;
 
-use crate::config::{Config, PAGE_SIZE, REASON_BYTES_MAX};
+use crate::config::{Config, DOCUMENT_RECONCILIATIONS_MAX, PAGE_SIZE, REASON_BYTES_MAX};
 use crate::coordinator::{
     Coordinator, Error, PlanCommand, PlanView, Registered, plan_id_of, plan_name,
 };
@@ -66,6 +67,8 @@ pub struct Fanout {
     config: Arc<Config>,
     /// Places for plan streams.
     plan_streams: Arc<Semaphore>,
+    /// Places for reconciling documents that come with a call.
+    document_places: Arc<Semaphore>,
     tenants: Arc<Tenants>,
 }
 
@@ -79,6 +82,7 @@ impl Fanout {
             coordinator,
             config,
             plan_streams: Arc::new(Semaphore::new(most)),
+            document_places: Arc::new(Semaphore::new(DOCUMENT_RECONCILIATIONS_MAX)),
             tenants: Arc::new(tenants),
         }
     }

@@ -28,24 +28,26 @@ use crate::engine::{Spec, Violation};
 use crate::identity::{Authority, BoundTask, Caller, Refused, Role};
 use crate::reconcile::record::ReadRecord;
 
-/// What each method needs. One that is not here needs a caller, and nothing else.
-const NEEDED: [(&str, Role); 16] = [
-    ("Plan", Role::Plan),
-    ("PlanStream", Role::Plan),
-    ("SealPlan", Role::Plan),
-    ("CancelPlan", Role::Plan),
-    ("DeletePlan", Role::Plan),
-    ("SubmitRecord", Role::Submit),
-    ("SubmitRecords", Role::Submit),
-    ("WatchPlan", Role::Watch),
-    ("GetPlan", Role::Watch),
-    ("ListPlans", Role::Watch),
-    ("GetTask", Role::Watch),
-    ("ListTasks", Role::Watch),
-    ("ExplainTask", Role::Watch),
-    ("ListQuarantine", Role::Operate),
-    ("RematchRecord", Role::Operate),
-    ("DiscardRecord", Role::Operate),
+/// The roles of which each method needs one; of several, a refusal names the first. One that is not here needs a caller, and
+/// nothing else. Of a registered plan, Reconcile needs more than is said here.
+const NEEDED: [(&str, &[Role]); 17] = [
+    ("Plan", &[Role::Plan]),
+    ("PlanStream", &[Role::Plan]),
+    ("SealPlan", &[Role::Plan]),
+    ("CancelPlan", &[Role::Plan]),
+    ("DeletePlan", &[Role::Plan]),
+    ("SubmitRecord", &[Role::Submit]),
+    ("SubmitRecords", &[Role::Submit]),
+    ("Reconcile", &[Role::Watch, Role::Plan]),
+    ("WatchPlan", &[Role::Watch]),
+    ("GetPlan", &[Role::Watch]),
+    ("ListPlans", &[Role::Watch]),
+    ("GetTask", &[Role::Watch]),
+    ("ListTasks", &[Role::Watch]),
+    ("ExplainTask", &[Role::Watch]),
+    ("ListQuarantine", &[Role::Operate]),
+    ("RematchRecord", &[Role::Operate]),
+    ("DiscardRecord", &[Role::Operate]),
 ];
 
 /// Methods that open a stream.
@@ -125,7 +127,10 @@ impl Admitted {
         let method = method(request);
         let needed = NEEDED.iter().find(|(name, _)| *name == method);
         match needed {
-            Some((_, role)) if !caller.may(*role) => Err(status::role_required(role.name())),
+            Some((_, roles)) if !roles.iter().any(|role| caller.may(*role)) => {
+                let first = roles.first().map_or("", |role| role.name());
+                Err(status::role_required(first))
+            }
             // It has no plan, so it cannot be told whose.
             None if caller.task.is_some() => Err(status::role_required(Role::Watch.name())),
             _ => Ok(caller),

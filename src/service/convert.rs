@@ -7,8 +7,11 @@ use std::time::Duration;
 use prost::Message;
 use tonic::Status;
 
+use super::extent::Extent;
 use super::status::{invalid, over_limit};
-use crate::config::{LABELS, Limits, PAGE_SIZE, PLAN_TIME_MAX, WHOLE_DOCUMENT_BYTES_MAX};
+use crate::config::{
+    LABELS, Limits, MESSAGE_BYTES_PER_VALUE, PAGE_SIZE, PLAN_TIME_MAX, WHOLE_DOCUMENT_BYTES_MAX,
+};
 use crate::coordinator::{Deadline, PlanCommand, PlanView, Source, plan_id_of};
 use crate::engine::{self, Completion, EndReason, PlanStatus, RecordKind, SealRule, Timestamp};
 use crate::json::{self, Object, Value};
@@ -117,12 +120,23 @@ pub(super) fn timestamp(at: Timestamp) -> prost_types::Timestamp {
     prost_types::Timestamp { seconds, nanos }
 }
 
-/// A JSON document; `None` if there are no bytes.
+/// A JSON document of not too many values; `None` if there are no bytes.
 pub(super) fn document(
     field: &str,
     bytes: &[u8],
     limits: &Limits,
 ) -> Result<Option<Value>, Status> {
+    let most = limits.message_bytes_max / MESSAGE_BYTES_PER_VALUE;
+    // Each value but the first needs two bytes at least.
+    if bytes.len() / 2 >= most && Extent::of(bytes).values > most {
+        let problem = format!("more than {most} JSON values");
+        return Err(over_limit(field, &problem, "LIMIT_EXCEEDED", most));
+    }
+    counted_document(field, bytes, limits)
+}
+
+/// A JSON document whose values were counted, if need be.
+fn counted_document(field: &str, bytes: &[u8], limits: &Limits) -> Result<Option<Value>, Status> {
     if bytes.is_empty() {
         return Ok(None);
     }
@@ -154,7 +168,20 @@ pub(super) fn config(field: &str, bytes: &[u8], limits: &Limits) -> Result<Objec
 
 /// A list of what a request brings.
 pub(super) fn list(field: &str, bytes: &[u8], limits: &Limits) -> Result<Option<Value>, Status> {
-    match document(field, bytes, limits)? {
+    check_list(field, document(field, bytes, limits)?)
+}
+
+/// The same, of which the caller has counted the values.
+pub(super) fn counted_list(
+    field: &str,
+    bytes: &[u8],
+    limits: &Limits,
+) -> Result<Option<Value>, Status> {
+    check_list(field, counted_document(field, bytes, limits)?)
+}
+
+fn check_list(field: &str, given: Option<Value>) -> Result<Option<Value>, Status> {
+    match given {
         Some(other) if other.as_array().is_none() => Err(expected(field, "a list", &other)),
         list => Ok(list),
     }

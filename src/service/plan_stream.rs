@@ -10,6 +10,7 @@ use sha2::{Digest, Sha256};
 use tokio_util::sync::CancellationToken;
 use tonic::{Status, Streaming};
 
+use super::extent::Extent;
 use super::{Fanout, blocking, convert, of_tenant, status};
 use crate::config::{Limits, PAGE_SIZE, PLAN_STREAM_VALUES_PER_ITEM};
 use crate::coordinator::{Error, PlanCommand, Source};
@@ -145,7 +146,7 @@ impl Arriving {
             return Err(over(&format!("more than {most} JSON values"), most));
         }
         self.digest.update(chunk);
-        if let Some(items) = convert::list("items", chunk, &self.limits)? {
+        if let Some(items) = convert::counted_list("items", chunk, &self.limits)? {
             self.items.extend(items.into_list());
         }
         Ok(())
@@ -200,87 +201,5 @@ fn streamed(response: PlanResponse) -> PlanStreamResponse {
         document,
         task_requests,
         next_page_token,
-    }
-}
-
-/// How much a list holds, told from its text without building anything. Of a text that is no JSON it means nothing.
-#[derive(Debug, PartialEq, Eq)]
-struct Extent {
-    /// Elements of the list itself.
-    items: usize,
-    /// Values of any depth, the list included.
-    values: usize,
-}
-
-impl Extent {
-    fn of(text: &[u8]) -> Self {
-        let mut extent = Self {
-            items: 0,
-            values: 1,
-        };
-        let mut depth = 0_usize;
-        // Whether the innermost list or object has had something in it yet.
-        let mut empty = false;
-        let mut bytes = text.iter();
-        while let Some(byte) = bytes.next() {
-            match byte {
-                b' ' | b'\n' | b'\r' | b'\t' => continue,
-                b']' | b'}' => {
-                    depth = depth.saturating_sub(1);
-                    empty = false;
-                    continue;
-                }
-                b',' => {
-                    extent.values += 1;
-                    extent.items += usize::from(depth == 1);
-                    continue;
-                }
-                _ => {}
-            }
-            if empty {
-                extent.values += 1;
-                extent.items += usize::from(depth == 1);
-            }
-            empty = matches!(byte, b'[' | b'{');
-            match byte {
-                b'[' | b'{' => depth += 1,
-                b'"' => {
-                    while bytes.next().is_some_and(|byte| match byte {
-                        b'\\' => bytes.next().is_some(),
-                        other => *other != b'"',
-                    }) {}
-                }
-                _ => {}
-            }
-        }
-        extent
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::Extent;
-
-    #[test]
-    fn what_a_list_holds_is_counted_without_building_it() {
-        let cases = [
-            ("[]", 0, 1),
-            (" [ ] ", 0, 1),
-            ("[1]", 1, 2),
-            ("[1,2 , 3]", 3, 4),
-            ("[[],[[]],{}]", 3, 5),
-            (r#"[{"a":1,"b":[2,3]},{}]"#, 2, 7),
-            (r#"["a,b","[\"]"]"#, 2, 3),
-            (r#"["\\",{"k,":"]"}]"#, 2, 4),
-            ("", 0, 1),
-            ("{", 0, 1),
-        ];
-        for (text, items, values) in cases {
-            assert_eq!(
-                Extent::of(text.as_bytes()),
-                Extent { items, values },
-                "{text}"
-            );
-        }
     }
 }

@@ -3,10 +3,12 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tonic::Status;
 
 use super::admission::named;
+use super::extent::Extent;
 use super::{Fanout, blocking, convert, detached, status};
 use crate::config::{Limits, RECONCILE_WAIT_MAX};
 use crate::coordinator::{Error, Page, ResultPage};
@@ -45,10 +47,30 @@ pub(super) async fn serve(
             }
             let limits = fanout.config.limits;
             let is_basic = request.view == i32::from(View::Basic);
-            blocking(move || of_documents(&documents, is_basic, &limits)).await
+            let places = Arc::clone(&fanout.document_places);
+            let work = move || of_documents(&documents, is_basic, &limits);
+            in_turn(places, closing, work).await
         }
         None => of_registered(fanout, caller, request, closing).await,
     }
+}
+
+/// Does this when there is a place for it, which it has until it is done, also if its caller goes away.
+async fn in_turn<T: Send + 'static>(
+    places: Arc<Semaphore>,
+    closing: &CancellationToken,
+    work: impl FnOnce() -> Result<T, Status> + Send + 'static,
+) -> Result<T, Status> {
+    let place = tokio::select! {
+        biased;
+        place = places.acquire_owned() => place.map_err(|_| status::draining())?,
+        () = closing.cancelled() => return Err(status::draining()),
+    };
+    let placed = move || {
+        let _place = place;
+        work()
+    };
+    blocking(placed).await
 }
 
 async fn of_registered(
@@ -133,6 +155,16 @@ fn of_documents(
 ) -> Result<ReconcileResponse, Status> {
     let refused = |error: plan::Error| status::of(&error.into());
     let config = convert::config("documents.config", &documents.config, limits)?;
+    let most = limits.tasks_per_plan_max;
+    if Extent::of(&documents.records).items > most {
+        let problem = format!("more than {most} records");
+        return Err(status::over_limit(
+            "documents.records",
+            &problem,
+            "LIMIT_EXCEEDED",
+            most,
+        ));
+    }
     let records = convert::list("documents.records", &documents.records, limits)?;
     let plan = match convert::document("documents.plan", &documents.plan, limits)? {
         Some(plan) => plan,
@@ -216,4 +248,45 @@ pub(super) fn plan_limits(limits: &Limits) -> plan::Limits {
 /// What leaves room for the fields beside the document.
 fn document_bytes_max(limits: &Limits) -> usize {
     limits.message_bytes_max.saturating_sub(64 << 10)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use futures_util::FutureExt;
+    use tokio::sync::{Semaphore, oneshot};
+    use tokio_util::sync::CancellationToken;
+    use tonic::Code;
+
+    use super::in_turn;
+
+    #[tokio::test]
+    async fn work_waits_for_a_place_and_has_it_until_it_is_done_also_if_its_caller_has_gone() {
+        let places = Arc::new(Semaphore::new(1));
+        let closing = CancellationToken::new();
+        let (finish, finished) = oneshot::channel();
+        let work = move || Ok(finished.blocking_recv());
+        let mut first = Box::pin(in_turn(Arc::clone(&places), &closing, work));
+        assert!((&mut first).now_or_never().is_none());
+        drop(first);
+        let mut second = Box::pin(in_turn(Arc::clone(&places), &closing, || Ok("done")));
+        assert!((&mut second).now_or_never().is_none());
+        finish.send(()).expect("the first goes on");
+        assert_eq!(second.await.expect("a place"), "done");
+        assert_eq!(places.available_permits(), 1);
+    }
+
+    #[tokio::test]
+    async fn work_that_waits_for_a_place_when_its_connection_is_closed_is_not_done() {
+        let closing = CancellationToken::new();
+        closing.cancel();
+        let none = Arc::new(Semaphore::new(0));
+        let refused = in_turn(none, &closing, || Ok(()))
+            .await
+            .expect_err("refused");
+        assert_eq!(refused.code(), Code::Unavailable);
+        let free = Arc::new(Semaphore::new(1));
+        assert!(in_turn(free, &closing, || Ok(())).await.is_ok());
+    }
 }

@@ -408,6 +408,21 @@ async fn each_role_may_do_what_it_is_for_and_nothing_else() {
         assert_eq!(planned.is_ok(), role == Role::Plan, "{role:?}");
         let listed = client.list_plans(ListPlansRequest::default()).await;
         assert_eq!(listed.is_ok(), role == Role::Watch, "{role:?}");
+        let documents = ReconcileRequest {
+            documents: Some(ReconcileDocuments::default()),
+            ..Default::default()
+        };
+        let reconciled = client.reconcile(documents).await;
+        let may = matches!(role, Role::Watch | Role::Plan);
+        assert_eq!(reconciled.is_ok(), may, "{role:?}");
+        if let Err(refused) = reconciled {
+            let expected = (
+                Code::PermissionDenied,
+                "ROLE_REQUIRED".into(),
+                String::new(),
+            );
+            assert_eq!(refusal(&refused), expected, "{role:?}");
+        }
     }
 }
 

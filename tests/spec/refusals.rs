@@ -6,6 +6,7 @@ use fanout::proto::{
     ListPlansRequest, PlanRequest, ReconcileDocuments, ReconcileRequest, SealPlanRequest,
     SubmitRecordsRequest, WatchPlanRequest,
 };
+use prost::bytes::Bytes;
 use tonic::{Code, Status};
 use tonic_types::StatusExt;
 
@@ -387,6 +388,125 @@ async fn limits_of_a_plan_hold_one_past_and_not_at_them() {
         &status,
         &invalid("LIMIT_EXCEEDED", "plan.task_requests"),
     );
+}
+
+/// A call for each document that one may bring, with so many JSON values in that document, and its field.
+fn documents_of(
+    values: usize,
+) -> (
+    Vec<(&'static str, PlanRequest)>,
+    Vec<(&'static str, ReconcileRequest)>,
+) {
+    // The document, the list in it, and what is in that.
+    let zeros = vec!["0"; values - 2].join(",");
+    let (object, list) = (format!(r#"{{"a":[{zeros}]}}"#), format!("[[{zeros}]]"));
+    let (object, list) = (Bytes::from(object), Bytes::from(list));
+    let plan = |source: Source| PlanRequest {
+        source: Some(source),
+        ..Default::default()
+    };
+    let found = |packets: &Bytes, policy: &Bytes| {
+        let (packets, policy) = (packets.clone(), policy.clone());
+        plan(Source::FindingPackets(FindingPackets { packets, policy }))
+    };
+    let config = PlanRequest {
+        config: object.clone(),
+        ..plan(Source::Items("[1]".into()))
+    };
+    let plans = vec![
+        ("config", config),
+        ("items", plan(Source::Items(list.clone()))),
+        ("groups", plan(Source::Groups(list.clone()))),
+        ("finding_packets.packets", found(&list, &"{}".into())),
+        ("finding_packets.policy", found(&"[]".into(), &object)),
+    ];
+    let documents = |of: &dyn Fn(&mut ReconcileDocuments)| {
+        let mut documents = ReconcileDocuments::default();
+        of(&mut documents);
+        ReconcileRequest {
+            documents: Some(documents),
+            ..Default::default()
+        }
+    };
+    let reconciled = vec![
+        (
+            "documents.config",
+            documents(&|its| its.config = object.clone()),
+        ),
+        (
+            "documents.plan",
+            documents(&|its| its.plan = object.clone()),
+        ),
+        (
+            "documents.records",
+            documents(&|its| its.records = list.clone()),
+        ),
+        (
+            "documents.items",
+            documents(&|its| its.items = list.clone()),
+        ),
+        (
+            "documents.groups",
+            documents(&|its| its.groups = list.clone()),
+        ),
+    ];
+    (plans, reconciled)
+}
+
+#[tokio::test]
+async fn a_document_has_a_json_value_for_every_4_bytes_of_the_largest_message_and_no_more() {
+    let server = TestServer::with(|config| config.limits.message_bytes_max = 1_000).await;
+    let mut client = server.connect().await;
+    let mut answers = async |values: usize| {
+        let (plans, reconciled) = documents_of(values);
+        let mut answers = Vec::new();
+        for (field, request) in plans {
+            answers.push((field, client.plan(request).await.map(drop)));
+        }
+        for (field, request) in reconciled {
+            answers.push((field, client.reconcile(request).await.map(drop)));
+        }
+        answers
+    };
+    // What else is wrong with these documents is not looked at here.
+    for (field, answer) in answers(250).await {
+        let said = answer.err().map(|status| status.message().to_owned());
+        let counted = said.is_some_and(|said| said.contains("JSON values"));
+        assert!(!counted, "{field}");
+    }
+    for (field, answer) in answers(251).await {
+        let status = answer.unwrap_err();
+        check(field, &status, &invalid("LIMIT_EXCEEDED", field));
+        let expected = format!("{field}: more than 250 JSON values");
+        assert_eq!(status.message(), expected);
+        let info = status.get_error_details().error_info().unwrap().clone();
+        assert_eq!(info.metadata["limit"], "250");
+    }
+}
+
+#[tokio::test]
+async fn documents_to_reconcile_have_as_many_records_as_a_plan_may_have_tasks_and_no_more() {
+    let server = TestServer::with(|config| config.limits.tasks_per_plan_max = 2).await;
+    let mut client = server.connect().await;
+    let mut reconcile = async |records: &'static str| {
+        let documents = Some(ReconcileDocuments {
+            records: records.into(),
+            items: r#"["a"]"#.into(),
+            ..Default::default()
+        });
+        let request = ReconcileRequest {
+            documents,
+            ..Default::default()
+        };
+        client.reconcile(request).await
+    };
+    assert!(reconcile("[{},{}]").await.is_ok());
+    let status = reconcile("[{},{},{}]").await.unwrap_err();
+    let field = "documents.records";
+    check("3 records", &status, &invalid("LIMIT_EXCEEDED", field));
+    assert_eq!(status.message(), "documents.records: more than 2 records");
+    let info = status.get_error_details().error_info().unwrap().clone();
+    assert_eq!(info.metadata["limit"], "2");
 }
 
 #[tokio::test]
