@@ -282,6 +282,12 @@ pub const MESSAGE_BYTES_PER_VALUE: usize = 4;
 /// Most calls of Reconcile at a time whose own documents are reconciled; others wait. Of the largest one, what is made takes
 /// hundreds of megabytes.
 pub const DOCUMENT_RECONCILIATIONS_MAX: usize = 2;
+/// How long the message of a call that has one may take to become whole, from when the call waits for it.
+pub const REQUEST_MESSAGE_TIME: Duration = Duration::from_secs(60);
+/// Largest request of health and of reflection, in bytes: a name or two. Anybody may send them.
+pub const ANYBODYS_MESSAGE_BYTES_MAX: usize = 4 << 10;
+/// How long a connection may take to make its first call, after its first bytes.
+pub const FIRST_CALL_TIME: Duration = Duration::from_secs(60);
 /// Most labels, and the longest key or value of one, in bytes.
 pub const LABELS: (usize, usize) = (64, 256);
 /// Longest reason given with SealPlan or CancelPlan, in bytes.

@@ -22,7 +22,9 @@ use tokio::sync::watch;
 use tonic::codec::CompressionEncoding;
 use tonic::service::Routes;
 
-use crate::config::{Config, PLAN_TIME_MAX, REQUEST_ID_LIFE, Times};
+use crate::config::{
+    ANYBODYS_MESSAGE_BYTES_MAX, Config, PLAN_TIME_MAX, REQUEST_ID_LIFE, Times,
+};
 use crate::coordinator::{self, Clock, Coordinator, Limits};
 use crate::identity::Authority;
 use crate::journal::{self, Journal};
@@ -179,7 +181,9 @@ pub async fn run_prepared(
         }
     };
     ready.send_replace(recovered && sound);
+    let most = ANYBODYS_MESSAGE_BYTES_MAX;
     let health = HealthServer::new(HealthOf::new(readiness.clone()));
+    let health = health.max_decoding_message_size(most);
     let reflection = || {
         tonic_reflection::server::Builder::configure()
             .register_encoded_file_descriptor_set(FILE_DESCRIPTOR_SET)
@@ -190,8 +194,9 @@ pub async fn run_prepared(
     let mut routes = Routes::new(Admitted::new(served, admission, clock));
     routes = routes.add_service(health);
     if !config.no_reflection {
-        routes = routes.add_service(reflection().build_v1()?);
-        routes = routes.add_service(reflection().build_v1alpha()?);
+        let (v1, v1alpha) = (reflection().build_v1()?, reflection().build_v1alpha()?);
+        routes = routes.add_service(v1.max_decoding_message_size(most));
+        routes = routes.add_service(v1alpha.max_decoding_message_size(most));
     }
     let offered = certificates.as_ref().map(Certificates::offered);
     let edge = Edge::new(routes, offered, &config);

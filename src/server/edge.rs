@@ -5,7 +5,7 @@
 //! close what outlives its grace; so the loop is here, on the same HTTP implementation.
 
 use std::convert::Infallible;
-use std::future::poll_fn;
+use std::future::{pending, poll_fn};
 use std::hash::{BuildHasher, RandomState};
 use std::io;
 use std::net::SocketAddr;
@@ -25,6 +25,7 @@ use socket2::{SockRef, TcpKeepalive};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, watch};
+use tokio::time::timeout;
 use tokio_rustls::rustls::ServerConfig;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -33,7 +34,7 @@ use tonic::service::Routes;
 use super::fair::{Begin, Calls, Fair};
 use super::first_words;
 use super::tls::{self, Private};
-use crate::config::{Config, WebOrigins};
+use crate::config::{Config, FIRST_CALL_TIME, WebOrigins};
 use crate::service::{Closing, Peer, call, in_a_browsers_words};
 use crate::telemetry;
 
@@ -76,6 +77,7 @@ pub(super) struct Edge {
     /// The connections.
     pub(super) connections: TaskTracker,
     first_bytes: Duration,
+    first_call: Duration,
     age: Option<Duration>,
     keepalive: TcpKeepalive,
 }
@@ -101,6 +103,7 @@ impl Edge {
             cut: CancellationToken::new(),
             connections: TaskTracker::new(),
             first_bytes: config.times.first_bytes_timeout,
+            first_call: FIRST_CALL_TIME,
             age: (!age.is_zero()).then_some(age),
             keepalive: TcpKeepalive::new()
                 .with_time(config.times.keepalive_interval)
@@ -229,11 +232,20 @@ impl Edge {
         let mut age = pin!(sleep_about(self.age));
         let mut ended = pin!(async {
             closing.cancelled().await;
-            let _ = tokio::time::timeout(LAST_WORDS, called.cancelled()).await;
+            let _ = timeout(LAST_WORDS, called.cancelled()).await;
+        });
+        // Who makes no call is told to go, and cut off if they stay.
+        let mut unused = pin!(async {
+            for time in [self.first_call, self.first_bytes] {
+                if timeout(time, called.cancelled()).await.is_ok() {
+                    pending::<()>().await;
+                }
+                closing.cancel();
+            }
         });
         let mut ending = false;
         poll_fn(|context| {
-            if cut.as_mut().poll(context).is_ready() {
+            if cut.as_mut().poll(context).is_ready() || unused.as_mut().poll(context).is_ready() {
                 return Poll::Ready(Ok(()));
             }
             if !closing.is_cancelled() && age.as_mut().poll(context).is_ready() {
@@ -267,4 +279,45 @@ async fn sleep_about(time: Option<Duration>) {
     let thousandths = RandomState::new().hash_one(0) % 201;
     let share = 0.9 + f64::from(u8::try_from(thousandths).unwrap_or(100)) / 1_000.0;
     tokio::time::sleep(time.mul_f64(share)).await;
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_connection_that_makes_no_call_is_closed_in_time_and_one_that_made_a_call_is_not() {
+        let mut config = Config::default();
+        config.times.first_bytes_timeout = Duration::from_secs(1);
+        let mut edge = Edge::new(Routes::default(), None, &config);
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let address = listener.local_addr().expect("its address");
+        edge.first_call = Duration::from_secs(1);
+        tokio::spawn(async move { edge.accept(listener).await });
+        let used = TcpStream::connect(address).await.expect("a connection");
+        let (send, connection) = h2::client::handshake(used).await.expect("HTTP/2");
+        tokio::spawn(async move { connection.await.is_ok() });
+        let call = async || {
+            let mut send = send.clone().ready().await.expect("it is open");
+            let request = Request::get(format!("http://{address}/")).body(());
+            let sent = send.send_request(request.expect("a request"), true);
+            sent.expect("it is sent")
+                .0
+                .await
+                .expect("an answer")
+                .status()
+        };
+        assert_eq!(call().await, 415);
+
+        // It says what clients begin with, and nothing after; not even that it heard that it has to go.
+        let mut silent = TcpStream::connect(address).await.expect("a connection");
+        let said = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
+        silent.write_all(said).await.expect("it is heard");
+        let heard = async { silent.read_to_end(&mut Vec::new()).await };
+        let closed = timeout(Duration::from_secs(30), heard).await;
+        assert!(closed.is_ok());
+        assert_eq!(call().await, 415);
+    }
 }

@@ -7,8 +7,9 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use futures_util::FutureExt;
-use hyper::body::Frame;
+use hyper::body::{Frame, SizeHint};
 use prost::bytes::Bytes;
+use tokio::time::Sleep;
 use tokio_util::sync::CancellationToken;
 use tonic::body::Body;
 use tonic::codegen::http::{HeaderMap, Request, Response};
@@ -17,6 +18,7 @@ use tonic::service::Routes;
 use tonic::{Code, Status};
 
 use super::status;
+use crate::config::REQUEST_MESSAGE_TIME;
 use crate::telemetry::{self, traces};
 
 /// The connection of a call is about to be closed: streams end, and say so.
@@ -25,6 +27,9 @@ pub struct Closing(pub CancellationToken);
 
 /// Longest deadline that is taken seriously: 99,999,999 hours are more than a timer holds.
 const DEADLINE_MAX: Duration = Duration::from_secs(365 * 24 * 3_600);
+
+/// Methods whose requests are streams: each may last.
+const STREAMED: [&str; 3] = ["SubmitRecord", "PlanStream", "ServerReflectionInfo"];
 
 /// Answers one call.
 pub async fn call<B>(
@@ -39,7 +44,8 @@ where
     let deadline = deadline(request.headers());
     let mut traced = telemetry::Call::begin(request.uri().path(), request.headers());
     request.extensions_mut().insert(closing);
-    let answer = async move { routes.call(request.map(Body::new)).await };
+    let request = in_time(request);
+    let answer = async move { routes.call(request).await };
     // What a panic leaves behind in a plan is the plan's to tell; nothing else is shared.
     let answer = AssertUnwindSafe(answer).catch_unwind();
     let answer = traces::within(traced.context(), answer);
@@ -73,6 +79,60 @@ where
             traced.end(panicked.code().into());
             panicked.into_http()
         }
+    }
+}
+
+/// The request, whose message has to be whole in time if it has one: what came of it is kept until then.
+fn in_time<B>(request: Request<B>) -> Request<Body>
+where
+    B: HttpBody<Data = Bytes> + Send + 'static,
+    B::Error: Into<StdError>,
+{
+    let method = request.uri().path().rsplit('/').next();
+    if method.is_some_and(|method| STREAMED.contains(&method)) {
+        return request.map(Body::new);
+    }
+    request.map(|body| {
+        Body::new(InTime {
+            body: Body::new(body),
+            late: None,
+        })
+    })
+}
+
+/// The body of a request that has one message.
+struct InTime {
+    body: Body,
+    /// When it is too late, from when it was first waited for.
+    late: Option<Pin<Box<Sleep>>>,
+}
+
+impl HttpBody for InTime {
+    type Data = Bytes;
+    type Error = Status;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
+        let Self { body, late } = &mut *self;
+        let polled = Pin::new(body).poll_frame(context);
+        if polled.is_pending() {
+            let sleep = || Box::pin(tokio::time::sleep(REQUEST_MESSAGE_TIME));
+            let late = late.get_or_insert_with(sleep).as_mut();
+            if late.poll(context).is_ready() {
+                return Poll::Ready(Some(Err(status::message_late(REQUEST_MESSAGE_TIME))));
+            }
+        }
+        polled
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
     }
 }
 
@@ -166,7 +226,87 @@ fn trailers_in_our_words(frame: Frame<Bytes>) -> Result<Frame<Bytes>, Status> {
 
 #[cfg(test)]
 mod tests {
-    use super::{Duration, HeaderMap, deadline};
+    use std::pin::Pin;
+    use std::task::{Context, Poll};
+
+    use futures_util::future::poll_fn;
+    use hyper::body::Frame;
+    use prost::bytes::Bytes;
+    use tokio::sync::watch;
+    use tokio::time::{Instant, timeout};
+    use tonic::body::Body;
+    use tonic::codegen::Body as HttpBody;
+    use tonic::codegen::http::Request;
+    use tonic::service::Routes;
+    use tonic::{Code, Status};
+    use tonic_types::StatusExt;
+
+    use super::{Closing, Duration, HeaderMap, call, deadline, in_time};
+    use crate::proto::health::health_server::HealthServer;
+    use crate::service::HealthOf;
+
+    /// The beginning of a message, of which no more comes.
+    struct Unfinished(Option<&'static [u8]>);
+
+    impl HttpBody for Unfinished {
+        type Data = Bytes;
+        type Error = Status;
+
+        fn poll_frame(
+            mut self: Pin<&mut Self>,
+            _: &mut Context<'_>,
+        ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
+            match self.0.take() {
+                Some(begun) => Poll::Ready(Some(Ok(Frame::data(Bytes::from_static(begun))))),
+                None => Poll::Pending,
+            }
+        }
+    }
+
+    fn unfinished(path: &str) -> Request<Unfinished> {
+        let request = Request::builder().uri(path);
+        // A message of nine bytes, and three of them.
+        let begun = &[0, 0, 0, 0, 9, 10, 7, b'r'];
+        request.body(Unfinished(Some(begun))).expect("a request")
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_call_whose_message_is_not_whole_after_60_seconds_is_ended_and_says_so() {
+        let (_ready, readiness) = watch::channel(true);
+        let routes = Routes::new(HealthServer::new(HealthOf::new(readiness)));
+        let began = Instant::now();
+        let request = unfinished("/grpc.health.v1.Health/Check");
+        let answer = call(routes, request, Closing(Default::default())).await;
+        assert_eq!(began.elapsed().as_secs(), 60);
+        let status = Status::from_header_map(answer.headers()).expect("a status");
+        assert_eq!(status.code(), Code::DeadlineExceeded);
+        assert_eq!(status.message(), "the request was not whole after 60s");
+        let info = status.get_details_error_info().expect("its reason");
+        assert_eq!(info.reason, "MESSAGE_LATE");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_stream_of_requests_may_say_nothing_for_longer_and_any_other_request_may_not() {
+        let day = Duration::from_secs(24 * 3_600);
+        for (path, expected) in [
+            ("/fanout.v1.FanoutService/SubmitRecord", false),
+            ("/fanout.v1.FanoutService/PlanStream", false),
+            (
+                "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo",
+                false,
+            ),
+            ("/fanout.v1.FanoutService/SubmitRecords", true),
+            ("/fanout.v1.FanoutService/WatchPlan", true),
+            ("/grpc.health.v1.Health/Watch", true),
+        ] {
+            let mut body: Body = in_time(unfinished(path)).into_body();
+            let mut next =
+                async || poll_fn(|context| Pin::new(&mut body).poll_frame(context)).await;
+            assert!(matches!(next().await, Some(Ok(_))), "{path}");
+            let is_ended = matches!(timeout(day, next()).await, Ok(Some(Err(_))));
+            assert_eq!(is_ended, expected, "{path}");
+        }
+    }
 
     #[test]
     fn a_timeout_header_is_read_with_its_unit_and_nonsense_is_no_deadline() {

@@ -231,6 +231,12 @@ pub(super) fn stream_idle(idle: Duration) -> Status {
     with(Code::DeadlineExceeded, &message, info("STREAM_IDLE", []))
 }
 
+/// A call's message did not become whole in this time.
+pub(super) fn message_late(time: Duration) -> Status {
+    let message = format!("the request was not whole after {time:?}");
+    with(Code::DeadlineExceeded, &message, info("MESSAGE_LATE", []))
+}
+
 /// There is no plan of this id, for this caller.
 pub(super) fn no_plan(plan_id: &str) -> Status {
     of(&Error::PlanNotFound {

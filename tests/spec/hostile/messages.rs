@@ -283,6 +283,39 @@ async fn a_message_that_is_none_ends_a_stream_of_reflection() {
     target.ends_well().await;
 }
 
+/// Anybody may send them, and what has come of one is kept until it is whole.
+#[tokio::test]
+async fn a_request_of_health_or_reflection_is_taken_up_to_4_kib_and_refused_a_byte_past_it() {
+    let target = Target::start(&[]).await;
+    let health = [
+        "/grpc.health.v1.Health/Check",
+        "/grpc.health.v1.Health/List",
+    ];
+    // The field of a name, or of what is asked, and one that nobody knows.
+    let of = |asked: &[u8], bytes: usize| {
+        [asked, &field(1_000, &vec![0; bytes - asked.len() - 4])].concat()
+    };
+    let peer = target.peer().await;
+    let said = async |path: &str, asked: &[u8], bytes: usize| {
+        let message = of(asked, bytes);
+        assert_eq!(message.len(), bytes);
+        peer.call(Call::of(path, framed(&message))).await.said()
+    };
+    for path in health {
+        assert_eq!(said(path, b"", 4_096).await, "Ok +1", "{path}");
+        assert_eq!(said(path, b"", 4_097).await, TOO_LARGE, "{path}");
+    }
+    let watch = "/grpc.health.v1.Health/Watch";
+    assert_eq!(said(watch, b"", 4_097).await, TOO_LARGE);
+    let list = field(7, b"*");
+    for path in REFLECTION {
+        assert_eq!(said(path, &list, 4_096).await, "Ok +1", "{path}");
+        // Its library's words.
+        assert_eq!(said(path, &list, 4_097).await, "OutOfRange -", "{path}");
+    }
+    target.ends_well().await;
+}
+
 #[tokio::test]
 async fn a_small_message_that_inflates_to_512_mib_is_refused_as_too_large() {
     let mut target = Target::start(&[]).await;
