@@ -8,8 +8,10 @@ pub mod simulated;
 mod truth;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use fanout::journal::{Error, History, Journal, Nats};
+use futures_util::StreamExt;
 
 use crate::harness::NatsServer;
 use crate::journal::{connect, entries, expected, replay};
@@ -201,6 +203,62 @@ async fn two_processes_see_the_same_history_in_a_real_stream() {
     assert_eq!(replay(&*open(&other).await, 0, 100).await, expected(1..=70));
     other.delete("plan").wait().await.unwrap();
     assert_eq!(created.latest().wait().await, Err(Error::NotFound));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_was_read_to_its_end_or_left_half_read_leaves_nothing_behind_in_the_stream() {
+    let Some(server) = NatsServer::start() else {
+        return;
+    };
+    let (one, other) = (connect(&server, "s").await, connect(&server, "s").await);
+    for plan in 0..30 {
+        let name = format!("plan-{plan}");
+        let created = one.create(&name).wait().await.unwrap();
+        for after in 0..5 {
+            let next = entries(after + 1..=after + 1);
+            created.append(after, &next).wait().await.unwrap();
+        }
+        let opened = other.open(&name).wait().await.unwrap();
+        assert_eq!(replay(&*opened, 0, 2).await, expected(1..=2));
+        if plan % 2 == 0 {
+            assert_eq!(replay(&*opened, 2, 100).await, expected(3..=5));
+        }
+    }
+    let client = async_nats::connect(&server.url).await.unwrap();
+    let stream = async_nats::jetstream::new(client).get_stream("s").await;
+    let mut stream = stream.unwrap();
+    // Each of the two has one that tells it of news. The others are not asked for again, but go by themselves after 5 s.
+    let left = tokio::time::timeout(Duration::from_secs(4), async {
+        while stream.info().await.unwrap().state.consumer_count > 2 {}
+    });
+    left.await.expect("consumers are left behind");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_goes_on_reading_after_a_while_gets_what_follows() {
+    let Some(server) = NatsServer::start() else {
+        return;
+    };
+    let (one, other) = (connect(&server, "s").await, connect(&server, "s").await);
+    let created = create(&one).await;
+    for after in 1..300 {
+        let next = entries(after + 1..=after + 1);
+        created.append(after, &next).wait().await.unwrap();
+    }
+    let opened = open(&other).await;
+    assert_eq!(replay(&*opened, 0, 2).await, expected(1..=2));
+    // The stream has given up what was being read with, as it does when nobody has gone on for a while.
+    let client = async_nats::connect(&server.url).await.unwrap();
+    let stream = async_nats::jetstream::new(client).get_stream("s").await;
+    let stream = stream.unwrap();
+    let mut names = stream.consumer_names();
+    while let Some(name) = names.next().await {
+        let name = name.unwrap();
+        if name.starts_with("read-") {
+            stream.delete_consumer(&name).await.unwrap();
+        }
+    }
+    assert_eq!(replay(&*opened, 2, 1_000).await, expected(3..=300));
 }
 
 #[tokio::test]

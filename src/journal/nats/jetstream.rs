@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use async_nats::jetstream::consumer::{DeliverPolicy, pull};
+use async_nats::jetstream::consumer::{AckPolicy, DeliverPolicy, pull};
 use async_nats::jetstream::context::{PublishError, PublishErrorKind};
 use async_nats::jetstream::message::{PublishMessage, StreamMessage};
 use async_nats::jetstream::stream::{
@@ -19,6 +19,7 @@ use futures_util::{Stream as Messages, StreamExt, TryStreamExt};
 use tokio::sync::{Notify, watch};
 use tokio::time::timeout;
 
+use super::publish::drawn;
 use super::stream::{Asked, Away, Message, Published, Read, Stream, Subject};
 use super::subject;
 
@@ -34,6 +35,8 @@ const LOOK_EVERY: (Duration, Duration) = (Duration::from_secs(5), Duration::from
 const RECONNECT_DELAY_MAX: Duration = Duration::from_secs(1);
 /// How long the stream knows a message again that it is sent twice.
 const DUPLICATE_WINDOW: Duration = Duration::from_secs(120);
+/// How long the stream keeps a consumer that a process began to read with and left behind.
+const READ_LIFE: Duration = Duration::from_secs(5);
 /// Headers of a message take no more.
 const HEADER_BYTES_MAX: usize = 512;
 
@@ -234,6 +237,53 @@ impl JetStream {
     }
 }
 
+/// What one read has its messages from. The stream keeps each of them until it is deleted, or was left for
+/// [`READ_LIFE`], and thousands of them would be too much for it: it is deleted when this is dropped.
+struct Consumer {
+    handle: Handle<()>,
+    name: String,
+}
+
+impl Consumer {
+    fn new(handle: &Handle<()>) -> Self {
+        Self {
+            handle: handle.clone(),
+            name: format!("read-{:016x}", drawn()),
+        }
+    }
+
+    /// The messages of a subject from a place on. None of them comes twice, and some may be lost on their way.
+    async fn messages(&self, subject: &str, from: u64) -> Result<pull::Stream, Away> {
+        let config = pull::Config {
+            name: Some(self.name.clone()),
+            filter_subject: subject.to_owned(),
+            deliver_policy: DeliverPolicy::ByStartSequence {
+                start_sequence: from,
+            },
+            ack_policy: AckPolicy::None,
+            max_deliver: 1,
+            inactive_threshold: READ_LIFE,
+            num_replicas: 1,
+            memory_storage: true,
+            ..pull::Config::default()
+        };
+        let made = in_time(self.handle.create_consumer(config)).await?;
+        let consumer = made.map_err(away)?;
+        let messages = consumer.stream().expires(READ_LIFE).messages();
+        in_time(messages).await?.map_err(away)
+    }
+}
+
+impl Drop for Consumer {
+    fn drop(&mut self) {
+        let (handle, name) = (self.handle.clone(), std::mem::take(&mut self.name));
+        // At the end of the process there may be nobody to do it.
+        if let Ok(runtime) = tokio::runtime::Handle::try_current() {
+            runtime.spawn(async move { drop(in_time(handle.delete_consumer(&name)).await) });
+        }
+    }
+}
+
 /// Says what about a stream that was made by somebody else is not as promised.
 fn check(info: &Info, replicas: usize) {
     let Config {
@@ -377,27 +427,35 @@ impl Stream for JetStream {
             let Some(last) = last.filter(|last| last.position >= from) else {
                 return;
             };
-            let config = pull::OrderedConfig {
-                filter_subject: subject,
-                deliver_policy: DeliverPolicy::ByStartSequence { start_sequence: from.max(1) },
-                ..pull::OrderedConfig::default()
-            };
-            let consumer = in_time(handle.create_consumer(config)).await?.map_err(away)?;
-            let mut messages = in_time(consumer.messages()).await?.map_err(away)?;
+            let mut from = from.max(1);
             loop {
-                let next = in_time(messages.next()).await?;
-                let Some(next) = next else {
-                    Err(Away("NATS: the messages ended early".into()))?;
-                    return;
+                let (consumer, began_from) = (Consumer::new(&handle), from);
+                let mut messages = consumer.messages(&subject, from).await?;
+                let mut received = 0;
+                let why = loop {
+                    let next = match in_time(messages.next()).await? {
+                        Some(Ok(next)) => next,
+                        Some(Err(error)) => break away(error),
+                        None => break Away("NATS: the messages ended early".into()),
+                    };
+                    let info = next.info().map_err(|error| Away(error.to_string()))?;
+                    received += 1;
+                    if info.consumer_sequence != received {
+                        break Away("NATS: a message was lost on its way".into());
+                    }
+                    let position = info.stream_sequence;
+                    if position > last.position {
+                        return;
+                    }
+                    yield Message { position, at: 0, payload: next.payload.clone() };
+                    if position == last.position {
+                        return;
+                    }
+                    from = position + 1;
                 };
-                let next = next.map_err(away)?;
-                let position = next.info().map_err(|error| Away(error.to_string()))?.stream_sequence;
-                if position > last.position {
-                    return;
-                }
-                yield Message { position, at: 0, payload: next.payload.clone() };
-                if position == last.position {
-                    return;
+                // Who has not read on for a while finds its consumer gone, and goes on with another.
+                if from == began_from {
+                    Err(why)?;
                 }
             }
         })
