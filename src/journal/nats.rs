@@ -32,7 +32,7 @@ use publish::{drawn, publish};
 use reader::{Place, Reader, Step};
 use stream::{Away, Message, Stream};
 
-/// A history that was begun so long ago, and has no entry, was begun by a process that died.
+/// A history of which so long nothing more has come, and that has no entry, was begun by a process that died.
 const BEGUN_LIFE: Duration = Duration::from_secs(30);
 /// How long it stays said that a plan was forgotten, for whoever follows it elsewhere.
 const FORGOTTEN_LIFE: Duration = Duration::from_secs(10);
@@ -166,9 +166,7 @@ impl Shared {
         let expected = match self.last(&subject).await? {
             None => 0,
             Some((last, head)) if head.kind == Kind::Forgotten => last.position,
-            Some((last, head)) if head.kind == Kind::Begun && age(&last) > BEGUN_LIFE => {
-                last.position
-            }
+            Some((last, head)) if !head.has_entries() && age(&last) > BEGUN_LIFE => last.position,
             Some(_) => return Err(Error::Exists),
         };
         let history = drawn();
@@ -178,6 +176,10 @@ impl Shared {
             Error::Conflict { .. } => Error::Exists,
             other => other,
         })?;
+        if expected > 0 {
+            // Pieces of an entry that never was are as large as a plan. Who reads passes over them, too.
+            drop(self.stream.forget(&subject, position).await);
+        }
         let known = Place {
             position,
             whole: position,

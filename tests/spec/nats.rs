@@ -10,6 +10,7 @@ mod truth;
 use std::sync::Arc;
 use std::time::Duration;
 
+use fanout::journal::nats::stream::{Published, Stream};
 use fanout::journal::{Error, History, Journal, Nats};
 use futures_util::StreamExt;
 
@@ -102,6 +103,47 @@ async fn an_append_whose_last_piece_is_missing_counts_for_nothing() {
         replay(&*open(&other).await, 0, 1_000).await,
         expected(1..=100)
     );
+}
+
+#[tokio::test]
+async fn a_registration_that_was_cut_between_two_messages_leaves_its_name_free_after_30_seconds() {
+    let stream = Arc::new(Simulated::default());
+    let created = stream.journal().create("plan").wait().await.unwrap();
+    created.append(0, &entries(1..=100)).wait().await.unwrap();
+    let subject = "fanout.plan.plan";
+    let whole = stream.messages(subject);
+    assert!(whole.len() > 5);
+    for cut in 1..whole.len() {
+        let cut_off = || {
+            let broken = Arc::new(Simulated::default());
+            for message in &whole[..cut] {
+                broken.insert(subject, message.payload.clone());
+            }
+            broken
+        };
+        let broken = cut_off();
+        let journal = broken.journal();
+        let early = journal.create("plan").wait().await.err();
+        assert_eq!(early, Some(Error::Exists), "{cut} messages");
+        broken.let_pass(Duration::from_secs(31));
+        let history = journal.create("plan").wait().await.unwrap();
+        // Who was cut off and comes back is refused.
+        let late = whole[cut].payload.clone();
+        let late = broken.publish(subject, cut as u64, "late", late).await;
+        assert_eq!(late, Ok(Published::Refused));
+        history.append(0, &entries(1..=100)).wait().await.unwrap();
+        assert_eq!(
+            replay(&*open(&broken.journal()).await, 0, 1_000).await,
+            expected(1..=100)
+        );
+        assert_eq!(broken.messages(subject).len(), whole.len());
+
+        let deleted = cut_off();
+        let journal = deleted.journal();
+        journal.delete("plan").wait().await.unwrap();
+        assert_eq!(journal.plans().wait().await, Ok(vec![]));
+        create(&journal).await;
+    }
 }
 
 #[tokio::test]

@@ -66,6 +66,12 @@ impl Head {
         }
     }
 
+    /// Whether a history has entries that ends with this message: not if that is one of the first append's, and not its
+    /// last.
+    pub(super) fn has_entries(&self) -> bool {
+        self.kind == Kind::Entries && !(self.continues && self.after == 0)
+    }
+
     /// The message with these frames.
     pub(super) fn with(&self, frames: &[u8]) -> Bytes {
         let mut message = Vec::with_capacity(HEAD_BYTES + frames.len());

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
 use fanout::journal::Nats;
@@ -80,6 +80,14 @@ impl Simulated {
         let mut subjects = kept.subjects.values_mut();
         let message = subjects.find_map(|messages| messages.get_mut(&position));
         message.unwrap().payload = payload;
+    }
+
+    /// Has all messages be older by so much.
+    pub fn let_pass(&self, time: Duration) {
+        let older = u64::try_from(time.as_millis()).unwrap();
+        let mut kept = self.lock();
+        let messages = kept.subjects.values_mut().flat_map(BTreeMap::values_mut);
+        messages.for_each(|message| message.at -= older);
     }
 
     fn lock(&self) -> MutexGuard<'_, Kept> {
