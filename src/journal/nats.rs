@@ -246,8 +246,12 @@ impl Shared {
     /// Forgets a plan: whatever has the name, or only the history of this number.
     async fn delete(self: Arc<Self>, plan_id: Arc<str>, only: Option<u64>) -> Result<(), Error> {
         let subject = subject::of(&self.name, &plan_id)?;
+        let mut full = None;
         for _ in 0..FORGET_ATTEMPTS {
             let Some((last, head)) = self.last(&subject).await? else {
+                if let Some(history) = full {
+                    self.close(&plan_id, history);
+                }
                 return Ok(());
             };
             // Somebody has forgotten the plan that is meant, and perhaps made another of its name.
@@ -266,13 +270,7 @@ impl Shared {
             .await;
             match place {
                 Ok(position) => {
-                    if let Some(plan) = self
-                        .plans()
-                        .remove(&plan_id)
-                        .and_then(|plan| plan.upgrade())
-                    {
-                        plan.close();
-                    }
+                    self.close(&plan_id, head.history);
                     let forgotten = self.stream.forget(&subject, position).await;
                     if let Err(Away(why)) = forgotten {
                         tracing::warn!(
@@ -284,12 +282,30 @@ impl Shared {
                     self.forget_later(subject, position);
                     return Ok(());
                 }
+                Err(Error::Full(_)) => {
+                    // All but its last message makes room for the one that says so to those who follow it. Where there
+                    // is none even then, they learn it when they look for that one.
+                    let before = last.position + u64::from(full.is_some());
+                    let forgotten = self.stream.forget(&subject, before).await;
+                    forgotten.map_err(|Away(why)| Error::Away(why))?;
+                    full = Some(head.history);
+                }
                 Err(Error::Conflict { .. }) => {}
                 Err(Error::NotFound) => return Ok(()),
                 Err(error) => return Err(error),
             }
         }
         Err(Error::Away("others append to the plan all the time".into()))
+    }
+
+    /// Who has this history here, which was forgotten, appends to it no more.
+    fn close(&self, plan_id: &str, history: u64) {
+        let mut plans = self.plans();
+        let plan = plans.get(plan_id).and_then(Weak::upgrade);
+        if let Some(plan) = plan.filter(|plan| plan.is_of(history)) {
+            plans.remove(plan_id);
+            plan.close();
+        }
     }
 
     /// Removes what says that a plan was forgotten, when those who follow it have seen it.

@@ -188,6 +188,40 @@ async fn a_plan_that_was_forgotten_elsewhere_is_gone_also_if_another_has_its_nam
 }
 
 #[tokio::test]
+async fn a_plan_in_a_stream_that_is_full_can_be_forgotten_and_makes_room() {
+    let stream = Arc::new(Simulated::default());
+    let (one, other) = (stream.journal(), stream.journal());
+    let created = create(&one).await;
+    created.append(1, &entries(2..=30)).wait().await.unwrap();
+    let opened = open(&other).await;
+    stream.fill_up(0);
+    let full = created.append(30, &entries(31..=31)).wait().await;
+    assert!(matches!(full, Err(Error::Full(_))), "{full:?}");
+    one.delete("plan").wait().await.unwrap();
+    assert_eq!(one.plans().wait().await, Ok(vec![]));
+    assert_eq!(created.latest().wait().await, Err(Error::NotFound));
+    assert_eq!(opened.latest().wait().await, Err(Error::NotFound));
+    let again = create(&other).await;
+    again.append(1, &entries(2..=20)).wait().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_plan_whose_only_message_fills_the_stream_can_be_forgotten() {
+    let stream = Arc::new(Simulated::default());
+    let (one, other) = (stream.journal(), stream.journal());
+    one.create("plan").wait().await.unwrap();
+    let opened = open(&other).await;
+    stream.fill_up(0);
+    one.delete("plan").wait().await.unwrap();
+    assert_eq!(one.plans().wait().await, Ok(vec![]));
+    assert_eq!(stream.messages("fanout.plan.plan"), []);
+    assert_eq!(
+        opened.append(0, &entries(1..=1)).wait().await,
+        Err(Error::NotFound)
+    );
+}
+
+#[tokio::test]
 async fn a_message_that_is_not_what_was_sent_is_damage() {
     for at in [60, 100] {
         let stream = Arc::new(Simulated::default());

@@ -35,6 +35,8 @@ struct Kept {
     subjects: BTreeMap<String, BTreeMap<u64, Message>>,
     /// Where messages are, by their ids.
     ids: BTreeMap<String, u64>,
+    /// Most bytes of all messages.
+    bytes_max: Option<usize>,
 }
 
 impl Simulated {
@@ -82,6 +84,12 @@ impl Simulated {
         message.unwrap().payload = payload;
     }
 
+    /// Has room for no more than is there now, and `more` bytes.
+    pub fn fill_up(&self, more: usize) {
+        let mut kept = self.lock();
+        kept.bytes_max = Some(kept.bytes() + more);
+    }
+
     /// Has all messages be older by so much.
     pub fn let_pass(&self, time: Duration) {
         let older = u64::try_from(time.as_millis()).unwrap();
@@ -102,6 +110,11 @@ impl Simulated {
 }
 
 impl Kept {
+    fn bytes(&self) -> usize {
+        let messages = self.subjects.values().flat_map(BTreeMap::values);
+        messages.map(|message| message.payload.len()).sum()
+    }
+
     fn last_of(&self, subject: &str) -> Option<&Message> {
         let last = self.subjects.get(subject)?.last_key_value();
         last.map(|(_, message)| message)
@@ -154,6 +167,12 @@ impl Stream for Simulated {
         let last = kept.last_of(subject).map_or(0, |last| last.position);
         if last != expected && self.fault != Fault::ComparesNothing {
             return now(Ok(Published::Refused));
+        }
+        if kept
+            .bytes_max
+            .is_some_and(|most| kept.bytes() + payload.len() > most)
+        {
+            return now(Ok(Published::Full("maximum bytes exceeded".into())));
         }
         let position = kept.insert(subject, payload);
         if self.fault == Fault::Forgets && position.is_multiple_of(16) {
