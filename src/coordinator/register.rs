@@ -320,12 +320,13 @@ impl Coordinator {
         let appended =
             appended.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()));
         if let Err(error) = appended.wait().await {
-            let may_be_there = matches!(
-                error,
-                journal::Error::Conflict { .. }
-                    | journal::Error::Away(_)
-                    | journal::Error::NotFound
-            );
+            let may_be_there = self.shared.is_some()
+                && matches!(
+                    error,
+                    journal::Error::Conflict { .. }
+                        | journal::Error::Away(_)
+                        | journal::Error::NotFound
+                );
             if may_be_there {
                 return Err(error);
             }

@@ -309,6 +309,9 @@ fn refused(shared: &Shared, plan_id: &str, error: &io::Error) -> Error {
     if files::is_full(error) {
         return Error::Full(error.to_string());
     }
+    if files::is_short(error) {
+        return Error::Away(error.to_string());
+    }
     let problem = format!("plan {plan_id:?}: {error}");
     shared.has_failed(problem.clone());
     Error::Failed(problem)
@@ -361,7 +364,14 @@ impl Journal for Disk {
         let plans = Arc::clone(&self.plans);
         on_a_thread_of_its_own(move || {
             let deleted = directory.delete(&directory::name_of(&plan_id));
-            plans.lock().busy.remove(&plan_id);
+            let mut named = plans.lock();
+            named.busy.remove(&plan_id);
+            // Without entries it is not there for the next process either.
+            if deleted.is_err() && !plan.is_empty() {
+                plan.open_again();
+                named.open.insert(Arc::clone(&plan_id), plan);
+            }
+            drop(named);
             deleted.map_err(|error| refused(&shared, &plan_id, &error))
         })
     }

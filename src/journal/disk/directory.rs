@@ -143,11 +143,20 @@ impl Directory {
         Err(OpenError::Format { path, found })
     }
 
-    /// Makes a plan's file, which will be there from now on.
+    /// Makes a plan's file, which will be there from now on. No plan of this name has entries.
     pub(super) fn create(&self, plan_id: &str) -> io::Result<(PathBuf, Examined)> {
         let name = name_of(plan_id);
         let (directory, path) = (self.plans().join(&name), self.file_of(&name));
-        self.files.create_directory(&directory)?;
+        match self.files.create_directory(&directory) {
+            // It was left by a creation or a deletion before that failed: there are no entries in it.
+            Err(error)
+                if error.kind() == io::ErrorKind::AlreadyExists && self.is_bare(&name)? =>
+            {
+                self.files.remove_directory(&directory)?;
+                self.files.create_directory(&directory)?;
+            }
+            created => created?,
+        }
         let written = self.write_first(plan_id, &path).and_then(|(_, examined)| {
             self.files.sync_directory(&directory)?;
             self.files.sync_directory(&self.plans())?;
@@ -216,10 +225,14 @@ impl Directory {
         Ok((file, examined))
     }
 
-    /// Forgets a plan.
+    /// Forgets a plan. If that fails, it is where it was.
     pub(super) fn delete(&self, name: &str) -> io::Result<()> {
         let moved = self.move_away(name, &self.deleted())?;
-        self.files.remove_directory(&moved)
+        if let Err(error) = self.files.remove_directory(&moved) {
+            // The next process tries again.
+            tracing::warn!(path = %moved.display(), %error, "a forgotten plan's file is still there");
+        }
+        Ok(())
     }
 
     /// Moves a plan aside; answers where it is.
@@ -233,9 +246,14 @@ impl Directory {
         let mut names = (0_u64..).map(|number| format!("{name}.{number}"));
         let free = names.find(is_free).unwrap_or_default();
         let to_plan = to.join(free);
-        self.files.rename(&self.plans().join(name), &to_plan)?;
-        self.files.sync_directory(to)?;
-        self.files.sync_directory(&self.plans())?;
+        let from_plan = self.plans().join(name);
+        self.files.rename(&from_plan, &to_plan)?;
+        let synced = self.files.sync_directory(to);
+        let synced = synced.and_then(|()| self.files.sync_directory(&self.plans()));
+        if let Err(error) = synced {
+            drop(self.files.rename(&to_plan, &from_plan));
+            return Err(error);
+        }
         Ok(to_plan)
     }
 

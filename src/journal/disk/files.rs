@@ -6,6 +6,8 @@ use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
 use std::path::Path;
 use std::sync::Arc;
 
+use nix::errno::Errno;
+
 /// A file system. What was done through it survives a loss of power only as far as each method says.
 pub trait Files: Send + Sync + 'static {
     /// Makes a directory, which is sure to stay when its parent was [synced](Files::sync_directory).
@@ -152,6 +154,14 @@ pub(super) fn is_full(error: &io::Error) -> bool {
 /// What a plan's records hold is for nobody else on the machine. What is there already keeps its mode.
 const DIRECTORY_MODE: u32 = 0o700;
 const FILE_MODE: u32 = 0o600;
+
+/// Whether the process or the machine has too many files open, or too little memory. It says nothing of the disk, and may
+/// be over soon.
+pub(super) fn is_short(error: &io::Error) -> bool {
+    let short = [Errno::EMFILE, Errno::ENFILE, Errno::ENOMEM];
+    let told = error.raw_os_error();
+    short.iter().any(|short| told == Some(*short as i32))
+}
 
 /// The file system of the machine.
 #[derive(Clone, Copy, Debug, Default)]

@@ -9,7 +9,7 @@ use tokio::sync::oneshot;
 
 use super::Durability;
 use super::ahead;
-use super::files::{FileHandle, is_full, write_all_at};
+use super::files::{FileHandle, is_full, is_short, write_all_at};
 use super::frame::{self, Frames, HEAD_BYTES, Hash};
 use super::opening::{Examined, Places};
 use super::replay::{self, Broken};
@@ -114,6 +114,19 @@ impl PlanFile {
         state.file = None;
     }
 
+    /// Takes appends again: it was [closed](Self::close) to be forgotten, and could not be.
+    pub(super) fn open_again(&self) {
+        let mut state = self.lock();
+        if state.failed == Some(Error::NotFound) {
+            state.failed = None;
+        }
+    }
+
+    /// Whether there is no entry in it, and none on its way.
+    pub(super) fn is_empty(&self) -> bool {
+        self.lock().sequence == 0
+    }
+
     /// Lets go of the open file, unless somebody is using the plan now.
     pub(super) fn let_go(&self) -> bool {
         let state = self.state.try_lock();
@@ -175,16 +188,20 @@ impl PlanFile {
         state: &mut State,
         entries: &[Arc<Entry>],
     ) -> Result<(), Error> {
-        let sequence = state.sequence;
         state.waiting = FRAMES.take();
         let placed = self.place(state, entries);
         let mut frames = std::mem::take(&mut state.waiting);
         placed?;
         let mut previous = state.previous;
         frame::seal(&mut frames, state.synced, &mut previous);
-        let file = self.opened(state);
-        let written = file.and_then(|file| write_all_at(&*file, &frames, state.end));
-        match written {
+        let file = match self.opened(state) {
+            Ok(file) => file,
+            Err(error) => {
+                state.take_back();
+                return Err(self.cannot_open(state, &error));
+            }
+        };
+        match write_all_at(&*file, &frames, state.end) {
             Ok(()) => {
                 telemetry::metrics::journal_wrote(frames.len());
                 state.end += frames.len() as u64;
@@ -197,8 +214,7 @@ impl PlanFile {
             }
             // What was written of it ends in the middle of a frame, or of an append: it counts for nothing.
             Err(error) if is_full(&error) => {
-                (state.sequence, state.placed) = (sequence, state.end);
-                state.places.cut(state.end);
+                state.take_back();
                 return Err(Error::Full(error.to_string()));
             }
             Err(error) => return Err(self.fail(state, "write", &error)),
@@ -230,7 +246,7 @@ impl PlanFile {
         }
         let file = match self.opened(state) {
             Ok(file) => file,
-            Err(error) => return Err(self.fail(state, "open", &error)),
+            Err(error) => return Err(self.cannot_open(state, &error)),
         };
         let ahead = needed.clamp(RESERVE_BYTES_MIN, RESERVE_BYTES_MAX);
         let mut reserve = |upto: u64| {
@@ -258,22 +274,30 @@ impl PlanFile {
         let mut state = self.lock();
         let mut frames = std::mem::take(&mut state.waiting);
         let waiting_done = std::mem::take(&mut state.waiting_done);
-        if let Some(failed) = state.failed.clone() {
-            state.queued = false;
-            drop(state);
-            tell(waiting_done, &Err(failed));
-            return false;
-        }
+        let file = match &state.failed {
+            Some(failed) => Err(failed.clone()),
+            None => {
+                let opened = self.opened(&mut state);
+                opened.map_err(|error| self.cannot_open(&mut state, &error))
+            }
+        };
+        let file = match file {
+            Ok(file) => file,
+            Err(error) => {
+                state.take_back();
+                state.queued = false;
+                drop(state);
+                tell(waiting_done, &Err(error));
+                return false;
+            }
+        };
         let mut previous = state.previous;
         let (end, synced) = (state.end, state.synced);
-        let file = self.opened(&mut state);
         drop(state);
 
         frame::seal(&mut frames, synced, &mut previous);
-        let written = file.and_then(|file| {
-            write_all_at(&*file, &frames, end).map_err(|error| named("write", &error))?;
-            file.sync().map_err(|error| named("sync", &error))
-        });
+        let written = write_all_at(&*file, &frames, end).map_err(|error| named("write", &error));
+        let written = written.and_then(|()| file.sync().map_err(|error| named("sync", &error)));
 
         let mut state = self.lock();
         if let Err(error) = written {
@@ -298,11 +322,22 @@ impl PlanFile {
         more
     }
 
+    /// What an append is told for which the file could not be opened. Nothing of it was written.
+    fn cannot_open(&self, state: &mut State, error: &io::Error) -> Error {
+        if is_short(error) {
+            return Error::Away(error.to_string());
+        }
+        self.fail(state, "open", error)
+    }
+
     /// Has the plan fail, for good.
     fn fail(&self, state: &mut State, what: &str, error: &io::Error) -> Error {
         let problem = format!("cannot {what} in {}: {error}", self.path.display());
         let failed = Error::Failed(problem.clone());
-        state.failed.get_or_insert_with(|| failed.clone());
+        // Also one that is being forgotten, which may not succeed.
+        if !matches!(state.failed, Some(Error::Failed(_))) {
+            state.failed = Some(failed.clone());
+        }
         state.file = None;
         state.waiting = Vec::new();
         let waiting_done = std::mem::take(&mut state.waiting_done);
@@ -323,6 +358,9 @@ impl PlanFile {
             return Ok(Vec::new());
         };
         let failed = |error: io::Error| {
+            if is_short(&error) {
+                return Error::Away(error.to_string());
+            }
             let path = self.path.display();
             Error::Failed(format!("cannot read {path}: {error}"))
         };
@@ -348,6 +386,12 @@ impl State {
             self.placed += (HEAD_BYTES + piece.payload.len()) as u64;
             self.sequence += u64::from(piece.entries);
         }
+    }
+
+    /// Takes the places back of what was placed and is not in the file, and of which nothing is being written.
+    fn take_back(&mut self) {
+        (self.sequence, self.placed) = (self.done, self.end);
+        self.places.cut(self.end);
     }
 }
 

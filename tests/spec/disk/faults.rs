@@ -1,5 +1,7 @@
 //! Disks that are full or broken.
 
+use std::io::ErrorKind;
+
 use fanout::journal::{Error, Journal};
 
 use super::simulated::Drive;
@@ -112,6 +114,130 @@ async fn a_disk_that_fails_one_plan_is_never_asked_again_and_others_go_on() {
         .wait()
         .await
         .unwrap();
+}
+
+#[tokio::test]
+async fn a_plan_that_could_not_be_forgotten_is_there_until_it_can_be() {
+    for durability in [Durability::Fsync, Durability::Os] {
+        let drive = Drive::new(8);
+        let disk = try_open(&drive, durability).unwrap();
+        let history = disk.create("plan").wait().await.unwrap();
+        history.append(0, &entries(1..=2)).wait().await.unwrap();
+        drive.faults(|faults| faults.rename_fails = Some(ErrorKind::StorageFull));
+        let mut at = 2;
+        for _ in 0..2 {
+            // What is on its way may be done or not, and what was done stays.
+            let on_its_way = history.append(at, &entries(at + 1..=at + 1));
+            let refused = disk.delete("plan").wait().await.unwrap_err();
+            assert!(matches!(refused, Error::Full(_)), "{refused}");
+            match on_its_way.wait().await {
+                Ok(()) => at += 1,
+                Err(error) => assert_eq!(error, Error::NotFound),
+            }
+            assert_eq!(disk.plans().wait().await, Ok(vec!["plan".into()]));
+            assert_eq!(kept(&disk, "plan").await, at);
+            let next = entries(at + 1..=at + 1);
+            history.append(at, &next).wait().await.unwrap();
+            at += 1;
+        }
+        assert_eq!(*disk.health().borrow(), None);
+        drive.faults(|faults| faults.rename_fails = None);
+        disk.delete("plan").wait().await.unwrap();
+        let gone = history.append(at, &entries(at + 1..=at + 1)).wait().await;
+        assert_eq!(gone, Err(Error::NotFound));
+        drop((history, disk));
+        drive.lose_power();
+        assert_eq!(open(&drive).plans().wait().await, Ok(vec![]));
+    }
+}
+
+/// What the system says of a process with too many open files, and of a machine with too little memory.
+const TOO_MANY_FILES: i32 = 24;
+const TOO_LITTLE_MEMORY: i32 = 12;
+
+fn is_away<T>(answer: &Result<T, Error>) -> bool {
+    matches!(answer, Err(Error::Away(_)))
+}
+
+#[tokio::test]
+async fn a_file_that_cannot_be_opened_for_a_while_changes_nothing() {
+    for durability in [Durability::Fsync, Durability::Os] {
+        let drive = Drive::new(9);
+        let disk = try_open(&drive, durability).unwrap();
+        for plan in ["plan", "deleted"] {
+            let history = disk.create(plan).wait().await.unwrap();
+            history.append(0, &entries(1..=2)).wait().await.unwrap();
+        }
+        drop(disk);
+        let disk = try_open(&drive, durability).unwrap();
+        let history = disk.open("plan").wait().await.unwrap();
+        for number in [TOO_MANY_FILES, TOO_LITTLE_MEMORY] {
+            drive.faults(|faults| faults.opens_nothing = Some(number));
+            assert!(is_away(&history.append(2, &entries(3..=3)).wait().await));
+            assert!(is_away(&history.replay(0, 100).wait().await));
+            assert!(is_away(&disk.create("other").wait().await));
+            assert!(is_away(&disk.delete("deleted").wait().await));
+        }
+        assert_eq!(*disk.health().borrow(), None, "the disk is well");
+        drive.faults(|faults| faults.opens_nothing = None);
+        assert_eq!(kept(&disk, "deleted").await, 2);
+        disk.delete("deleted").wait().await.unwrap();
+        let other = disk.create("other").wait().await.unwrap();
+        other.append(0, &entries(1..=1)).wait().await.unwrap();
+        history.append(2, &entries(3..=4)).wait().await.unwrap();
+        drop((history, other, disk));
+        let disk = open(&drive);
+        assert_eq!(kept(&disk, "plan").await, 4);
+        assert_eq!(kept(&disk, "other").await, 1);
+        assert_eq!(disk.plans().wait().await.unwrap().len(), 2);
+    }
+}
+
+#[tokio::test]
+async fn appends_that_have_their_place_lose_it_together_when_the_file_cannot_be_opened() {
+    let drive = Drive::new(10);
+    let disk = open(&drive);
+    let history = disk.create("plan").wait().await.unwrap();
+    history.append(0, &entries(1..=2)).wait().await.unwrap();
+    // There is room in the file, and so many others are open by now that it is not.
+    for other in 0..200 {
+        let other = disk.create(&format!("other-{other}")).wait().await.unwrap();
+        other.append(0, &entries(1..=1)).wait().await.unwrap();
+    }
+    drive.faults(|faults| faults.opens_nothing = Some(TOO_MANY_FILES));
+    let both = [
+        history.append(2, &entries(3..=3)),
+        history.append(3, &entries(4..=5)),
+    ];
+    for answer in both {
+        let refused = answer.wait().await;
+        let is_too_late = matches!(refused, Err(Error::Conflict { at: 2 }));
+        assert!(is_away(&refused) || is_too_late, "{refused:?}");
+    }
+    assert_eq!(*disk.health().borrow(), None);
+    drive.faults(|faults| faults.opens_nothing = None);
+    history.append(2, &entries(3..=9)).wait().await.unwrap();
+    drop((history, disk));
+    assert_eq!(kept(&open(&drive), "plan").await, 9);
+}
+
+#[tokio::test]
+async fn a_plan_whose_creation_left_its_directory_behind_can_be_created_again() {
+    let drive = Drive::new(11);
+    let disk = open(&drive);
+    let history = disk.create("plan").wait().await.unwrap();
+    drive.faults(|faults| faults.opens_nothing = Some(TOO_MANY_FILES));
+    let refused = [
+        history.append(0, &entries(1..=1)).wait().await,
+        disk.delete("plan").wait().await,
+    ];
+    assert!(refused.iter().all(is_away), "{refused:?}");
+    drive.faults(|faults| faults.opens_nothing = None);
+    let again = disk.create("plan").wait().await.unwrap();
+    again.append(0, &entries(1..=3)).wait().await.unwrap();
+    assert_eq!(*disk.health().borrow(), None);
+    drop((history, again, disk));
+    assert_eq!(kept(&open(&drive), "plan").await, 3);
 }
 
 #[tokio::test]

@@ -20,6 +20,10 @@ pub struct Faults {
     pub sync_fails: Option<String>,
     /// Writing to a file whose path contains this fails.
     pub write_fails: Option<String>,
+    /// Renaming fails so.
+    pub rename_fails: Option<io::ErrorKind>,
+    /// Neither files nor directories can be opened, made or removed, for this number of the system's.
+    pub opens_nothing: Option<i32>,
     /// All files together may have so many bytes.
     pub capacity: Option<u64>,
     /// Room cannot be taken ahead.
@@ -291,6 +295,15 @@ impl Machine {
         Ok(world)
     }
 
+    /// Begins an operation that opens a file or a directory.
+    fn opening(&self) -> io::Result<MutexGuard<'_, World>> {
+        let world = self.world()?;
+        match world.faults.opens_nothing {
+            Some(number) => Err(io::Error::from_raw_os_error(number)),
+            None => Ok(world),
+        }
+    }
+
     fn handle(&self, path: &str, file: usize) -> Arc<dyn FileHandle> {
         Arc::new(Handle {
             machine: Self {
@@ -317,7 +330,7 @@ impl Files for Machine {
     }
 
     fn sync_directory(&self, path: &Path) -> io::Result<()> {
-        let (path, mut guard) = (text(path), self.world()?);
+        let (path, mut guard) = (text(path), self.opening()?);
         let world = &mut *guard;
         if world.faults.directories_are_not_synced {
             return Ok(());
@@ -334,7 +347,7 @@ impl Files for Machine {
     }
 
     fn list(&self, path: &Path) -> io::Result<Vec<String>> {
-        let (path, world) = (text(path), self.world()?);
+        let (path, world) = (text(path), self.opening()?);
         if !world.names.contains_key(&path) {
             return Err(io::ErrorKind::NotFound.into());
         }
@@ -346,6 +359,9 @@ impl Files for Machine {
 
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
         let (from, to, mut world) = (text(from), text(to), self.world()?);
+        if let Some(kind) = world.faults.rename_fails {
+            return Err(kind.into());
+        }
         if !world.names.contains_key(&from) {
             return Err(io::ErrorKind::NotFound.into());
         }
@@ -356,7 +372,7 @@ impl Files for Machine {
     }
 
     fn remove_directory(&self, path: &Path) -> io::Result<()> {
-        let (path, mut guard) = (text(path), self.world()?);
+        let (path, mut guard) = (text(path), self.opening()?);
         let world = &mut *guard;
         for (name, file) in &world.names {
             if let Some(file) = file.filter(|_| is_in(name, &path)) {
@@ -368,7 +384,7 @@ impl Files for Machine {
     }
 
     fn create(&self, path: &Path) -> io::Result<Arc<dyn FileHandle>> {
-        let (path, mut world) = (text(path), self.world()?);
+        let (path, mut world) = (text(path), self.opening()?);
         if world.names.contains_key(&path) {
             return Err(io::ErrorKind::AlreadyExists.into());
         }
@@ -379,7 +395,7 @@ impl Files for Machine {
     }
 
     fn open(&self, path: &Path) -> io::Result<Arc<dyn FileHandle>> {
-        let (path, world) = (text(path), self.world()?);
+        let (path, world) = (text(path), self.opening()?);
         match world.names.get(&path) {
             Some(Some(file)) => Ok(self.handle(&path, *file)),
             Some(None) => Err(io::ErrorKind::IsADirectory.into()),
