@@ -3,6 +3,7 @@
 //! Until all are, a plan that is not there may still come, so nobody is told that it does not exist, and none is
 //! registered.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
@@ -126,7 +127,11 @@ pub(super) async fn read(journal: Arc<dyn Journal>, plan_id: Arc<str>) -> (Arc<s
             // It was begun, and nothing more.
             return Err(journal::Error::NotFound);
         }
-        let state = State::fold(entries.iter().map(|entry| &**entry));
+        // A history that no version of ours has written is to harm its own plan only.
+        let fold = AssertUnwindSafe(|| State::fold(entries.iter().map(|entry| &**entry)));
+        let state = catch_unwind(fold).map_err(|_| {
+            journal::Error::Damaged("its events do not go with each other".to_owned())
+        })?;
         let state = state.ok_or_else(|| {
             journal::Error::Damaged("it does not begin with the plan's creation".to_owned())
         })?;

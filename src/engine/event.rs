@@ -58,6 +58,28 @@ pub enum Event {
     },
 }
 
+impl Event {
+    /// The highest position of a task that it names, if it names any.
+    #[must_use]
+    pub fn last_task(&self) -> Option<u32> {
+        match self {
+            Self::RecordAccepted(held) => Some(held.task),
+            Self::TaskProgressed(sign) => Some(sign.task),
+            Self::SessionLearnt { task, .. } => Some(*task),
+            Self::RecordQuarantined(set_aside) => set_aside.candidates.iter().copied().max(),
+            Self::QuarantineResolved { resolved, .. } => match resolved.resolution {
+                Resolution::Rematched(task) => Some(task),
+                Resolution::Discarded => None,
+            },
+            Self::ProducerAdvanced(advance) => {
+                let outcomes = advance.outcomes.iter();
+                outcomes.filter_map(|outcome| outcome.task).max()
+            }
+            Self::PlanCreated(_) | Self::PlanEnded { .. } => None,
+        }
+    }
+}
+
 /// The record that a task has.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Held {

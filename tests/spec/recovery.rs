@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use fanout::engine::Entry;
+use fanout::engine::{Entry, Event, RecordKind, SignOfLife, Timestamp};
 use fanout::journal::{Answer, Error, History, Journal, Memory};
 use fanout::proto::health::HealthCheckRequest;
 use fanout::proto::health::health_check_response::ServingStatus;
@@ -203,6 +203,36 @@ async fn until_ready(server: &TestServer) {
     while readiness(server).await[0] != ServingStatus::Serving {
         tokio::task::yield_now().await;
     }
+}
+
+#[tokio::test]
+async fn a_plan_whose_events_cannot_be_is_not_served_and_the_others_are() {
+    let journal = Arc::new(Memory::default());
+    let mut before = TestServer::over(Arc::clone(&journal) as _, |_| {}).await;
+    for plan_id in ["p", "impossible"] {
+        before.register(plan_id, &["a"]).await;
+    }
+    before.begin_to_stop();
+    let history = journal.open("impossible").wait().await.unwrap();
+    let impossible = Entry {
+        sequence: 2,
+        at: Timestamp(1_000),
+        event: Event::TaskProgressed(Arc::new(SignOfLife {
+            task: 1,
+            sequence: 2,
+            at: Timestamp(1_000),
+            kind: RecordKind::Started,
+            session: "".into(),
+            document: "{}".into(),
+        })),
+    };
+    let appended = history.append(1, &[Arc::new(impossible)]);
+    appended.wait().await.unwrap();
+    let mut after = TestServer::over(journal, |_| {}).await;
+    until_ready(&after).await;
+    after.get_plan(plan("p")).await.unwrap();
+    let impossible = after.get_plan(plan("impossible")).await.unwrap_err();
+    assert_eq!(refusal(&impossible).1, "PLAN_NOT_FOUND");
 }
 
 fn assert_recovering(status: &Status) {

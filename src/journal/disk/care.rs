@@ -3,6 +3,7 @@
 //!
 //! The first line names the format and the plan and says how many entries there are, each of which has a line.
 
+use std::collections::HashSet;
 use std::io::{self, BufRead, Write};
 use std::path::Path;
 use std::sync::Arc;
@@ -216,18 +217,38 @@ pub fn import(
     directory.remove_deleted()?;
     directory.create_whole(&plan_id, |file, place| {
         let mut some = Vec::new();
+        let (mut tasks, mut set_aside, mut unresolved) = (0, 0, HashSet::new());
         while let Some(entry) = lines.next(Entry::read_line)? {
             let sequence = place.sequence + some.len() as u64 + 1;
             if entry.sequence != sequence {
                 return Err(lines.wrong(&format!("expected sequence {sequence}")));
             }
             match &entry.event {
-                Event::PlanCreated(spec) if sequence == 1 && *spec.plan_id == *plan_id => {}
+                Event::PlanCreated(spec) if sequence == 1 && *spec.plan_id == *plan_id => {
+                    tasks = spec.tasks.len();
+                }
                 Event::PlanCreated(_) => {
                     return Err(lines.wrong("another plan, or the same again, is created"));
                 }
                 _ if sequence == 1 => return Err(lines.wrong("expected the plan's creation")),
+                Event::RecordQuarantined(record) => {
+                    set_aside += 1;
+                    if record.id != set_aside {
+                        return Err(lines.wrong(&format!("expected id {set_aside}")));
+                    }
+                    unresolved.insert(record.id);
+                }
+                Event::QuarantineResolved { id, .. } if !unresolved.remove(id) => {
+                    return Err(lines.wrong(&format!("there is no record {id} set aside")));
+                }
                 _ => {}
+            }
+            if let Some(task) = entry
+                .event
+                .last_task()
+                .filter(|task| *task as usize >= tasks)
+            {
+                return Err(lines.wrong(&format!("there is no task {task} of {tasks}")));
             }
             some.push(Arc::new(entry));
             if some.len() == ENTRIES_AT_A_TIME {

@@ -205,7 +205,45 @@ async fn lines_that_are_not_a_whole_history_change_nothing() {
             "line 2: another plan, or the same again, is created",
         ),
     ];
-    for (lines, problem) in cases {
+    let event = |event: &str| {
+        let event = format!(r#"{{"sequence":2,"at":1000,{event}}}"#);
+        with(&[lines[0], lines[1], &event, lines[3]])
+    };
+    let impossible = [
+        (
+            event(r#""event":"session_learnt","session":"s","task":2"#),
+            "line 3: there is no task 2 of 2",
+        ),
+        (
+            event(
+                r#""event":"task_progressed","task":4294967295,"kind":"started","session":"s","document":{}"#,
+            ),
+            "line 3: there is no task 4294967295 of 2",
+        ),
+        (
+            event(
+                r#""event":"record_accepted","task":2,"revision":1,"status":"failed","successful":false,"has_outcome":false,"matched_by":"task_id","document":{}"#,
+            ),
+            "line 3: there is no task 2 of 2",
+        ),
+        (
+            event(
+                r#""event":"record_quarantined","id":1,"reason":"ambiguous","candidates":[0, 2],"kind":"result","status":"failed","successful":false,"has_outcome":true,"document":{}"#,
+            ),
+            "line 3: there is no task 2 of 2",
+        ),
+        (
+            event(
+                r#""event":"record_quarantined","id":2,"reason":"ambiguous","candidates":[0, 1],"kind":"result","status":"failed","successful":false,"has_outcome":true,"document":{}"#,
+            ),
+            "line 3: expected id 1",
+        ),
+        (
+            event(r#""event":"quarantine_resolved","id":1,"note":"""#),
+            "line 3: there is no record 1 set aside",
+        ),
+    ];
+    for (lines, problem) in cases.into_iter().chain(impossible) {
         let other = Drive::new(2);
         assert_eq!(import(&other, &lines).unwrap_err(), problem);
         assert_eq!(open(&other).plans().wait().await.unwrap(), []);
