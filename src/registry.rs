@@ -110,23 +110,19 @@ impl Registry {
         plans.insert(Arc::clone(plan.plan_id()), plan);
     }
 
-    /// Takes a plan out. Its watchers see that it is gone.
-    pub fn remove(&self, plan_id: &str) -> Option<Arc<LivePlan>> {
-        let removed = self
-            .plans
-            .write()
-            .unwrap_or_else(PoisonError::into_inner)
-            .remove(plan_id);
-        if let Some(plan) = &removed {
-            plan.removed.store(true, Ordering::Release);
-            plan.head.send_modify(|head| head.removed = true);
-        }
-        removed
-    }
-
     /// Takes this very plan out, if it is in here. Its watchers see that it is gone.
     pub fn remove_this(&self, plan: &LivePlan) -> bool {
-        self.has_this(plan) && self.remove(plan.plan_id()).is_some()
+        let mut plans = self.plans.write().unwrap_or_else(PoisonError::into_inner);
+        let there = plans.get(plan.plan_id());
+        // Looked at and taken out in one step, so that another of its name stays.
+        if !there.is_some_and(|there| std::ptr::eq(&**there, plan)) {
+            return false;
+        }
+        plans.remove(plan.plan_id());
+        drop(plans);
+        plan.removed.store(true, Ordering::Release);
+        plan.head.send_modify(|head| head.removed = true);
+        true
     }
 
     /// Whether this very plan is in here, and not another of its name.
@@ -469,7 +465,10 @@ impl LivePlan {
         let known = head.wait_for(|head| {
             head.sequence >= sequence || head.lost != losses || head.removed || self.is_poisoned()
         });
-        known.await.is_ok_and(|head| head.sequence >= sequence)
+        // What was lost and what came in its place have the same sequences.
+        known
+            .await
+            .is_ok_and(|head| head.sequence >= sequence && head.lost == losses)
     }
 
     /// Entries are added and taken in single steps.

@@ -265,6 +265,23 @@ async fn what_is_not_taken_never_happened_and_nothing_that_builds_on_it_did() {
 }
 
 #[tokio::test]
+async fn what_came_in_place_of_what_was_not_taken_acknowledges_nothing_of_it() {
+    let running = Running::start().await;
+    let losses = running.plan.losses();
+    let lost = running.submit("a", 1).await;
+    running.acknowledge(Err(full())).await;
+    assert!(lost.await.unwrap().is_err());
+    let instead = running.submit("b", 1).await;
+    running.acknowledge(Ok(())).await;
+    assert_eq!(
+        disposition(&instead.await.unwrap()),
+        (Disposition::Accepted, 2)
+    );
+    assert!(!running.plan.wait_for(2, losses).await);
+    assert!(running.plan.wait_for(2, losses + 1).await);
+}
+
+#[tokio::test]
 async fn a_change_whose_caller_has_gone_is_applied_all_the_same() {
     let running = Running::start().await;
     let submitted = running.submit("a", 1).await;

@@ -243,7 +243,13 @@ impl FileHandle for SystemFile {
             return Err(io::ErrorKind::FileTooLarge.into());
         };
         // By default the new bytes count as the file's.
-        fallocate(&self.0, FallocateFlags::empty(), offset, bytes).map_err(io::Error::from)
+        let reserve = || fallocate(&self.0, FallocateFlags::empty(), offset, bytes);
+        loop {
+            match reserve() {
+                Err(Errno::EINTR) => {}
+                reserved => return reserved.map_err(io::Error::from),
+            }
+        }
     }
 
     #[cfg(not(target_os = "linux"))]
