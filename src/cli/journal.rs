@@ -30,8 +30,8 @@ struct DataDirectory {
 enum Command {
     /// Read and check every plan; change nothing. Exit code 1 if one is damaged.
     ///
-    /// An append that was not written whole is no damage: nobody was told that it was taken, and the server cuts it off
-    /// when it starts.
+    /// A last append that is not as it was written is no damage: nobody was told that it was taken if it was not written
+    /// whole, and the server cuts it off when it starts. Damage in it looks the same.
     Verify {
         #[command(flatten)]
         directory: DataDirectory,
@@ -72,11 +72,13 @@ fn verify(directory: &DataDirectory, json: bool) -> Outcome {
         let line = if json { as_json(plan) } else { as_text(plan) };
         writeln!(out, "{line}")?;
     }
-    let is_damaged =
-        |plan: &&Verified| matches!(plan.finding, Finding::Damaged { .. } | Finding::Later(_));
-    let damaged = plans.iter().filter(is_damaged).count();
-    eprintln!("{} plans, {damaged} of them cannot be served", plans.len());
-    Ok(if damaged == 0 { DONE } else { FAILED })
+    let cannot_be_served = |plan: &&Verified| match plan.finding {
+        Finding::Sound | Finding::NeverWritten | Finding::Torn { .. } => false,
+        Finding::Damaged { .. } | Finding::Later(_) | Finding::Unreadable(_) => true,
+    };
+    let wrong = plans.iter().filter(cannot_be_served).count();
+    eprintln!("{} plans, {wrong} of them cannot be served", plans.len());
+    Ok(if wrong == 0 { DONE } else { FAILED })
 }
 
 fn finding(finding: &Finding) -> (&'static str, String) {

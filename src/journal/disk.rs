@@ -26,7 +26,7 @@ use super::{Answer, Error, History, Journal};
 pub use care::{CareError, Finding, Verified, export, import, verify};
 use directory::Directory;
 use files::{Files, SystemFiles};
-use opening::Fault;
+use opening::{Fault, NOT_CREATED_WHOLE};
 use plan_file::{DiskHistory, PlanFile};
 use shared::Shared;
 use writers::Writers;
@@ -263,7 +263,7 @@ fn open_plan(
         }
         Ok((_, found)) if found.has_tail => Fault::Damaged {
             offset: found.end,
-            problem: "the plan's creation was not written whole".into(),
+            problem: NOT_CREATED_WHOLE.into(),
         },
         Ok(_) => Fault::NeverWritten,
         Err(fault) => fault,

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use nix::sys::signal::Signal;
 
-use crate::harness::{Said, Served, fanout, plan_request, said, said_with, says};
+use crate::harness::{Said, Served, fanout, parse, plan_request, said, said_with, says};
 
 const WHOLE: &str = "2 of 2 tasks recorded: 1 successful, 1 failed, 0 missing";
 
@@ -129,6 +129,46 @@ fn a_sound_journal_is_verified_and_what_is_damaged_is_named_and_set_aside_at_the
     assert_eq!(gone.code, 1, "{gone:?}");
     assert_eq!(fs::read_dir(data.join("set-aside")).unwrap().count(), 1);
     server.plan(plan_request("q", &["a"]));
+}
+
+/// What an import wrote, header and creation in two frames, with one bit of the second changed.
+#[test]
+fn a_plan_whose_creation_is_damaged_is_not_called_torn_by_verify_and_set_aside_by_serve() {
+    let (directory, data) = left_by_a_killed_server("fsync");
+    let exported = journal(&data, &["export", "p"]);
+    let other = directory.path().join("other");
+    let shown = other.display().to_string();
+    let arguments = ["journal", "import", "--data-dir", &shown];
+    let imported = said_with(Path::new("."), &arguments, &exported.stdout);
+    assert_eq!(imported.code, 0, "{imported:?}");
+    let file = file_of_the_plan(&other);
+    let mut bytes = fs::read(&file).unwrap();
+    bytes[200] ^= 1;
+    fs::write(&file, bytes).unwrap();
+
+    let problem = "the plan's creation was not written whole";
+    let verified = journal(&other, &["verify", "--json"]);
+    assert_eq!(verified.code, 1, "{verified:?}");
+    let found = parse(&verified.stdout);
+    let text = |member: &str| found.get(member).unwrap().text().into_owned();
+    assert_eq!(text("finding"), "damaged");
+    assert!(text("detail").ends_with(problem), "{verified:?}");
+    assert_eq!(text("plan_id"), "p");
+    assert_eq!(verified.stderr, "1 plans, 1 of them cannot be served\n");
+
+    drop(serve(&other, "fsync"));
+    assert_eq!(fs::read_dir(other.join("set-aside")).unwrap().count(), 1);
+}
+
+#[test]
+fn a_plan_that_cannot_be_read_is_one_that_cannot_be_served() {
+    let (_directory, data) = left_by_a_killed_server("fsync");
+    let file = file_of_the_plan(&data);
+    fs::remove_file(&file).unwrap();
+    fs::create_dir(&file).unwrap();
+    let verified = journal(&data, &["verify"]);
+    assert_eq!(verified.code, 1, "{verified:?}");
+    assert!(verified.stdout.contains(": unreadable ("), "{verified:?}");
 }
 
 #[test]

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use super::directory::{Directory, name_of};
 use super::files::{FileHandle, Files, write_all_at};
 use super::frame::{self, Frames, Step};
-use super::opening::{Examined, Fault};
+use super::opening::{Examined, Fault, NOT_CREATED_WHOLE};
 use super::{OpenError, PART_BYTES};
 use crate::engine::{Entry, Event, LineError};
 use crate::journal::stored::Reading;
@@ -43,7 +43,7 @@ pub enum Finding {
     Sound,
     /// Nothing was written to it. It is removed when the journal is opened.
     NeverWritten,
-    /// Its last append was not written whole. It is cut off when the journal is opened.
+    /// Its last append was not written whole, or is damaged, which looks the same. It is cut off when the journal is opened.
     Torn {
         /// Where the end begins that is cut off.
         offset: u64,
@@ -113,6 +113,11 @@ fn verified(name: String, examined: Result<Examined, Fault>) -> Verified {
     let (plan_id, entries, bytes, finding) = match examined {
         Ok(found) => {
             let finding = match (found.has_tail, found.sequence) {
+                // Nothing can be cut off: the plan would be gone.
+                (true, 0) => Finding::Damaged {
+                    offset: found.end,
+                    problem: NOT_CREATED_WHOLE.into(),
+                },
                 (true, _) => Finding::Torn {
                     offset: found.end,
                     bytes: found.length - found.end,

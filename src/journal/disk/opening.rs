@@ -9,6 +9,8 @@ use super::files::FileHandle;
 use super::frame::{self, Frames, Hash, Step};
 use crate::journal::stored::{self, Unreadable};
 
+/// What is wrong with a file that has something, and no entry among it.
+pub(super) const NOT_CREATED_WHOLE: &str = "the plan's creation was not written whole";
 /// How far apart the places are that are kept in mind for finding a sequence in a file.
 const PLACE_BYTES: u64 = 64 << 10;
 
