@@ -32,7 +32,7 @@ const RETRY_AFTER: Duration = Duration::from_secs(1);
 /// The files that say what is planned.
 #[derive(Debug, Args)]
 pub(super) struct PlanInput {
-    /// The config: a JSON object.
+    /// The config: a JSON object. docs/config.md says what may stand in it.
     #[arg(long, value_name = "FILE")]
     config: PathBuf,
     /// Items: a JSON list or JSON Lines; `-` is standard input. Without it: the config's.
