@@ -69,7 +69,7 @@ pub struct BoundTask {
 pub struct Caller {
     /// Whose plans they see and make; empty is a tenant, too.
     pub tenant: Arc<str>,
-    /// What logs call them.
+    /// What logs call them where they change a plan as a whole.
     pub name: Arc<str>,
     /// What they may do.
     pub roles: Vec<Role>,

@@ -114,7 +114,7 @@ impl FanoutService for Fanout {
         let page_size = convert::page_size(request.page_size, PAGE_SIZE.0)?;
         let mut command = blocking(move || convert::plan_command(request, &limits)).await?;
         of_tenant(&mut command, &caller)?;
-        let response = self.register(command, page_size, ()).await?;
+        let response = self.register(command, &caller, page_size, ()).await?;
         Ok(Response::new(response))
     }
 
@@ -335,8 +335,10 @@ impl FanoutService for Fanout {
         let plan_id = named(&caller, &plan_id, &self.config.limits)?.into_owned();
         let request_id = self.request_id(&caller, &request_id)?;
         let coordinator = Arc::clone(&self.coordinator);
+        let name = plan_id.clone();
         let deleted = async move { coordinator.delete(&plan_id, &request_id).await };
         let view = detached(deleted).await?;
+        say_who(&caller, "deleted", &name);
         Ok(Response::new(DeletePlanResponse {
             plan: view.as_deref().map(convert::plan),
         }))
@@ -348,6 +350,7 @@ impl Fanout {
     async fn register(
         &self,
         command: PlanCommand,
+        caller: &Caller,
         page_size: usize,
         place: impl Send + 'static,
     ) -> Result<PlanResponse, Status> {
@@ -362,6 +365,9 @@ impl Fanout {
             document,
             created,
         } = detached(registered).await?;
+        if created {
+            say_who(caller, "registered", &view.spec.plan_id);
+        }
         let (task_requests, next_page_token) =
             convert::task_requests(&view, 0, page_size, &self.config.limits);
         let mut plan = convert::plan(&view);
@@ -394,7 +400,13 @@ impl Fanout {
                 .end(&plan_id, &request_id, end_reason, &note)
                 .await
         };
-        detached(ended).await.map(|view| convert::plan(&view))
+        let view = detached(ended).await?;
+        let done = match end_reason {
+            EndReason::Cancelled => "cancelled",
+            _ => "sealed",
+        };
+        say_who(caller, done, &view.spec.plan_id);
+        Ok(convert::plan(&view))
     }
 }
 
@@ -407,6 +419,12 @@ impl Fanout {
         }
         Ok(plan_name(&caller.tenant, request_id).into_owned())
     }
+}
+
+/// Logs what somebody has done with a plan. A name is not a secret: it stands in the list, or is a token's `sub`.
+fn say_who(caller: &Caller, done: &'static str, plan_id: &str) {
+    let caller = &*caller.name;
+    tracing::info!(plan.id = plan_id, caller, done, "done for a caller");
 }
 
 /// Makes the plan its tenant's.

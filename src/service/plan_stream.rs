@@ -56,7 +56,7 @@ pub(super) async fn serve(
             Some(Part::Commit(commit)) => {
                 let mut command = arriving.commit(&commit)?;
                 of_tenant(&mut command, caller)?;
-                let response = fanout.register(command, page_size, place).await?;
+                let response = fanout.register(command, caller, page_size, place).await?;
                 return Ok(streamed(response));
             }
             Some(Part::Header(_)) => return Err(out_of_order("header", "has come already")),

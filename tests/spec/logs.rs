@@ -10,7 +10,7 @@ use fanout::proto::{
 use std::process::Command;
 use tonic::Request;
 
-use crate::harness::{Client, Program, Served, document, fanout, plan_request};
+use crate::harness::{Client, Program, Served, directory, document, fanout, plan_request};
 
 /// What callers send that nobody may read in a log.
 const CANARY: &str = "canary-51c7";
@@ -307,6 +307,51 @@ fn every_setting_is_said_at_the_start_with_its_value_and_who_said_so() {
     assert_eq!(said("plans-max", "from"), "flag");
     assert_eq!(said("key-bytes-max", "from"), "environment");
     assert_eq!(said("data-dir", "value"), "");
+}
+
+#[test]
+fn who_registers_seals_cancels_and_deletes_a_plan_is_in_the_log() {
+    let new = [
+        "token", "new", "--name", "ci", "--role", "plan", "--tenant", "a",
+    ];
+    let listed = Program::start(fanout().args(new)).finish();
+    let folder = directory(&[
+        ("tokens", &*listed.stderr),
+        ("c.json", r#"{"groups": [{"key": "a"}]}"#),
+    ]);
+    let path = |name: &str| folder.path().join(name).display().to_string();
+    let server = Served::start(&["--tokens", &path("tokens")]);
+    let config = path("c.json");
+    let plan = |name| vec!["plan", "--config", &config, "--register", "--plan-id", name];
+    for arguments in [
+        plan("p"),
+        plan("p"),
+        plan("q"),
+        vec!["seal", "p"],
+        vec!["cancel", "q"],
+        vec!["delete", "q"],
+    ] {
+        let mut command = server.client(&arguments);
+        command.env("FANOUT_TOKEN", listed.stdout.trim());
+        let said = Program::start(&mut command).finish();
+        assert_eq!(said.code, 0, "{said:?}");
+    }
+    let said = server.stop().stderr;
+    let done: Vec<_> = said
+        .lines()
+        .filter_map(|line| Some(line.split_once("done for a caller ")?.1))
+        .collect();
+    assert_eq!(
+        done,
+        [
+            r#"plan.id="a\0p" caller="ci" done="registered""#,
+            r#"plan.id="a\0q" caller="ci" done="registered""#,
+            r#"plan.id="a\0p" caller="ci" done="sealed""#,
+            r#"plan.id="a\0q" caller="ci" done="cancelled""#,
+            r#"plan.id="a\0q" caller="ci" done="deleted""#,
+        ]
+    );
+    assert!(!said.contains(listed.stdout.trim()), "{said}");
 }
 
 #[test]
