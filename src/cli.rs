@@ -155,14 +155,14 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         eprintln!("{}", Arguments::command().render_help());
         return ExitCode::from(FAILED);
     }
-    let arguments = match config::with_file(arguments) {
-        Ok(arguments) => arguments,
+    let (arguments, of_file) = match config::with_file(arguments) {
+        Ok(with_file) => with_file,
         Err(failure) => return failed(&failure),
     };
     let matches = Arguments::command().try_get_matches_from(arguments);
     let parsed = matches.and_then(|matches| {
         let arguments = Arguments::from_arg_matches(&matches)?;
-        Ok((arguments, banner::settings(&matches), matches))
+        Ok((arguments, banner::settings(&matches, &of_file), matches))
     });
     let (arguments, settings, matches) = match parsed {
         Ok(parsed) => parsed,

@@ -22,8 +22,8 @@ use clap::builder::BoolishValueParser;
 #[derive(Clone, Copy, Debug, clap::Args)]
 #[command(next_help_heading = "Limits")]
 pub struct Limits {
-    /// Largest message in and out, in bytes.
-    #[arg(long, env = "FANOUT_MESSAGE_BYTES_MAX", default_value_t = 16 << 20, value_name = "BYTES")]
+    /// Largest message in and out, in bytes: 98304 (96 KiB) to 4294967295 (4 GiB, less one).
+    #[arg(long, env = "FANOUT_MESSAGE_BYTES_MAX", default_value_t = 16 << 20, value_name = "BYTES", value_parser = message_bytes)]
     pub message_bytes_max: usize,
     /// Largest body of a record, in bytes.
     #[arg(long, env = "FANOUT_RECORD_BODY_BYTES_MAX", default_value_t = 1 << 20, value_name = "BYTES")]
@@ -75,7 +75,7 @@ pub struct Limits {
     /// Most bytes of rendered task requests in one plan, below 4 GiB.
     #[arg(long, env = "FANOUT_TASK_REQUEST_BYTES_MAX", default_value_t = 512 << 20, value_name = "BYTES", value_parser = task_request_bytes)]
     pub task_request_bytes_max: usize,
-    /// Deepest nesting of a JSON document.
+    /// Deepest nesting of a JSON document: 1 to 1024.
     #[arg(long, env = "FANOUT_JSON_DEPTH_MAX", default_value_t = 512, value_name = "LEVELS", value_parser = json_depth)]
     pub json_depth_max: usize,
     /// Longest plan id, request id or record key, in bytes.
@@ -199,6 +199,11 @@ pub struct Limits {
     pub streams_per_connection_max: u32,
 }
 
+/// A result leaves 64 KiB of its message for what is beside the document; a message says its length in 32 bits.
+fn message_bytes(text: &str) -> Result<usize, String> {
+    whole_number(text, 96 << 10..=u32::MAX as usize)
+}
+
 /// A message has at most [`crate::proto::FIELDS_PER_MESSAGE_MAX`] fields, and each record is one.
 fn records_per_message(text: &str) -> Result<usize, String> {
     whole_number(text, 1..=50_000)
@@ -233,8 +238,8 @@ pub struct Times {
     /// How long an ended plan can be read, unless it says otherwise: for example 90s, 15m, 24h.
     #[arg(long, env = "FANOUT_RETENTION", default_value = "24h", value_parser = duration, value_name = "TIME")]
     pub retention: Duration,
-    /// Time between heartbeats on a quiet watch, unless the watcher says otherwise.
-    #[arg(long, env = "FANOUT_HEARTBEAT_INTERVAL", default_value = "15s", value_parser = duration, value_name = "TIME")]
+    /// Time between heartbeats on a quiet watch, unless the watcher says otherwise: 100ms to 5m.
+    #[arg(long, env = "FANOUT_HEARTBEAT_INTERVAL", default_value = "15s", value_parser = heartbeat_interval, value_name = "TIME")]
     pub heartbeat_interval: Duration,
     /// How long a PlanStream waits for its next message before it is ended.
     #[arg(long, env = "FANOUT_PLAN_STREAM_IDLE", default_value = "60s", value_parser = duration, value_name = "TIME")]
@@ -269,6 +274,14 @@ pub const RECONCILE_WAIT_MAX: Duration = Duration::from_secs(300);
 /// Shortest and longest heartbeat interval that a watcher can ask for.
 pub const HEARTBEAT_RANGE: (Duration, Duration) =
     (Duration::from_millis(100), Duration::from_secs(300));
+fn heartbeat_interval(text: &str) -> Result<Duration, String> {
+    let (least, most) = HEARTBEAT_RANGE;
+    match duration(text)? {
+        time if (least..=most).contains(&time) => Ok(time),
+        _ => Err(format!("expected {} to {}", shown(least), shown(most))),
+    }
+}
+
 /// Page size when none is asked for, and the largest.
 pub const PAGE_SIZE: (usize, usize) = (100, 1_000);
 /// Largest plan document that PlanResponse carries whole; a quarter of the largest message, if that is less.
@@ -442,9 +455,27 @@ pub fn duration(text: &str) -> Result<Duration, String> {
         .map_err(|_| "time is too long".to_owned())
 }
 
+/// A duration as [`duration`] reads it, in the largest unit of which it is a whole number.
+#[must_use]
+pub fn shown(time: Duration) -> String {
+    let milliseconds = time.as_millis();
+    let units = [
+        (86_400_000, "d"),
+        (3_600_000, "h"),
+        (60_000, "m"),
+        (1_000, "s"),
+    ];
+    let whole = |unit: &&(u128, &str)| milliseconds.is_multiple_of(unit.0);
+    match units.iter().find(whole) {
+        _ if milliseconds == 0 => "0s".to_owned(),
+        Some((unit, name)) => format!("{}{name}", milliseconds / unit),
+        None => format!("{milliseconds}ms"),
+    }
+}
+
 #[cfg(test)]
 mod tests {
-    use super::{WebOrigins, duration};
+    use super::{WebOrigins, duration, shown};
     use std::time::Duration;
 
     #[test]
@@ -493,6 +524,13 @@ mod tests {
             "https://a.example, https://b.example",
         ] {
             assert!(text.parse::<WebOrigins>().is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_duration_is_shown_as_it_is_read() {
+        for text in ["0s", "100ms", "1s", "90s", "5m", "1h", "30d"] {
+            assert_eq!(duration(text).map(shown), Ok(text.into()));
         }
     }
 

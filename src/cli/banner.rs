@@ -1,7 +1,7 @@
 //! What `serve` says at its start of every setting that it runs with: no secret among it.
 
-use clap::ArgMatches;
 use clap::parser::ValueSource;
+use clap::{ArgMatches, Id};
 
 use super::Arguments;
 use super::print::object;
@@ -15,12 +15,13 @@ pub(super) struct Setting {
     name: String,
     /// Its value without secrets; empty if it has none.
     value: String,
-    /// Who said so: `default`, `environment` or `flag`.
+    /// Who said so: `default`, `file`, `environment` or `flag`.
     from: &'static str,
 }
 
-/// Every setting of `fanout serve`, in the order of its help; none for other commands.
-pub(super) fn settings(matches: &ArgMatches) -> Vec<Setting> {
+/// Every setting of `fanout serve`, in the order of its help; none for other commands. Those that the file says are among the
+/// arguments.
+pub(super) fn settings(matches: &ArgMatches, of_file: &[Id]) -> Vec<Setting> {
     let Some((name @ "serve", matches)) = matches.subcommand() else {
         return Vec::new();
     };
@@ -40,6 +41,7 @@ pub(super) fn settings(matches: &ArgMatches) -> Vec<Setting> {
             name: argument.get_long()?.to_owned(),
             value: values.join(","),
             from: match from {
+                Some(ValueSource::CommandLine) if of_file.contains(argument.get_id()) => "file",
                 Some(ValueSource::CommandLine) => "flag",
                 Some(ValueSource::EnvVariable) => "environment",
                 _ => "default",

@@ -5,7 +5,7 @@ use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 
 use clap::parser::ValueSource;
-use clap::{ArgMatches, Args, Command, CommandFactory};
+use clap::{ArgMatches, Args, Command, CommandFactory, Id};
 
 use super::files::write_out;
 use super::{Arguments, DONE, Failure, Outcome};
@@ -49,41 +49,42 @@ fn serve_command() -> Command {
 }
 
 /// The arguments of the program, with those of the file that they or the environment name put in: what neither of them
-/// says. Of other commands than `serve`, and where there is no file, they stay as they are.
-pub(super) fn with_file(arguments: Vec<OsString>) -> Result<Vec<OsString>, Failure> {
+/// says; and which settings those are. Of other commands than `serve`, and where there is no file, they stay as they are.
+pub(super) fn with_file(arguments: Vec<OsString>) -> Result<(Vec<OsString>, Vec<Id>), Failure> {
     if arguments.get(1).is_none_or(|command| command != "serve") {
-        return Ok(arguments);
+        return Ok((arguments, Vec::new()));
     }
     let command = serve_command();
     // What is wrong with the arguments is said when all of them are there. Who asks for help gets it then, too.
     let lenient = command.clone().ignore_errors(true);
     let Ok(matches) = lenient.try_get_matches_from(&arguments[1..]) else {
-        return Ok(arguments);
+        return Ok((arguments, Vec::new()));
     };
     let Some(path) = matches.get_one::<PathBuf>("config_file") else {
-        return Ok(arguments);
+        return Ok((arguments, Vec::new()));
     };
     let wrong = |problem: String| Failure::new(format!("{}:{problem}", path.display()));
     let text = bounded_file::text(path, CONFIG_FILE_BYTES_MAX);
     let text = text.map_err(|error| wrong(format!(" {error}")))?;
     let settings = file::read(&text, &command).map_err(|problem| wrong(problem.to_string()))?;
-    let is_said = |id: &clap::Id| {
+    let is_said = |id: &Id| {
         let flag = command.get_arguments().find(|flag| flag.get_id() == id);
         let variable = flag.and_then(clap::Arg::get_env);
         matches.value_source(id.as_str()) == Some(ValueSource::CommandLine)
             || variable.is_some_and(|variable| std::env::var_os(variable).is_some())
     };
     let new = settings.into_iter().filter(|setting| !is_said(&setting.id));
-    let new = new
-        .flat_map(|setting| setting.arguments)
-        .map(OsString::from);
+    let new: Vec<_> = new.collect();
+    let of_file = new.iter().map(|setting| setting.id.clone()).collect();
+    let new = new.into_iter().flat_map(|setting| setting.arguments);
     let (before, after) = arguments.split_at(2);
-    Ok(before
+    let with_file = before
         .iter()
         .cloned()
-        .chain(new)
+        .chain(new.map(OsString::from))
         .chain(after.iter().cloned())
-        .collect())
+        .collect();
+    Ok((with_file, of_file))
 }
 
 /// Looks whether the files that the settings of `serve` name can be read, and whether what is to be a directory could be one.

@@ -62,6 +62,8 @@ pub(super) async fn serve(command: Serve, settings: &[Setting]) -> Outcome {
             config.listen
         )));
     }
+    let endpoint = otlp_endpoint(&config)?;
+    command.journal.check()?;
     let prepared = Prepared::read(&config).await?;
     if command.file.check_config {
         let of = command.file.config_file.as_deref();
@@ -71,7 +73,7 @@ pub(super) async fn serve(command: Serve, settings: &[Setting]) -> Outcome {
         write_out(&format!("the settings are sound{of}\n"))?;
         return Ok(DONE);
     }
-    let sending = send_spans(&config).await?;
+    let sending = send_spans(endpoint, &config).await?;
     let (journal, kept) = command.journal.open().await?;
     let listener = TcpListener::bind(config.listen).await.map_err(|error| {
         Failure::new(format!(
@@ -86,7 +88,7 @@ pub(super) async fn serve(command: Serve, settings: &[Setting]) -> Outcome {
     if let Some((danger, _)) = danger {
         tracing::warn!(%address, danger, "insecure, as it was said to be");
     }
-    tracing::info!(%address, version = telemetry::VERSION_AND_COMMIT, journal = kept, limits = ?config.limits, "serving");
+    tracing::info!(%address, version = telemetry::VERSION_AND_COMMIT, journal = kept, "serving");
     banner::say(settings, command.log_format);
     let shutdown = async move {
         tokio::select! {
@@ -113,15 +115,26 @@ pub(super) async fn serve(command: Serve, settings: &[Setting]) -> Outcome {
     Ok(DONE)
 }
 
-/// Begins to send spans, if there is a collector for them.
-async fn send_spans(config: &Config) -> Result<Option<traces::Sending>, Failure> {
-    let settings = &config.telemetry;
+/// The collector that spans are sent to, if there is one.
+fn otlp_endpoint(config: &Config) -> Result<Option<String>, Failure> {
     let standard = || std::env::var("OTEL_EXPORTER_OTLP_ENDPOINT").ok();
-    let endpoint = settings.otlp_endpoint.clone().or_else(standard);
-    let Some(endpoint) = endpoint.filter(|endpoint| !endpoint.is_empty()) else {
+    let endpoint = config.telemetry.otlp_endpoint.clone().or_else(standard);
+    let endpoint = endpoint.filter(|endpoint| !endpoint.is_empty());
+    match endpoint.as_deref().map(traces::check_endpoint) {
+        Some(Err(problem)) => Err(Failure::new(format!("--otlp-endpoint: {problem}"))),
+        _ => Ok(endpoint),
+    }
+}
+
+/// Begins to send spans, if there is a collector for them.
+async fn send_spans(
+    endpoint: Option<String>,
+    config: &Config,
+) -> Result<Option<traces::Sending>, Failure> {
+    let Some(endpoint) = endpoint else {
         return Ok(None);
     };
-    let authorities = match &settings.otlp_ca {
+    let authorities = match &config.telemetry.otlp_ca {
         Some(path) => {
             let read = tokio::fs::read_to_string(path).await;
             let wrong = |error| Failure::new(format!("--otlp-ca {}: {error}", path.display()));

@@ -97,6 +97,12 @@ enum Durability {
 }
 
 impl JournalOptions {
+    /// Looks whether what is said of NATS can be meant; nobody is connected to.
+    pub(super) fn check(&self) -> Result<(), Failure> {
+        let checked = nats::check_servers(&self.nats);
+        checked.map_err(|error| Failure::new(format!("--nats: {error}")))
+    }
+
     /// The journal, and in a word what it is.
     pub(super) async fn open(self) -> Result<(Arc<dyn Journal>, &'static str), Failure> {
         if !self.nats.is_empty() {

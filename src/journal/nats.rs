@@ -26,7 +26,7 @@ use tokio_util::task::AbortOnDropHandle;
 use super::{Answer, Error, History, Journal, Others};
 use history::{NatsHistory, Plan};
 use jetstream::JetStream;
-pub use jetstream::{OpenError, Options};
+pub use jetstream::{OpenError, Options, check_servers};
 use message::{Head, Kind};
 use publish::{drawn, publish};
 use reader::{Place, Reader, Step};

@@ -49,6 +49,19 @@ impl Sending {
     }
 }
 
+/// Looks whether this can be a collector's URL.
+///
+/// # Errors
+/// It cannot. The error does not say the URL: there may be a password in it.
+pub fn check_endpoint(endpoint: &str) -> Result<(), String> {
+    let url = endpoint.parse::<Uri>().ok();
+    let url = url.filter(|url| url.host().is_some());
+    match url.as_ref().and_then(Uri::scheme_str) {
+        Some("http" | "https") => Ok(()),
+        _ => Err("expected http://HOST:PORT or https://HOST:PORT".to_owned()),
+    }
+}
+
 /// Begins to send spans to the collector at this URL; over TLS, one of these authorities (PEM; without any, one of the
 /// system's) has to vouch for it. How many are kept of those that nobody else began is for
 /// `OTEL_TRACES_SAMPLER` to say (default: all), as the other standard variables are heard.
@@ -56,20 +69,17 @@ impl Sending {
 /// # Errors
 /// The URL cannot be used, or spans are sent already.
 pub fn start(endpoint: &str, authorities: Option<&str>) -> Result<Sending, String> {
-    // The error does not say the URL: there may be a password in it.
+    check_endpoint(endpoint)?;
     let url = endpoint.parse::<Uri>().ok();
-    let url = url.as_ref().filter(|url| url.host().is_some());
+    let is_private = url.as_ref().and_then(Uri::scheme_str) == Some("https");
     let exporter = SpanExporter::builder().with_tonic();
-    let exporter = match (url.and_then(Uri::scheme_str), authorities) {
-        (Some("http"), _) => exporter,
-        (Some("https"), None) => {
-            exporter.with_tls_config(ClientTlsConfig::new().with_native_roots())
-        }
-        (Some("https"), Some(authorities)) => {
+    let exporter = match authorities {
+        _ if !is_private => exporter,
+        None => exporter.with_tls_config(ClientTlsConfig::new().with_native_roots()),
+        Some(authorities) => {
             let trusted = Certificate::from_pem(authorities);
             exporter.with_tls_config(ClientTlsConfig::new().ca_certificate(trusted))
         }
-        _ => return Err("expected http://HOST:PORT or https://HOST:PORT".to_owned()),
     };
     let exporter = exporter.with_endpoint(endpoint).build();
     let exporter = exporter.map_err(|error| error.to_string())?;

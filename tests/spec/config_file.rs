@@ -37,15 +37,22 @@ fn a_flag_wins_over_the_environment_that_over_the_file_and_the_file_over_the_def
         } else {
             command.args(["--listen", "127.0.0.1:0"]);
         }
-        let line = Program::start(&mut command).stderr.line_with(" serving ");
-        let (_, rest) = line.split_once(" plans_max: ").unwrap();
-        rest.split(',').next().unwrap().to_owned()
+        let mut program = Program::start(&mut command);
+        let line = program.stderr.line_with(" setting plans-max ");
+        let (_, said) = line.split_once(" setting plans-max ").unwrap();
+        said.trim_end().to_owned()
     };
-    assert_eq!(served(None, None, false), "10000");
-    assert_eq!(served(None, None, true), "5");
-    assert_eq!(served(Some("6"), None, true), "6");
-    assert_eq!(served(Some("6"), Some("7"), true), "7");
-    assert_eq!(served(None, Some("7"), true), "7");
+    assert_eq!(served(None, None, false), r#"value="10000" from="default""#);
+    assert_eq!(served(None, None, true), r#"value="5" from="file""#);
+    assert_eq!(
+        served(Some("6"), None, true),
+        r#"value="6" from="environment""#
+    );
+    assert_eq!(
+        served(Some("6"), Some("7"), true),
+        r#"value="7" from="flag""#
+    );
+    assert_eq!(served(None, Some("7"), true), r#"value="7" from="flag""#);
 }
 
 #[test]
@@ -154,6 +161,14 @@ fn a_check_finds_files_that_cannot_be_read_or_used() {
         (
             "data_dir = \"fanout.toml\"\n",
             "error: --data-dir fanout.toml: is no directory\n",
+        ),
+        (
+            "otlp_endpoint = \"foo\"\n",
+            "error: --otlp-endpoint: expected http://HOST:PORT or https://HOST:PORT\n",
+        ),
+        (
+            "nats = \"http://me:secret@a\"\n",
+            "error: --nats: invalid scheme for NATS server URL: http\n",
         ),
     ] {
         assert_refused(text, &[], expected);

@@ -12,7 +12,7 @@ use async_nats::jetstream::stream::{
     Stream as Handle,
 };
 use async_nats::jetstream::{self, Context, ErrorCode as Told};
-use async_nats::{Client, ConnectOptions, Event};
+use async_nats::{Client, ConnectOptions, Event, ToServerAddrs};
 use async_stream::stream;
 use bytes::Bytes;
 use futures_util::{Stream as Messages, StreamExt, TryStreamExt};
@@ -63,6 +63,15 @@ pub enum OpenError {
     /// What it is opened with is wrong.
     #[error("{0}")]
     Options(String),
+}
+
+/// Looks whether each of these can be the address of a server; nobody is connected to.
+///
+/// # Errors
+/// One cannot be. The error does not say it: there may be a password in it.
+pub fn check_servers(servers: &[String]) -> Result<(), OpenError> {
+    let checked = servers.to_server_addrs().map(drop);
+    checked.map_err(|error| OpenError::Options(error.to_string()))
 }
 
 /// A stream, and the connection to its servers.
