@@ -62,6 +62,9 @@ pub(super) async fn channel(address: &ServerAddress) -> Result<Admitted, Failure
         format!("http://{server}")
     };
     let uri: Uri = url.parse().map_err(|_| wrong("invalid URI"))?;
+    if url.len() != server.len() && uri.port().is_none() {
+        return Err(wrong("names no port"));
+    }
     let token = access.token()?;
     let channel = match uri.scheme_str() {
         Some("https") => private_channel(server, &uri, access).await?,

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use clap::{Args, Subcommand};
 
-use super::print::printable;
+use super::print::{counted, printable};
 use super::{DONE, FAILED, Failure, Outcome};
 use crate::journal::disk::files::SystemFiles;
 use crate::journal::disk::{self, Finding, Verified};
@@ -77,7 +77,8 @@ fn verify(directory: &DataDirectory, json: bool) -> Outcome {
         Finding::Damaged { .. } | Finding::Later(_) | Finding::Unreadable(_) => true,
     };
     let wrong = plans.iter().filter(cannot_be_served).count();
-    eprintln!("{} plans, {wrong} of them cannot be served", plans.len());
+    let all = counted(plans.len() as u64, "plan");
+    eprintln!("{all}, {wrong} of them cannot be served");
     Ok(if wrong == 0 { DONE } else { FAILED })
 }
 
@@ -87,7 +88,10 @@ fn finding(finding: &Finding) -> (&'static str, String) {
         Finding::NeverWritten => ("never_written", String::new()),
         Finding::Torn { offset, bytes } => (
             "torn",
-            format!("{bytes} bytes from {offset} on were not written whole"),
+            format!(
+                "{} from {offset} on were not written whole",
+                counted(*bytes, "byte")
+            ),
         ),
         Finding::Damaged { offset, problem } => ("damaged", format!("at {offset}: {problem}")),
         Finding::Later(problem) => ("later_version", problem.clone()),
@@ -104,8 +108,9 @@ fn as_text(plan: &Verified) -> String {
         format!(" ({detail})")
     };
     printable(&format!(
-        "{name}: {word}{detail}, {} events, {} bytes",
-        plan.entries, plan.bytes
+        "{name}: {word}{detail}, {}, {}",
+        counted(plan.entries, "event"),
+        counted(plan.bytes, "byte")
     ))
 }
 
@@ -129,7 +134,7 @@ fn export(directory: &DataDirectory, plan_id: &str) -> Outcome {
     let files = Arc::new(SystemFiles);
     let events = disk::export(files, &directory.data_dir, plan_id, &mut out)?;
     out.flush()?;
-    eprintln!("{events} events");
+    eprintln!("{}", counted(events, "event"));
     Ok(DONE)
 }
 
@@ -144,6 +149,7 @@ fn import(directory: &DataDirectory, file: &PathBuf) -> Outcome {
         disk::import(files, &directory.data_dir, &mut BufReader::new(opened))
     };
     let (plan_id, events) = imported?;
-    eprintln!("plan {}: {events} events", printable(&plan_id));
+    let events = counted(events, "event");
+    eprintln!("plan {}: {events}", printable(&plan_id));
     Ok(DONE)
 }

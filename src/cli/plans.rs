@@ -8,7 +8,7 @@ use super::client::{ServerAddress, connect, explain};
 use super::files::write_out;
 use super::plan_document::write_plan;
 use super::plan_parts;
-use super::print::{self, json_line, printable, short, table};
+use super::print::{self, counted, json_line, printable, short, table};
 use super::registered::{Ending, PlanInput};
 use super::{DONE, Failure, Outcome};
 use crate::proto::{
@@ -118,14 +118,14 @@ pub(super) async fn plan(command: PlanCommand) -> Outcome {
         let answer = plan_parts::send(&mut client, registration).await?;
         let plan = answer.plan.unwrap_or_default();
         eprintln!(
-            "plan {} {}, {} tasks",
+            "plan {} {}, {}",
             printable(&plan.plan_id),
             if answer.created {
                 "is registered"
             } else {
                 "was registered already"
             },
-            plan.counts.unwrap_or_default().tasks
+            counted(plan.counts.unwrap_or_default().tasks, "task")
         );
     }
     write_plan(command.output.as_deref(), outline)?;

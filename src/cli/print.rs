@@ -124,6 +124,12 @@ pub(super) fn counts(counts: &proto::Counts) -> Value {
     .into()
 }
 
+/// How many there are of something: `1 record`, `2 records`.
+pub(super) fn counted(count: u64, what: &str) -> String {
+    let plural = if count == 1 { "" } else { "s" };
+    format!("{count} {what}{plural}")
+}
+
 /// The counts in one line.
 pub(super) fn counts_line(counts: &proto::Counts) -> String {
     let mut line = format!(
@@ -131,7 +137,8 @@ pub(super) fn counts_line(counts: &proto::Counts) -> String {
         counts.recorded, counts.tasks, counts.successful, counts.failed, counts.missing
     );
     if counts.quarantined > 0 {
-        line.push_str(&format!("; {} records in quarantine", counts.quarantined));
+        let quarantined = counted(counts.quarantined, "record");
+        line.push_str(&format!("; {quarantined} in quarantine"));
     }
     line
 }

@@ -64,7 +64,8 @@ struct Discard {
 struct Target {
     /// The plan's id.
     plan_id: String,
-    /// The record's number in quarantine.
+    /// The record's number in quarantine, from 1.
+    #[arg(value_parser = quarantine_id)]
     quarantine_id: u64,
 }
 
@@ -78,6 +79,14 @@ struct Answer {
     /// Print one JSON object.
     #[arg(long)]
     json: bool,
+}
+
+fn quarantine_id(text: &str) -> Result<u64, String> {
+    match text.parse() {
+        Ok(0) => Err("numbers begin at 1".to_owned()),
+        Ok(number) => Ok(number),
+        Err(_) => Err("expected a whole number".to_owned()),
+    }
 }
 
 pub(super) async fn quarantine(command: Quarantine) -> Outcome {

@@ -32,12 +32,13 @@ use crate::server;
 /// `fanout run`.
 #[derive(Debug, Args)]
 #[command(after_long_help = "\
-The command gets its task request (one line of JSON) on standard input and prints its record (one JSON object) on
-standard output. FANOUT_PLAN_ID, FANOUT_TASK_ID, FANOUT_GROUP_KEY and FANOUT_SERVER are in its environment, and
-TRACEPARENT if the plan has a trace; one of more than 32 KiB or with a NUL in it is left out. Where fanout's own token,
-certificate and keys are is not in it. A crash, a signal, a timeout or an unreadable record becomes a failed record that says so.
+The command gets its task request (one line of JSON) on standard input and prints its record (one JSON object) on \
+standard output. FANOUT_PLAN_ID, FANOUT_TASK_ID, FANOUT_GROUP_KEY and FANOUT_SERVER are in its environment, and \
+TRACEPARENT if the plan has a trace; one of more than 32 KiB or with a NUL in it is left out. Where fanout's own token, \
+certificate and keys are is not in it. A crash, a signal, a timeout or an unreadable record becomes a failed record that \
+says so.
 
-  fanout run --config config.json --items items.json -- sh -c 'jq \"{status: \\\"completed\\\", outcome: .item_ids}\"'")]
+  fanout run --config config.json --items items.json -- sh -c 'jq \"{status: \\\"completed\\\", outcome: .inputs}\"'")]
 pub(super) struct Run {
     #[command(flatten)]
     input: PlanInput,

@@ -71,7 +71,7 @@ pub(super) async fn submit(command: Submit) -> Outcome {
             position += 1;
         }
         counts = answered.response.counts;
-        progress.set_message(format!("{position} records sent"));
+        progress.set_message(print::counted(position, "record") + " sent");
         progress.tick();
     }
     progress.finish_and_clear();
@@ -83,7 +83,8 @@ pub(super) async fn submit(command: Submit) -> Outcome {
             .iter()
             .map(|(word, count)| format!("{count} {word}"))
             .collect();
-        eprintln!("{position} records: {}", summary.join(", "));
+        let records = print::counted(position, "record");
+        eprintln!("{records}: {}", summary.join(", "));
     } else if read.is_ok() {
         eprintln!("no records");
     }

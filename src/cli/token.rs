@@ -1,6 +1,6 @@
 //! `token`: keys, tokens for the list, and signed tokens as narrow as can be.
 
-use std::io::{Read, Write};
+use std::io::{ErrorKind, Read, Write};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -86,11 +86,19 @@ struct Issue {
     /// What logs call whoever has it.
     #[arg(long)]
     name: String,
-    /// How long it is good for.
-    #[arg(long, default_value = "1h", value_name = "TIME", value_parser = duration)]
+    /// How long it is good for: at least 1s.
+    #[arg(long, default_value = "1h", value_name = "TIME", value_parser = life)]
     life: Duration,
     #[command(flatten)]
     grant: GrantOptions,
+}
+
+/// A token says in whole seconds when it expires.
+fn life(text: &str) -> Result<Duration, String> {
+    match duration(text)? {
+        time if time >= Duration::from_secs(1) => Ok(time),
+        _ => Err("is less than 1s".to_owned()),
+    }
 }
 
 fn role(text: &str) -> Result<Role, String> {
@@ -129,7 +137,11 @@ pub(super) fn token(command: Token) -> Outcome {
             let mut token = String::new();
             let most = identity::TOKEN_BYTES_MAX as u64 + 2;
             std::io::stdin().take(most).read_to_string(&mut token)?;
-            write_out(&(hex(&identity::digest(token.trim())) + "\n"))?;
+            let token = token.trim();
+            if token.is_empty() {
+                return Err(Failure::new("standard input: there is no token"));
+            }
+            write_out(&(hex(&identity::digest(token)) + "\n"))?;
         }
     }
     Ok(DONE)
@@ -144,7 +156,7 @@ fn issue(issue: Issue) -> Result<String, Failure> {
         iss: issue.issuer,
         aud: Audience::One(issue.audience),
         sub: issue.name,
-        exp: now + issue.life.as_secs().max(1),
+        exp: now.saturating_add(issue.life.as_secs()),
         nbf: None,
         fanout: issue.grant.grant(),
     };
@@ -200,5 +212,11 @@ fn write_new(path: &Path, text: &str, secret: bool) -> Result<(), Failure> {
         file.write_all(text.as_bytes())
             .and_then(|()| file.sync_all())
     });
-    written.map_err(|error| Failure::new(format!("{}: {error}", path.display())))
+    written.map_err(|error| {
+        let advice = match error.kind() {
+            ErrorKind::AlreadyExists => "; nothing is overwritten; name another file",
+            _ => "",
+        };
+        Failure::new(format!("{}: {error}{advice}", path.display()))
+    })
 }

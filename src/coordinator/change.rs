@@ -112,7 +112,7 @@ impl Coordinator {
             tracing::info!(
                 plan.id = &**plan.plan_id(),
                 plan.status = answer.standing.status.name(),
-                plan.end_reason = ?end.reason,
+                plan.end_reason = end.reason.name(),
                 "plan ended"
             );
         }

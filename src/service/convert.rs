@@ -10,7 +10,8 @@ use tonic::Status;
 use super::extent::Extent;
 use super::status::{invalid, over_limit};
 use crate::config::{
-    LABELS, Limits, MESSAGE_BYTES_PER_VALUE, PAGE_SIZE, PLAN_TIME_MAX, WHOLE_DOCUMENT_BYTES_MAX,
+    self, LABELS, Limits, MESSAGE_BYTES_PER_VALUE, PAGE_SIZE, PLAN_TIME_MAX,
+    WHOLE_DOCUMENT_BYTES_MAX,
 };
 use crate::coordinator::{Deadline, PlanCommand, PlanView, Source, plan_id_of};
 use crate::engine::{self, Completion, EndReason, PlanStatus, RecordKind, SealRule, Timestamp};
@@ -108,8 +109,8 @@ pub(super) fn duration(
             0 => String::new(),
             nanos => format!(" and {nanos}ns"),
         };
-        let (seconds, least, most) = (value.seconds, range.0, range.1);
-        let problem = format!("is {seconds}s{nanos}, expected {least:?} to {most:?}");
+        let (least, most) = (config::shown(range.0), config::shown(range.1));
+        let problem = format!("is {}s{nanos}, expected {least} to {most}", value.seconds);
         invalid(field, &problem, "INVALID_DURATION")
     })
 }

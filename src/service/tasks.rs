@@ -14,7 +14,7 @@ use crate::proto::{
     self, ExplainTaskRequest, ExplainTaskResponse, GetTaskRequest, GetTaskResponse,
     ListTasksRequest, ListTasksResponse, TaskReason, TaskReasonCode, View,
 };
-use crate::reconcile::Status as RecordStatus;
+use crate::reconcile::{MatchedBy, Status as RecordStatus};
 
 pub(super) async fn get(
     fanout: &Fanout,
@@ -177,16 +177,22 @@ fn reasons(view: &PlanView, standing: &TaskStanding) -> Vec<TaskReason> {
     };
     if let Some(held) = &standing.held {
         let status = held.verdict.status.name();
-        let by = convert::matched_by(Some(held.matched_by)).as_str_name();
+        let by = match held.matched_by {
+            MatchedBy::TaskId => "task_id",
+            MatchedBy::Id => "id",
+            MatchedBy::SandboxSessionId => "sandbox_session_id",
+            MatchedBy::GroupKey => "group_key",
+            MatchedBy::Operator => "an operator",
+        };
         let (code, word) = if held.verdict.successful {
             (TaskReasonCode::RecordedSuccessful, "successful")
         } else {
             (TaskReasonCode::RecordedUnsuccessful, "not successful")
         };
-        let description = format!("its record is {status} ({word}), {by}");
+        let description = format!("its record is {status} ({word}), matched by {by}");
         say(code, description, held.sequence, 0);
         if held.revision > 1 {
-            let description = format!("it is the {}. record of this task", held.revision);
+            let description = format!("it is record {} of this task", held.revision);
             say(
                 TaskReasonCode::SupersededPrevious,
                 description,
@@ -226,8 +232,7 @@ fn reasons(view: &PlanView, standing: &TaskStanding) -> Vec<TaskReason> {
         }
     }
     if let Some(end) = &view.standing.end {
-        let reason = convert::end_reason(Some(end)).as_str_name();
-        let description = format!("the plan has ended: {reason}");
+        let description = format!("the plan has ended: {}", end.reason.name());
         say(TaskReasonCode::PlanEnded, description, end.sequence, 0);
     }
     reasons

@@ -113,7 +113,7 @@ fn a_sound_journal_is_verified_and_what_is_damaged_is_named_and_set_aside_at_the
             && sound.stdout.contains(r#""finding":"sound","#),
         "{sound:?}"
     );
-    assert_eq!(sound.stderr, "1 plans, 0 of them cannot be served\n");
+    assert_eq!(sound.stderr, "1 plan, 0 of them cannot be served\n");
 
     let file = file_of_the_plan(&data);
     let mut bytes = fs::read(&file).unwrap();
@@ -154,7 +154,7 @@ fn a_plan_whose_creation_is_damaged_is_not_called_torn_by_verify_and_set_aside_b
     assert_eq!(text("finding"), "damaged");
     assert!(text("detail").ends_with(problem), "{verified:?}");
     assert_eq!(text("plan_id"), "p");
-    assert_eq!(verified.stderr, "1 plans, 1 of them cannot be served\n");
+    assert_eq!(verified.stderr, "1 plan, 1 of them cannot be served\n");
 
     drop(serve(&other, "fsync"));
     assert_eq!(fs::read_dir(other.join("set-aside")).unwrap().count(), 1);

@@ -253,6 +253,36 @@ fn get_seal_cancel_and_delete_refuse_to_go_without_a_plan() {
 }
 
 #[test]
+fn quarantine_refuses_a_number_that_no_record_has() {
+    misused(
+        &["quarantine", "rematch", "p", "0", "t"],
+        "invalid value '0' for '<QUARANTINE_ID>': numbers begin at 1",
+    );
+    misused(
+        &["quarantine", "discard", "p", "first"],
+        "invalid value 'first' for '<QUARANTINE_ID>': expected a whole number",
+    );
+}
+
+#[test]
+fn a_token_is_not_made_of_nothing_nor_for_no_time() {
+    // Standard input is empty.
+    refused(
+        &["token", "hash"],
+        "error: standard input: there is no token\n",
+    );
+    let issue = [
+        "token", "issue", "--key", "k", "--issuer", "i", "--name", "n",
+    ];
+    for life in ["0s", "999ms"] {
+        misused(
+            &[&issue[..], &["--role", "watch", "--life", life]].concat(),
+            &format!("invalid value '{life}' for '--life <TIME>': is less than 1s"),
+        );
+    }
+}
+
+#[test]
 fn list_refuses_a_label_without_a_value() {
     misused(
         &["list", "--label", "team"],
@@ -285,6 +315,18 @@ fn serve_refuses_settings_that_are_none() {
         &["serve", "--json-depth-max", "1025"],
         "invalid value '1025' for '--json-depth-max <LEVELS>': expected 1 to 1024",
     );
+    misused(
+        &["serve", "--message-bytes-max", "0"],
+        "invalid value '0' for '--message-bytes-max <BYTES>': expected 98304 to 4294967295",
+    );
+    for time in ["99ms", "301s"] {
+        misused(
+            &["serve", "--heartbeat-interval", time],
+            &format!(
+                "invalid value '{time}' for '--heartbeat-interval <TIME>': expected 100ms to 5m"
+            ),
+        );
+    }
     misused(
         &["serve", "--log-format", "xml"],
         "invalid value 'xml' for '--log-format <LOG_FORMAT>'\n  [possible values: human, json]",
@@ -319,6 +361,10 @@ fn every_client_says_that_no_coordinator_answers() {
         refused(
             &[client, &["--server", "a b"]].concat(),
             "error: --server a b: invalid URI; expected host:port\n",
+        );
+        refused(
+            &[client, &["--server", "127.0.0.1"]].concat(),
+            "error: --server 127.0.0.1: names no port; expected host:port\n",
         );
     }
 }

@@ -44,7 +44,8 @@ fn serve_announces_the_port_it_found_and_a_limit_that_was_set() {
         "{line}"
     );
     assert!(!line.contains("address=127.0.0.1:0 "), "{line}");
-    assert!(line.contains(" plans_max: 7,"), "{line}");
+    let line = program.stderr.line_with(" setting plans-max ");
+    assert!(line.contains("value=\"7\""), "{line}");
 }
 
 #[test]
@@ -212,8 +213,7 @@ fn a_registered_plan_takes_records_and_its_result_is_that_of_the_files() {
     let from_files = said_of(&[&["reconcile"], &files[..], &["--records", "r.jsonl"]].concat());
     assert_eq!(sealed, says(0, &from_files.stdout, ""));
     let too_long = said_of(&["reconcile", "--plan-id", "p", "--wait", "6m"]);
-    let refusal =
-        "error: wait: is 360s, expected 0ns to 300s (InvalidArgument, INVALID_DURATION)\n";
+    let refusal = "error: wait: is 360s, expected 0s to 5m (InvalidArgument, INVALID_DURATION)\n";
     assert_eq!(too_long, says(1, "", refusal));
 }
 
@@ -234,6 +234,14 @@ fn tasks_explain_and_quarantine_show_what_is_missing_and_repair_it() {
         ("task-b", "never_started")
     );
     assert_eq!(text(task.get("request").unwrap(), "id"), "task-b");
+    let why = "task-a: recorded\n  recorded_unsuccessful: its record is failed (not successful), matched by id\n";
+    assert_eq!(server.said(&["explain", "p", "task-a"]), says(0, why, ""));
+    let again = "{\"id\":\"task-a\",\"status\":\"passed\"}\n";
+    server.said_with(&["submit", "--plan-id", "p"], again);
+    let why = "task-a: recorded\n  \
+               recorded_successful: its record is completed (successful), matched by id\n  \
+               superseded_previous: it is record 2 of this task\n";
+    assert_eq!(server.said(&["explain", "p", "task-a"]), says(0, why, ""));
     let why = "task-b: pending\n  never_started: nothing was heard of it\n";
     assert_eq!(server.said(&["explain", "p", "task-b"]), says(0, why, ""));
     let list = "ID  REASON     RESOLUTION  CANDIDATES  RECORD\n\
@@ -283,6 +291,13 @@ fn tasks_explain_and_quarantine_show_what_is_missing_and_repair_it() {
         (text(&json, "state"), text(&json, "matched_by")),
         ("recorded", "operator")
     );
+    let said = server.said(&["explain", "p", "task-b"]).stdout;
+    for reason in [
+        "its record is completed (successful), matched by an operator\n",
+        "plan_ended: the plan has ended: all_recorded\n",
+    ] {
+        assert!(said.contains(reason), "{said}");
+    }
     let unknown = "error: plan \"p\" has no task \"x\" (NotFound, TASK_NOT_FOUND)\n";
     assert_eq!(server.said(&["explain", "p", "x"]), says(1, "", unknown));
 }
@@ -421,7 +436,7 @@ fn submit_sends_a_file_as_a_list_or_as_lines_and_prints_nothing_but_counts_if_al
     };
     assert_eq!(
         submit("list.json"),
-        says(0, "", &format!("1 records: 1 accepted\nplan p: {HALF}\n"))
+        says(0, "", &format!("1 record: 1 accepted\nplan p: {HALF}\n"))
     );
     assert_eq!(
         submit("lines.jsonl"),
@@ -505,10 +520,10 @@ fn submit_to_an_ended_plan_is_late_unless_it_is_the_same_again() {
     server.said(&["seal", "p"]);
     assert_eq!(
         submit(record),
-        says(0, "", &format!("1 records: 1 duplicate\nplan p: {HALF}\n"))
+        says(0, "", &format!("1 record: 1 duplicate\nplan p: {HALF}\n"))
     );
     let other = "record 0: late: the plan has ended; task task-a keeps what it has {\"id\":\"task-a\",\"status\":\"broke\"}\n";
-    let counts = format!("1 records: 1 late\nplan p: {HALF}; 1 records in quarantine\n");
+    let counts = format!("1 record: 1 late\nplan p: {HALF}; 1 record in quarantine\n");
     assert_eq!(
         submit("{\"id\":\"task-a\",\"status\":\"broke\"}"),
         says(0, other, &counts)
@@ -520,7 +535,7 @@ fn submit_names_the_place_of_a_broken_line_after_it_sent_the_lines_before() {
     let (server, _) = with_plan();
     let records = "{\"id\":\"task-a\",\"status\":\"completed\"}\n\n{\"id\":\n{\"id\":\"task-b\"}\n";
     let stderr = format!(
-        "1 records: 1 accepted\nplan p: {HALF}\n\
+        "1 record: 1 accepted\nplan p: {HALF}\n\
          error: -:3:7: expected a value, found the end of the document; expected one record on each line\n"
     );
     assert_eq!(
@@ -542,7 +557,7 @@ fn submit_finds_its_plan_and_its_server_in_the_environment() {
     let mut command = server.client(&["submit"]);
     let mut program = Program::start(command.env("FANOUT_PLAN_ID", "p"));
     program.say("{\"id\":\"task-a\",\"status\":\"completed\"}");
-    let stderr = format!("1 records: 1 accepted\nplan p: {HALF}\n");
+    let stderr = format!("1 record: 1 accepted\nplan p: {HALF}\n");
     assert_eq!(program.finish(), says(0, "", &stderr));
 }
 
@@ -824,7 +839,10 @@ fn a_token_that_the_program_makes_is_one_that_its_server_believes() {
     let made = run(&["token", "key", "--key", &key, "--jwks", &keys]);
     assert_eq!((made.code, &*made.stdout, &*made.stderr), (0, "", ""));
     let again = run(&["token", "key", "--key", &key, "--jwks", &keys]);
-    assert_eq!(again.code, 1, "a key is not overwritten");
+    let error = format!(
+        "error: {key}: File exists (os error 17); nothing is overwritten; name another file\n"
+    );
+    assert_eq!(again, says(1, "", &error));
     let issue = |more: &[&str]| {
         let issue = [
             "token", "issue", "--key", &key, "--issuer", "ci", "--name", "n",

@@ -652,6 +652,7 @@ fn a_run_is_over_at_its_deadline_whatever_its_executors_do() {
 fn a_deadline_that_the_coordinator_does_not_take_is_refused_with_its_reason() {
     let directory = tasks(&["a"]);
     let said = run(directory.path(), &["--deadline", "31d"], "true");
-    let error = "error: timeout: is 2678400s, expected 1ms to 2592000s (InvalidArgument, INVALID_DURATION)\n";
+    let error =
+        "error: timeout: is 2678400s, expected 1ms to 30d (InvalidArgument, INVALID_DURATION)\n";
     assert_eq!(said, says(1, "", error));
 }
