@@ -390,13 +390,11 @@ async fn limits_of_a_plan_hold_one_past_and_not_at_them() {
     );
 }
 
+/// Requests by the field that is meant.
+type Named<R> = Vec<(&'static str, R)>;
+
 /// A call for each document that one may bring, with so many JSON values in that document, and its field.
-fn documents_of(
-    values: usize,
-) -> (
-    Vec<(&'static str, PlanRequest)>,
-    Vec<(&'static str, ReconcileRequest)>,
-) {
+fn documents_of(values: usize) -> (Named<PlanRequest>, Named<ReconcileRequest>) {
     // The document, the list in it, and what is in that.
     let zeros = vec!["0"; values - 2].join(",");
     let (object, list) = (format!(r#"{{"a":[{zeros}]}}"#), format!("[[{zeros}]]"));

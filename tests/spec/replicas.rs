@@ -173,6 +173,9 @@ async fn a_plan_has_one_name_at_all_replicas() {
             .unwrap()
             .into_inner();
         assert!(first.created);
+        let different = other.plan(request(plan_id, &["b"])).await.unwrap_err();
+        let expected = (Code::AlreadyExists, "PLAN_EXISTS".into(), String::new());
+        assert_eq!(refusal(&different), expected);
         let again = other
             .plan(request(plan_id, &["a"]))
             .await
@@ -180,8 +183,10 @@ async fn a_plan_has_one_name_at_all_replicas() {
             .into_inner();
         assert!(!again.created);
         assert_eq!(first.plan.unwrap(), again.plan.unwrap());
+        // From then on the request id is known here, too.
         let different = other.plan(request(plan_id, &["b"])).await.unwrap_err();
-        let expected = (Code::AlreadyExists, "PLAN_EXISTS".into(), String::new());
+        let reused = "REQUEST_ID_REUSED".into();
+        let expected = (Code::AlreadyExists, reused, String::new());
         assert_eq!(refusal(&different), expected);
     }
     let mut listed = Vec::new();

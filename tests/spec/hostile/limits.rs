@@ -111,7 +111,7 @@ async fn a_plan_whose_documents_do_not_fit_a_message_is_answered_without_them() 
 
 #[tokio::test]
 async fn rendered_task_requests_are_taken_at_their_limit_and_refused_a_byte_past_it() {
-    let request = plan_request("sound", &["a", "bb", "ccc"]);
+    let request = plan_request("measured", &["a", "bb", "ccc"]);
     let mut target = Target::start(&[]).await;
     let planned = target
         .client
