@@ -6,7 +6,7 @@ mod memory;
 pub mod telemetry;
 mod tls;
 
-pub use auth::{Auth, KeySet, shown};
+pub use auth::{Auth, KeySet, without_query};
 pub use memory::MemoryMax;
 pub use tls::{Tls, TlsVersion};
 

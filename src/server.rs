@@ -22,9 +22,7 @@ use tokio::sync::watch;
 use tonic::codec::CompressionEncoding;
 use tonic::service::Routes;
 
-use crate::config::{
-    ANYBODYS_MESSAGE_BYTES_MAX, Config, PLAN_TIME_MAX, REQUEST_ID_LIFE, Times,
-};
+use crate::config::{ANYBODYS_MESSAGE_BYTES_MAX, Config, PLAN_TIME_MAX, REQUEST_ID_LIFE, Times};
 use crate::coordinator::{self, Clock, Coordinator, Limits};
 use crate::identity::Authority;
 use crate::journal::{self, Journal};

@@ -115,17 +115,17 @@ impl FromStr for KeySet {
 }
 
 impl fmt::Display for KeySet {
-    /// As everybody may read it: without what a URL [asks](shown).
+    /// As everybody may read it: without what a URL [asks](without_query).
     fn fmt(&self, to: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::In(path) => path.display().fmt(to),
-            Self::At(url) => shown(url).fmt(to),
+            Self::At(url) => without_query(url).fmt(to),
         }
     }
 }
 
 /// A URL as everybody may read it: its query may be a secret.
-pub fn shown(url: &Uri) -> String {
+pub fn without_query(url: &Uri) -> String {
     let text = url.to_string();
     match text.split_once('?') {
         Some((before, _)) => format!("{before}?***"),

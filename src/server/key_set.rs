@@ -14,7 +14,7 @@ use tokio_rustls::rustls::crypto::aws_lc_rs;
 use tokio_rustls::rustls::{ClientConfig, RootCertStore};
 
 use super::certificates::Content;
-use crate::config::shown;
+use crate::config::without_query;
 
 /// Largest set of keys.
 const KEY_SET_BYTES_MAX: usize = 1 << 20;
@@ -24,7 +24,7 @@ const FETCH_TIME_MAX: Duration = Duration::from_secs(10);
 /// Fetches the keys at this URL, whose server one of these authorities (of the system's, if there is no file) vouches for.
 /// Nothing is kept between two times: they are minutes apart, and the authorities may have changed.
 pub(super) async fn fetch(url: &Uri, authorities: Option<&Path>) -> Result<String, String> {
-    let failed = |problem: &dyn std::fmt::Display| format!("{}: {problem}", shown(url));
+    let failed = |problem: &dyn std::fmt::Display| format!("{}: {problem}", without_query(url));
     let authorities = authorities.map(Path::to_owned);
     let trust = tokio::task::spawn_blocking(move || trust(authorities)).await;
     let trust = trust.map_err(|panic| failed(&panic))??;
