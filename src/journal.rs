@@ -52,7 +52,7 @@ pub enum Error {
     /// There is no room for it. Nothing has changed; try again when there is.
     #[error("the journal is full: {0}")]
     Full(String),
-    /// Where it is kept cannot be reached. It may have been done all the same; try again.
+    /// Where it is kept cannot be reached, or not be opened now. It may have been done all the same; try again.
     #[error("the journal is away: {0}")]
     Away(String),
     /// What was kept is not what was appended. Nothing of the history can be trusted.
