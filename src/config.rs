@@ -147,8 +147,8 @@ pub struct Limits {
     )]
     pub tenant_streams_max: usize,
     /// Most records a second of one tenant; those of a second may come at once. A stream that brings more is read slower; one
-    /// message more by itself is refused, and told when to come again: after no longer than the records of one message take, at
-    /// most --records-per-message-max. Records that are refused count as well. 0: as many as come.
+    /// message more by itself is refused, and told when to come again: after no longer than the records of one message take.
+    /// Records that are refused count as well. 0: as many as come.
     #[arg(
         long,
         env = "FANOUT_TENANT_RECORDS_PER_SECOND_MAX",
