@@ -138,7 +138,8 @@ pub struct Limits {
         value_name = "BYTES"
     )]
     pub tenant_bytes_max: u64,
-    /// Most streams of one tenant that are open at a time: SubmitRecord, WatchPlan and PlanStream together.
+    /// Most streams of one tenant that are open at a time: SubmitRecord, WatchPlan, PlanStream, and Reconcile that waits,
+    /// together.
     #[arg(
         long,
         env = "FANOUT_TENANT_STREAMS_MAX",
@@ -146,6 +147,14 @@ pub struct Limits {
         value_name = "N"
     )]
     pub tenant_streams_max: usize,
+    /// Most PlanStreams of one tenant at a time, so that others find places.
+    #[arg(
+        long,
+        env = "FANOUT_TENANT_PLAN_STREAMS_MAX",
+        default_value_t = 8,
+        value_name = "N"
+    )]
+    pub tenant_plan_streams_max: usize,
     /// Most records a second of one tenant; those of a second may come at once. A stream that brings more is read slower; one
     /// message more by itself is refused, and told when to come again: after no longer than the records of one message take.
     /// Records that are refused count as well. 0: as many as come.
@@ -244,6 +253,9 @@ pub struct Times {
     /// How long a PlanStream waits for its next message before it is ended.
     #[arg(long, env = "FANOUT_PLAN_STREAM_IDLE", default_value = "60s", value_parser = duration, value_name = "TIME")]
     pub plan_stream_idle: Duration,
+    /// How long a PlanStream may take, from its beginning to its commit.
+    #[arg(long, env = "FANOUT_PLAN_STREAM_TIME_MAX", default_value = "10m", value_parser = duration, value_name = "TIME")]
+    pub plan_stream_time_max: Duration,
     /// How long open calls may take to finish after SIGTERM before they are cut.
     #[arg(long, env = "FANOUT_DRAIN_GRACE", default_value = "30s", value_parser = duration, value_name = "TIME")]
     pub drain_grace: Duration,

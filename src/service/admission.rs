@@ -173,8 +173,16 @@ impl Service<Request<Body>> for Admitted {
             return answer;
         }
         Box::pin(async move {
-            let response = answer.await?;
-            let ends = left.map(|left| Box::pin(tokio::time::sleep(left)));
+            let mut ends = left.map(|left| Box::pin(tokio::time::sleep(left)));
+            let response = match &mut ends {
+                None => answer.await?,
+                // What was begun on a task of its own is finished; nothing else is begun.
+                Some(ends) => tokio::select! {
+                    biased;
+                    () = ends => return Ok(status::unauthenticated().into_http()),
+                    response = answer => response?,
+                },
+            };
             Ok(response.map(|body| {
                 Body::new(Bounded {
                     body: Some((body, place)),

@@ -1,12 +1,13 @@
 //! The plan stream: a header, chunks of items that are read as they come, and a commit that plans what came.
 //!
 //! Nothing is visible before the commit: a stream that breaks off leaves nothing behind, and one that says nothing is
-//! ended. Items are counted before anything is built of them, so that a chunk past a limit costs no more than its bytes.
+//! ended, as is one that takes too long. Items are counted before anything is built of them, so that a chunk past a limit costs no more than its bytes.
 
 use std::fmt::Write;
 use std::sync::Arc;
 
 use sha2::{Digest, Sha256};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tonic::{Status, Streaming};
 
@@ -28,6 +29,7 @@ pub(super) async fn serve(
     mut requests: Streaming<PlanStreamRequest>,
     closing: &CancellationToken,
 ) -> Result<PlanStreamResponse, Status> {
+    let of_its_tenants = fanout.tenants.open_plan_stream(&caller.tenant)?;
     let place = Arc::clone(&fanout.plan_streams).try_acquire_owned();
     let place = place.map_err(|_| {
         status::of(&Error::QuotaExceeded {
@@ -36,8 +38,9 @@ pub(super) async fn serve(
             limit: fanout.config.limits.plan_streams_max as u64,
         })
     })?;
-    let limits = fanout.config.limits;
-    let header = match next(fanout, &mut requests, closing).await? {
+    let place = (place, of_its_tenants);
+    let (limits, begun) = (fanout.config.limits, Instant::now());
+    let header = match next(fanout, &mut requests, begun, closing).await? {
         Some(Part::Header(header)) => header,
         Some(_) => return Err(out_of_order("header", "has to come first")),
         None => return Err(missing("header")),
@@ -45,7 +48,7 @@ pub(super) async fn serve(
     let page_size = convert::page_size(header.page_size, PAGE_SIZE.0)?;
     let mut arriving = blocking(move || Arriving::new(header, limits)).await?;
     loop {
-        match next(fanout, &mut requests, closing).await? {
+        match next(fanout, &mut requests, begun, closing).await? {
             Some(Part::Items(chunk)) if chunk.len() < BLOCKING_FROM_BYTES => {
                 arriving.take(&chunk)?;
             }
@@ -65,23 +68,31 @@ pub(super) async fn serve(
     }
 }
 
-/// The next part, or nothing if the stream has ended.
+/// The next part of a stream that was begun then, or nothing if it has ended.
 async fn next(
     fanout: &Fanout,
     requests: &mut Streaming<PlanStreamRequest>,
+    begun: Instant,
     closing: &CancellationToken,
 ) -> Result<Option<Part>, Status> {
-    let idle = fanout.config.times.plan_stream_idle;
+    let times = &fanout.config.times;
+    let (idle, most) = (times.plan_stream_idle, times.plan_stream_time_max);
+    let left = most.saturating_sub(begun.elapsed());
+    // Not to be waited for: what is there already would win, and so would a sender who never stops.
+    if left.is_zero() {
+        return Err(status::stream_too_long(most));
+    }
     let request = tokio::select! {
         biased;
         () = closing.cancelled() => return Err(status::draining()),
-        request = tokio::time::timeout(idle, requests.message()) => request,
+        request = tokio::time::timeout(idle.min(left), requests.message()) => request,
     };
     match request {
         Ok(Ok(Some(PlanStreamRequest { part: Some(part) }))) => Ok(Some(part)),
         Ok(Ok(Some(PlanStreamRequest { part: None }))) => Err(missing("part")),
         Ok(Ok(None)) => Ok(None),
         Ok(Err(broken)) => Err(broken),
+        Err(_) if left < idle => Err(status::stream_too_long(most)),
         Err(_) => Err(status::stream_idle(idle)),
     }
 }

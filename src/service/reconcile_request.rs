@@ -90,6 +90,10 @@ async fn of_registered(
         .wait
         .map(|wait| convert::duration("wait", &wait, (Duration::ZERO, RECONCILE_WAIT_MAX)));
     let wait = wait.transpose()?.unwrap_or_default();
+    // A call that waits takes what a stream takes.
+    let tenants = &fanout.tenants;
+    let open = || tenants.open_stream(&caller.tenant);
+    let _place = (!wait.is_zero()).then(open).transpose()?;
     let page_size = convert::page_size(request.page_size, 0)?;
     let start = convert::task_page_start(&request.page_token)?;
     let page = match (request.view(), page_size) {

@@ -237,6 +237,13 @@ pub(super) fn message_late(time: Duration) -> Status {
     with(Code::DeadlineExceeded, &message, info("MESSAGE_LATE", []))
 }
 
+/// A plan stream that was not over after so long.
+pub(super) fn stream_too_long(most: Duration) -> Status {
+    let message = format!("the commit did not come within {most:?}; nothing was planned");
+    let details = info("STREAM_TOO_LONG", []);
+    with(Code::DeadlineExceeded, &message, details)
+}
+
 /// There is no plan of this id, for this caller.
 pub(super) fn no_plan(plan_id: &str) -> Status {
     of(&Error::PlanNotFound {

@@ -23,6 +23,7 @@ const KNOWN_MIN: usize = 64;
 /// The tenants that have something open, or have had a moment ago.
 pub(super) struct Tenants {
     streams_max: usize,
+    plan_streams_max: usize,
     /// 0: there is no limit.
     records_per_second_max: u32,
     records_per_message_max: usize,
@@ -39,6 +40,7 @@ struct Known {
 /// What a tenant does at the moment.
 pub(super) struct Tenant {
     streams: AtomicUsize,
+    plan_streams: AtomicUsize,
     /// When the records that it has sent would all have come, had they come as slowly as they may.
     due: Mutex<Instant>,
     /// Held by the stream that waits for this; the others wait behind it.
@@ -49,6 +51,7 @@ impl Tenants {
     pub(super) fn new(limits: &Limits) -> Self {
         Self {
             streams_max: limits.tenant_streams_max,
+            plan_streams_max: limits.tenant_plan_streams_max,
             records_per_second_max: limits.tenant_records_per_second_max,
             records_per_message_max: limits.records_per_message_max,
             known: Mutex::default(),
@@ -69,6 +72,7 @@ impl Tenants {
         }
         let tenant = Arc::new(Tenant {
             streams: AtomicUsize::new(0),
+            plan_streams: AtomicUsize::new(0),
             due: Mutex::new(Instant::now()),
             turn: tokio::sync::Mutex::default(),
         });
@@ -81,16 +85,39 @@ impl Tenants {
     /// # Errors
     /// It has as many as it may.
     pub(super) fn open_stream(&self, tenant: &Arc<str>) -> Result<OpenStream, Status> {
+        let (what, setting) = ("open streams of the tenant", "tenant_streams_max");
+        self.open(tenant, |of| &of.streams, what, setting, self.streams_max)
+    }
+
+    /// A place for one more plan stream of this tenant, beside its place among all streams.
+    ///
+    /// # Errors
+    /// It has as many as it may.
+    pub(super) fn open_plan_stream(&self, tenant: &Arc<str>) -> Result<OpenStream, Status> {
+        let (what, setting) = ("plan streams of the tenant", "tenant_plan_streams_max");
+        let most = self.plan_streams_max;
+        self.open(tenant, |of| &of.plan_streams, what, setting, most)
+    }
+
+    fn open(
+        &self,
+        tenant: &Arc<str>,
+        open: fn(&Tenant) -> &AtomicUsize,
+        what: &'static str,
+        setting: &'static str,
+        most: usize,
+    ) -> Result<OpenStream, Status> {
+        let tenant = self.named(tenant);
+        let before = open(&tenant).fetch_add(1, Ordering::Relaxed);
         // Given back also if it is one too many.
-        let open = OpenStream(self.named(tenant));
-        let before = open.0.streams.fetch_add(1, Ordering::Relaxed);
-        if before < self.streams_max {
-            return Ok(open);
+        let place = OpenStream { tenant, open };
+        if before < most {
+            return Ok(place);
         }
         Err(status::of(&Error::QuotaExceeded {
-            what: "open streams of the tenant",
-            setting: "tenant_streams_max",
-            limit: self.streams_max as u64,
+            what,
+            setting,
+            limit: most as u64,
         }))
     }
 
@@ -112,11 +139,15 @@ impl Tenant {
 }
 
 /// The place of a stream; it is given back with this.
-pub(super) struct OpenStream(Arc<Tenant>);
+pub(super) struct OpenStream {
+    tenant: Arc<Tenant>,
+    /// Those that it is one of.
+    open: fn(&Tenant) -> &AtomicUsize,
+}
 
 impl Drop for OpenStream {
     fn drop(&mut self) {
-        self.0.streams.fetch_sub(1, Ordering::Relaxed);
+        (self.open)(&self.tenant).fetch_sub(1, Ordering::Relaxed);
     }
 }
 

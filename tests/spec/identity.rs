@@ -9,17 +9,20 @@ use fanout::identity::{self, Audience, Claims, Grant, Role};
 use fanout::proto::fanout_service_client::FanoutServiceClient;
 use fanout::proto::health::HealthCheckRequest;
 use fanout::proto::health::health_client::HealthClient;
+use fanout::proto::plan_stream_request::Part;
 use fanout::proto::{
     CancelPlanRequest, DeletePlanRequest, DiscardRecordRequest, Disposition, ExplainTaskRequest,
     GetPlanRequest, GetTaskRequest, ListPlansRequest, ListQuarantineRequest, ListTasksRequest,
-    PlanRequest, Receipt, ReconcileDocuments, ReconcileRequest, Record, RecordKind,
-    RematchRecordRequest, SealPlanRequest, SubmitRecordsRequest, SubmitRecordsResponse,
+    PlanCommit, PlanRequest, PlanStreamRequest, Receipt, ReconcileDocuments, ReconcileRequest, Record, RecordKind, RematchRecordRequest, SealPlanRequest, SubmitRecordsRequest, SubmitRecordsResponse,
     WatchPlanRequest,
 };
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
 use tonic::metadata::{Ascii, MetadataValue};
 use tonic::service::interceptor::InterceptedService;
 use tonic::transport::Channel;
 use tonic::{Code, Request, Status};
+use tonic_types::StatusExt;
 
 use crate::harness::{TestServer, plan_request, record, refusal};
 
@@ -828,4 +831,97 @@ async fn who_is_listed_changes_without_a_restart_and_a_broken_list_changes_nothi
         tokio::task::yield_now().await;
     }
     assert!(!lets_in(&mut one).await);
+}
+
+/// A plan stream that never comes to its commit, for as long as the sender is kept.
+fn endless(
+    plan_id: &str,
+) -> (
+    mpsc::Sender<PlanStreamRequest>,
+    ReceiverStream<PlanStreamRequest>,
+) {
+    let header = PlanRequest {
+        source: None,
+        ..plan_request(plan_id, &[])
+    };
+    let (sender, stream) = mpsc::channel(4);
+    for part in [Part::Header(header), Part::Items("[]".into())] {
+        let part = Some(part);
+        sender.try_send(PlanStreamRequest { part }).unwrap();
+    }
+    (sender, ReceiverStream::new(stream))
+}
+
+#[tokio::test]
+async fn a_call_that_waits_ends_when_its_token_does_and_plans_nothing() {
+    let guarded = Guarded::start().await;
+    let mut owner = guarded.owner("").await;
+    owner.plan(plan_request("p", &["a"])).await.unwrap();
+    let grant = Grant {
+        roles: Role::ALL.into(),
+        ..Grant::default()
+    };
+    let short = Claims {
+        exp: now() + 2,
+        ..claims(grant)
+    };
+    let token = identity::issue(&short, Some("1"), guarded.key.as_bytes()).unwrap();
+    let (mut planning, mut waiting) = (guarded.with(&token).await, guarded.with(&token).await);
+    let (sender, parts) = endless("late");
+    let wait = ReconcileRequest {
+        plan_id: "p".into(),
+        wait: Some(prost_types::Duration {
+            seconds: 60,
+            nanos: 0,
+        }),
+        ..Default::default()
+    };
+    let (planned, reconciled) = tokio::join!(planning.plan_stream(parts), waiting.reconcile(wait));
+    for ended in [planned.map(drop), reconciled.map(drop)] {
+        let expected = (
+            Code::Unauthenticated,
+            "UNAUTHENTICATED".into(),
+            String::new(),
+        );
+        assert_eq!(refusal(&ended.unwrap_err()), expected);
+    }
+    drop(sender);
+    let late = GetPlanRequest {
+        plan_id: "late".into(),
+        ..Default::default()
+    };
+    assert_eq!(
+        owner.get_plan(late).await.unwrap_err().code(),
+        Code::NotFound
+    );
+}
+
+#[tokio::test]
+async fn a_tenant_has_its_share_of_plan_streams_and_leaves_places_to_others() {
+    let guarded = Guarded::start().await;
+    let (mut senders, mut answers) = (Vec::new(), Vec::new());
+    // The default is 4.
+    for _ in 0..5 {
+        let (sender, parts) = endless("p");
+        let mut client = guarded.owner("one").await;
+        senders.push(sender);
+        answers.push(Box::pin(async move { client.plan_stream(parts).await }));
+    }
+    let (refused, _, _others) = futures_util::future::select_all(answers).await;
+    let refused = refused.unwrap_err();
+    assert_eq!(refused.code(), Code::ResourceExhausted);
+    let details = refused.get_error_details();
+    let info = details.error_info().unwrap();
+    assert_eq!(info.reason, "QUOTA_EXCEEDED");
+    assert_eq!(info.metadata["limit"], "tenant_plan_streams_max");
+    assert_eq!(info.metadata["value"], "4");
+    let mut other = guarded.owner("other").await;
+    let (sender, parts) = endless("p");
+    // Of no item at all: the digest is that of the chunk.
+    let part = Some(Part::Commit(PlanCommit {
+        item_count: 0,
+        digest: "4f53cda18c2baa0c0354bb5f9a3ecbe5ed12ab4d8e11ba873c2f11161202b945".into(),
+    }));
+    sender.send(PlanStreamRequest { part }).await.unwrap();
+    assert!(other.plan_stream(parts).await.unwrap().into_inner().created);
 }

@@ -403,6 +403,32 @@ async fn a_sender_that_says_nothing_is_ended() {
 }
 
 #[tokio::test]
+async fn a_sender_that_never_comes_to_its_end_is_ended_however_much_it_says() {
+    let mut server = TestServer::with(|config| {
+        config.times.plan_stream_time_max = Duration::from_millis(100);
+    })
+    .await;
+    let (messages, stream) = mpsc::channel(4);
+    tokio::spawn(async move {
+        let mut part = Part::Header(header("p"));
+        while let Ok(()) = messages.send(PlanStreamRequest { part: Some(part) }).await {
+            part = Part::Items("[]".into());
+        }
+    });
+    let status = server
+        .plan_stream(ReceiverStream::new(stream))
+        .await
+        .unwrap_err();
+    let expected = (
+        Code::DeadlineExceeded,
+        "STREAM_TOO_LONG".into(),
+        String::new(),
+    );
+    assert_eq!(refusal(&status), expected);
+    assert!(!is_known(&mut server, "p").await);
+}
+
+#[tokio::test]
 async fn a_server_that_drains_ends_the_stream_and_says_so() {
     let mut server = TestServer::start().await;
     let (_messages, answer) = open(&mut server).await;

@@ -4,7 +4,8 @@ use std::time::{Duration, Instant};
 
 use fanout::config::MemoryMax;
 use fanout::proto::{
-    DeletePlanRequest, Disposition, GetPlanRequest, SubmitRecordsRequest, WatchPlanRequest,
+    DeletePlanRequest, Disposition, GetPlanRequest, ReconcileRequest, SubmitRecordsRequest,
+    WatchPlanRequest,
 };
 use tonic::{Code, Status};
 use tonic_types::StatusExt;
@@ -134,7 +135,19 @@ async fn a_tenant_has_so_many_streams_and_one_more_when_one_is_over() {
     ] {
         assert_names(&refused.unwrap_err(), "tenant_streams_max", "2");
     }
+    // A call that waits is as a stream.
+    let reconcile = |wait: i64| ReconcileRequest {
+        plan_id: "p".into(),
+        wait: Some(prost_types::Duration {
+            seconds: wait,
+            nanos: 0,
+        }),
+        ..Default::default()
+    };
+    let refused = server.reconcile(reconcile(1)).await.unwrap_err();
+    assert_names(&refused, "tenant_streams_max", "2");
     // What is no stream is answered.
+    server.reconcile(reconcile(0)).await.unwrap();
     server.register("q", &["a"]).await;
     records.half_close();
     assert!(records.next().await.unwrap().is_none());
