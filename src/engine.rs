@@ -23,7 +23,7 @@ pub use event::{
     Entry, Event, Held, QuarantineReason, Quarantined, Resolution, Resolved, SignOfLife,
 };
 pub use line::LineError;
-pub use producer::{Advance, Remembered, Warnings};
+pub use producer::{Advance, Remembered, Warnings, producer_of_task};
 pub use receipt::{Disposition, ProducerRefusal, Receipt, Refusal, Violation, Warning};
 pub use spec::{Completion, SealRule, Spec, Tasks, Terms};
 pub use state::{Counts, End, EndReason, PlanStatus, State};

@@ -308,6 +308,11 @@ fn refused(command: &Command<'_>, decision: &Decision) -> Option<Error> {
             "producers_per_plan_max",
             limit,
         )),
+        (_, Some(ProducerRefusal::TooManyProducersOfTask { limit }), _) => Some(quota(
+            "producers in the plan that are for this task only",
+            "producers_per_task_max",
+            limit,
+        )),
         (_, Some(ProducerRefusal::TooManyNumbered { limit }), _) => Some(quota(
             "records with offsets in the plan",
             "numbered_records_max",

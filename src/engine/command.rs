@@ -19,6 +19,8 @@ pub struct Limits {
     pub document_bytes: u64,
     /// Producers.
     pub producers: u64,
+    /// Producers of those who may send for one task only.
+    pub producers_per_task: u64,
     /// Records of producers.
     pub numbered_records: u64,
 }
@@ -31,6 +33,7 @@ impl Default for Limits {
             sessions_per_task: 4,
             document_bytes: 8 << 30,
             producers: 10_000,
+            producers_per_task: 100,
             numbered_records: 10_000_000,
         }
     }

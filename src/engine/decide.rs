@@ -12,7 +12,7 @@ use super::draft::Draft;
 use super::event::{
     Entry, Event, Held, QuarantineReason, Quarantined, Resolution, Resolved, SignOfLife,
 };
-use super::producer::{Advance, Producer};
+use super::producer::{Advance, Producer, producer_task};
 use super::receipt::{
     Disposition, ProducerRefusal, Receipt, Refusal, Warning, over_quota, refused,
 };
@@ -157,7 +157,10 @@ impl Draft<'_> {
         let mut receipts: Vec<Receipt> = remembered.collect();
         let new = &submissions[receipts.len()..];
         if !new.is_empty() {
-            self.check_numbered(known.is_none(), new.len() as u64)?;
+            if known.is_none() {
+                self.check_new_producer(producer)?;
+            }
+            self.check_numbered(new.len() as u64)?;
             let mut answers = self.submit_all(new);
             let advance = Advance::of(producer, committed, &answers);
             self.happen(Event::ProducerAdvanced(Arc::new(advance)));
@@ -166,11 +169,25 @@ impl Draft<'_> {
         Ok((receipts, end.max(committed)))
     }
 
-    fn check_numbered(&self, is_new: bool, records: u64) -> Result<(), ProducerRefusal> {
+    fn check_new_producer(&self, producer: &str) -> Result<(), ProducerRefusal> {
+        let producers = &self.state.producers;
+        if let Some(task) = producer_task(producer) {
+            let limit = self.limits.producers_per_task;
+            let of_task = producers
+                .keys()
+                .filter(|known| producer_task(known) == Some(task));
+            if of_task.count() as u64 >= limit {
+                return Err(ProducerRefusal::TooManyProducersOfTask { limit });
+            }
+        }
         let limit = self.limits.producers;
-        if is_new && self.state.producers.len() as u64 >= limit {
+        if producers.len() as u64 >= limit {
             return Err(ProducerRefusal::TooManyProducers { limit });
         }
+        Ok(())
+    }
+
+    fn check_numbered(&self, records: u64) -> Result<(), ProducerRefusal> {
         let limit = self.limits.numbered_records;
         if self.totals.numbered + records > limit {
             return Err(ProducerRefusal::TooManyNumbered { limit });

@@ -21,6 +21,17 @@ pub struct Advance {
     pub violations: Vec<(u32, Violation)>,
 }
 
+/// The name that a plan knows a producer by, if it may send for one task only. No task's id has a NUL.
+#[must_use]
+pub fn producer_of_task(task_id: &str, producer: &str) -> String {
+    format!("{task_id}\0{producer}")
+}
+
+/// The only task that the producer of this name may send for, if there is one.
+pub(super) fn producer_task(name: &str) -> Option<&str> {
+    name.split_once('\0').map(|(task_id, _)| task_id)
+}
+
 /// What a receipt says, without what the plan's history has anyway.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Remembered {

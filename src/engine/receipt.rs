@@ -135,6 +135,11 @@ pub enum ProducerRefusal {
         /// So many.
         limit: u64,
     },
+    /// As many are for this producer's task only as may be.
+    TooManyProducersOfTask {
+        /// So many.
+        limit: u64,
+    },
     /// The plan would remember more records of producers than it may.
     TooManyNumbered {
         /// So many.

@@ -8,6 +8,7 @@ use tonic::Status;
 use super::admission::named;
 use super::{Fanout, convert, status};
 use crate::coordinator::plan_id_of;
+use crate::engine::producer_of_task;
 use crate::identity::{BoundTask, Caller};
 use crate::proto::View;
 use crate::proto::records::{Known, RecordFields, RecordsMessage};
@@ -136,7 +137,7 @@ impl Source {
                 self.known_producer = match &self.caller.task {
                     // Whoever sends for one task has producers of their own, and learns nothing of others'.
                     Some(task) if !self.producer.is_empty() => {
-                        format!("{}\0{}", task.task_id, self.producer).into()
+                        producer_of_task(&task.task_id, &self.producer).into()
                     }
                     _ => self.producer.clone(),
                 };

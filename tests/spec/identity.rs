@@ -925,3 +925,37 @@ async fn a_tenant_has_its_share_of_plan_streams_and_leaves_places_to_others() {
     sender.send(PlanStreamRequest { part }).await.unwrap();
     assert!(other.plan_stream(parts).await.unwrap().into_inner().created);
 }
+
+#[tokio::test]
+async fn a_sandbox_has_so_many_producers_and_leaves_room_for_those_of_others() {
+    let guarded = Guarded::start().await;
+    let mut owner = guarded.owner("t").await;
+    owner.plan(plan_request("p", &["a", "b"])).await.unwrap();
+    let send = |task: &str, producer: &str| SubmitRecordsRequest {
+        plan_id: "p".into(),
+        records: vec![record(&format!(
+            r#"{{"id":"{task}","status":"completed"}}"#
+        ))],
+        producer_id: producer.into(),
+        first_offset: Some(0),
+        ..Default::default()
+    };
+    let mut sandbox = guarded.sandbox("task-a").await;
+    for nth in 1..=100 {
+        let sent = sandbox.submit_records(send("task-a", &format!("{nth}")));
+        assert_eq!(sent.await.unwrap().into_inner().committed_offset, Some(1));
+    }
+    let refused = sandbox.submit_records(send("task-a", "101")).await;
+    let refused = refused.unwrap_err();
+    assert_eq!(refused.code(), Code::ResourceExhausted);
+    let details = refused.get_error_details();
+    let info = details.error_info().unwrap();
+    assert_eq!(info.metadata["limit"], "producers_per_task_max");
+    assert_eq!(info.metadata["value"], "100");
+    // What is known goes on, and so do all others.
+    let again = sandbox.submit_records(send("task-a", "100")).await;
+    assert!(again.is_ok());
+    let mut sibling = guarded.sandbox("task-b").await;
+    assert!(sibling.submit_records(send("task-b", "101")).await.is_ok());
+    assert!(owner.submit_records(send("task-a", "101")).await.is_ok());
+}
