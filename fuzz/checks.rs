@@ -191,6 +191,7 @@ impl Served {
             memory_bytes: u64::MAX,
             watchers_per_plan: 10,
             request_ids: 100,
+            tenant_request_ids: usize::MAX,
             request_id_life: std::time::Duration::from_secs(1),
             deadline: std::time::Duration::MAX,
             retention: std::time::Duration::from_secs(1),

@@ -182,7 +182,8 @@ pub struct Limits {
         value_name = "N"
     )]
     pub watchers_per_plan_max: usize,
-    /// Most request ids remembered; each for 24 hours.
+    /// Most request ids remembered; each for 24 hours. One of a DeletePlan counts as one more for each KiB of the plan's
+    /// labels, which are answered again.
     #[arg(
         long,
         env = "FANOUT_REQUEST_IDS_MAX",
@@ -190,6 +191,14 @@ pub struct Limits {
         value_name = "N"
     )]
     pub request_ids_max: usize,
+    /// Most request ids of one tenant among these, so that others may use theirs.
+    #[arg(
+        long,
+        env = "FANOUT_TENANT_REQUEST_IDS_MAX",
+        default_value_t = 50_000,
+        value_name = "N"
+    )]
+    pub tenant_request_ids_max: usize,
     /// Most connections; one more is closed at once.
     #[arg(
         long,

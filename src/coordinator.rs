@@ -21,7 +21,7 @@ mod watch;
 
 pub use crate::journal::Error as JournalError;
 pub use clock::Clock;
-pub use name::{plan_id_of, plan_name, tenant_of};
+pub use name::{plan_id_of, plan_name, request_id_of, request_name, tenant_of};
 pub use quarantine::{QuarantineEntry, QuarantinePage};
 pub use recover::Recovered;
 pub use register::{Deadline, PlanCommand, Registered, Source};
@@ -71,6 +71,8 @@ pub struct Limits {
     pub watchers_per_plan: usize,
     /// Request ids remembered.
     pub request_ids: usize,
+    /// Those of one tenant.
+    pub tenant_request_ids: usize,
     /// How long a request id is remembered.
     pub request_id_life: Duration,
     /// Longest time until a plan's deadline.
@@ -136,7 +138,10 @@ pub enum Error {
         requested: String,
     },
     /// The request id was used for something else.
-    #[error("request id {:?} was used for another request", plan_id_of(request_id))]
+    #[error(
+        "request id {:?} was used for another request",
+        request_id_of(request_id)
+    )]
     RequestIdReused {
         /// The id.
         request_id: String,
@@ -301,6 +306,7 @@ impl Coordinator {
             limits,
             request_ids: tokio::sync::Mutex::new(RequestIds::new(
                 limits.request_ids,
+                limits.tenant_request_ids,
                 limits.request_id_life,
             )),
             timers: Timers::default(),

@@ -26,8 +26,8 @@ use crate::plan::{self, Identities, first_present};
 
 const RESULT_SCHEMA: &str = "homeboy/generic-fanout-reconcile-result/v1";
 
-/// The config's fields that reconciling reads.
-#[derive(Clone, Debug)]
+/// The config's fields that reconciling reads. The default is none at all: for what reconciles nothing.
+#[derive(Debug, Default)]
 pub struct Settings {
     /// Whether a record whose keys name different tasks is for none of them (`matching: strict`).
     pub strict_matching: bool,

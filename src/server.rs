@@ -319,6 +319,7 @@ fn limits(config: &Config) -> Limits {
         memory_bytes: limits.memory_bytes_max.bytes(),
         watchers_per_plan: limits.watchers_per_plan_max,
         request_ids: limits.request_ids_max,
+        tenant_request_ids: limits.tenant_request_ids_max,
         request_id_life: REQUEST_ID_LIFE,
         deadline: PLAN_TIME_MAX,
         retention: config.times.retention,

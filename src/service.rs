@@ -43,7 +43,7 @@ use tenants::Tenants;
 
 use crate::config::{Config, DOCUMENT_RECONCILIATIONS_MAX, PAGE_SIZE, REASON_BYTES_MAX};
 use crate::coordinator::{
-    Coordinator, Error, PlanCommand, PlanView, Registered, plan_id_of, plan_name,
+    Coordinator, Error, PlanCommand, PlanView, Registered, plan_id_of, request_name,
 };
 use crate::engine::EndReason;
 use crate::identity::Caller;
@@ -417,7 +417,7 @@ impl Fanout {
         if request_id.is_empty() {
             return Ok(String::new());
         }
-        Ok(plan_name(&caller.tenant, request_id).into_owned())
+        Ok(name_of_request(caller, request_id))
     }
 }
 
@@ -436,9 +436,14 @@ fn of_tenant(command: &mut PlanCommand, caller: &Caller) -> Result<(), Status> {
     }
     command.tenant = Arc::clone(&caller.tenant);
     if !command.request_id.is_empty() {
-        command.request_id = plan_name(&caller.tenant, &command.request_id).into_owned();
+        command.request_id = name_of_request(caller, &command.request_id);
     }
     Ok(())
+}
+
+/// The name of a caller's request id among those of all.
+fn name_of_request(caller: &Caller, request_id: &str) -> String {
+    request_name(&caller.tenant, caller.plan_id.as_deref(), request_id)
 }
 
 /// Runs something that takes the processor for a while where it holds up nobody.

@@ -1,9 +1,11 @@
-//! Request ids: which were used, and for what, so that a repeated request is not done twice.
+//! Request ids: which were used, and for what, so that a repeated request is not done twice. A tenant uses no more of them
+//! than its share, so that others may use theirs.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::name::tenant_of;
 use super::{Error, PlanView, cursor};
 use crate::engine::{Spec, Timestamp};
 
@@ -17,6 +19,8 @@ pub(super) struct Known {
     cursor: String,
     /// The answer of a deletion; everything else can be asked again.
     pub(super) deleted: Option<Arc<PlanView>>,
+    /// As how many it counts.
+    size: usize,
 }
 
 impl Known {
@@ -26,13 +30,20 @@ impl Known {
     }
 }
 
+/// An answer that is kept counts as one more for so many bytes of it.
+const ANSWER_BYTES_OF_ONE: usize = 1 << 10;
+
 /// The request ids of the last while.
 #[derive(Debug)]
 pub(super) struct RequestIds {
     known: HashMap<Arc<str>, Known>,
     /// The same ids, oldest first, with the time they are forgotten.
     oldest: VecDeque<(Timestamp, Arc<str>)>,
+    /// As how many they count, and those of each tenant that has any.
+    size: usize,
+    sizes: HashMap<Box<str>, usize>,
     most: usize,
+    tenant_most: usize,
     life: Duration,
 }
 
@@ -42,11 +53,14 @@ pub(super) fn fingerprint(verb: &str, subject: &str) -> blake3::Hash {
 }
 
 impl RequestIds {
-    pub(super) fn new(most: usize, life: Duration) -> Self {
+    pub(super) fn new(most: usize, tenant_most: usize, life: Duration) -> Self {
         Self {
             known: HashMap::new(),
             oldest: VecDeque::new(),
+            size: 0,
+            sizes: HashMap::new(),
             most,
+            tenant_most,
             life,
         }
     }
@@ -60,7 +74,7 @@ impl RequestIds {
     ) -> Result<Option<Known>, Error> {
         while self.oldest.front().is_some_and(|(until, _)| *until <= now) {
             if let Some((_, id)) = self.oldest.pop_front() {
-                self.known.remove(&id);
+                self.forget(&id);
             }
         }
         match self.known.get(request_id) {
@@ -79,7 +93,21 @@ impl RequestIds {
             .pop_back_if(|(_, last)| **last == *request_id)
             .is_some()
         {
-            self.known.remove(request_id);
+            self.forget(request_id);
+        }
+    }
+
+    fn forget(&mut self, request_id: &str) {
+        let Some(known) = self.known.remove(request_id) else {
+            return;
+        };
+        self.size -= known.size;
+        let tenant = tenant_of(request_id);
+        if let Some(size) = self.sizes.get_mut(tenant) {
+            *size -= known.size;
+            if *size == 0 {
+                self.sizes.remove(tenant);
+            }
         }
     }
 
@@ -95,13 +123,24 @@ impl RequestIds {
         if self.known(request_id, fingerprint, now)?.is_some() {
             return Ok(());
         }
-        if self.known.len() >= self.most {
-            return Err(Error::QuotaExceeded {
-                what: "request ids of the last 24 hours",
-                setting: "request_ids_max",
-                limit: self.most as u64,
-            });
+        let tenant = tenant_of(request_id);
+        let of_tenant = self.sizes.get(tenant).copied().unwrap_or_default();
+        let size = 1 + deleted.as_deref().map_or(0, answer_bytes) / ANSWER_BYTES_OF_ONE;
+        let full = |what, setting, limit: usize| Error::QuotaExceeded {
+            what,
+            setting,
+            limit: limit as u64,
+        };
+        if of_tenant + size > self.tenant_most {
+            let what = "request ids of the tenant in the last 24 hours";
+            return Err(full(what, "tenant_request_ids_max", self.tenant_most));
         }
+        if self.size + size > self.most {
+            let what = "request ids of the last 24 hours";
+            return Err(full(what, "request_ids_max", self.most));
+        }
+        self.size += size;
+        self.sizes.insert(tenant.into(), of_tenant + size);
         let id: Arc<str> = request_id.into();
         self.oldest
             .push_back((now.plus(self.life), Arc::clone(&id)));
@@ -112,8 +151,49 @@ impl RequestIds {
                 plan_id: Arc::clone(&spec.plan_id),
                 cursor: cursor(spec, 0),
                 deleted,
+                size,
             },
         );
         Ok(())
+    }
+}
+
+/// What an answer that is kept takes, beside what each does: only labels may be many.
+fn answer_bytes(deleted: &PlanView) -> usize {
+    let labels = deleted.spec.labels.iter();
+    labels.map(|(key, value)| key.len() + value.len()).sum()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Duration, Error, RequestIds, Timestamp, fingerprint};
+
+    const LIFE: Duration = Duration::from_secs(1);
+
+    #[test]
+    fn a_tenant_uses_no_more_ids_than_its_share_until_they_are_forgotten() {
+        let mut ids = RequestIds::new(3, 2, LIFE);
+        let begin = Timestamp(0);
+        let claim = |ids: &mut RequestIds, id: &str, now| {
+            let claimed = ids.claim(id, fingerprint("seal", "p"), "p", None, now);
+            claimed.map_err(|error| match error {
+                Error::QuotaExceeded { setting, limit, .. } => (setting, limit),
+                other => panic!("{other}"),
+            })
+        };
+        for id in ["t\0a", "t\0b", "t\0a"] {
+            assert_eq!(claim(&mut ids, id, begin), Ok(()), "{id:?}");
+        }
+        let of_tenant = Err(("tenant_request_ids_max", 2));
+        assert_eq!(claim(&mut ids, "t\0c", begin), of_tenant);
+        assert_eq!(claim(&mut ids, "t\0p\0c", begin), of_tenant);
+        assert_eq!(claim(&mut ids, "a", begin), Ok(()));
+        let of_all = Err(("request_ids_max", 3));
+        assert_eq!(claim(&mut ids, "u\0a", begin), of_all);
+        ids.give_back("a");
+        assert_eq!(claim(&mut ids, "u\0a", begin), Ok(()));
+        let later = begin.plus(LIFE);
+        assert_eq!(claim(&mut ids, "t\0c", later), Ok(()));
+        assert_eq!((ids.size, ids.sizes.len()), (1, 1));
     }
 }

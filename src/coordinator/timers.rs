@@ -145,6 +145,7 @@ mod tests {
             memory_bytes: u64::MAX,
             watchers_per_plan: 10,
             request_ids: 10,
+            tenant_request_ids: usize::MAX,
             request_id_life: Duration::from_secs(1),
             deadline: Duration::MAX,
             retention: Duration::from_secs(3_600),

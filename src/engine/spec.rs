@@ -338,7 +338,8 @@ impl Spec {
         (text + self.tasks.len() * BYTES_OF_TASK) as u64
     }
 
-    /// The same plan without what makes it large: tasks, their index, documents. For an answer that is kept.
+    /// The same plan without what makes it large: tasks, their index, documents, settings. For an answer that is kept, of which
+    /// only the labels are of any length.
     #[must_use]
     pub fn without_tasks(&self) -> Self {
         Self {
@@ -350,7 +351,7 @@ impl Spec {
             retention: self.retention,
             created_at: self.created_at,
             traceparent: self.traceparent.clone(),
-            settings: self.settings.clone(),
+            settings: Settings::default(),
             config: Bytes::new(),
             head: Bytes::new(),
             result_head: ResultHead::default(),
@@ -467,4 +468,29 @@ pub(super) fn kept_limits() -> json::Limits {
 
 fn parsed(field: &str, text: &[u8]) -> Result<Value, plan::Error> {
     json::parse(text, kept_limits()).map_err(|error| plan::Error::new(field, error.to_string()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Spec, Terms, json, plan};
+
+    #[test]
+    fn what_an_answer_keeps_of_a_plan_is_small_however_large_its_config() {
+        let long = "x".repeat(1 << 20);
+        let config = format!(
+            r#"{{"group_key_path":"k","items":[{{"k":"a"}}],"task_request_template":{{"id":"t"}},
+            "success_statuses":["{long}"],"base_run":{{"b":"{long}"}},"result_schema":"{long}"}}"#
+        );
+        let config = json::parse(config.as_bytes(), json::Limits::default()).expect("a document");
+        let config = config.as_object().expect("an object");
+        let input = plan::Input {
+            config: config.clone(),
+            items: None,
+            groups: None,
+        };
+        let planned = plan::plan(input, &plan::Limits::default()).expect("a plan");
+        let spec = Spec::new(Terms::default(), config, &planned, 1_000).expect("a spec");
+        assert!(format!("{spec:?}").len() > 3 << 20);
+        assert!(format!("{:?}", spec.without_tasks()).len() < 2_000);
+    }
 }

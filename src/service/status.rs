@@ -12,7 +12,7 @@ use tonic::codegen::http::HeaderMap;
 use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, StatusExt};
 
-use crate::coordinator::{Error, JournalError, plan_id_of};
+use crate::coordinator::{Error, JournalError, plan_id_of, request_id_of};
 use crate::engine::Refusal;
 
 const DOMAIN: &str = "fanout.v1";
@@ -82,7 +82,7 @@ pub(super) fn of(error: &Error) -> Status {
             let mut details = info("REQUEST_ID_REUSED", []);
             details.set_resource_info(
                 "request_id",
-                clean(plan_id_of(request_id)),
+                clean(request_id_of(request_id)),
                 "",
                 "was used for another request",
             );

@@ -208,6 +208,7 @@ pub fn coordinator_limits() -> coordinator::Limits {
         memory_bytes: u64::MAX,
         watchers_per_plan: 1,
         request_ids: 1,
+        tenant_request_ids: usize::MAX,
         request_id_life: Duration::from_secs(1),
         deadline: Duration::MAX,
         retention: Duration::from_secs(60),

@@ -927,6 +927,45 @@ async fn a_tenant_has_its_share_of_plan_streams_and_leaves_places_to_others() {
 }
 
 #[tokio::test]
+async fn request_ids_of_a_token_for_a_plan_are_its_own() {
+    let guarded = Guarded::start().await;
+    let mut owner = guarded.owner("t").await;
+    for plan_id in ["p", "secret"] {
+        owner.plan(plan_request(plan_id, &["a"])).await.unwrap();
+    }
+    let mut bound = guarded
+        .granted(Grant {
+            tenant: "t".into(),
+            roles: Role::ALL.into(),
+            plan: Some("p".into()),
+            ..Grant::default()
+        })
+        .await;
+    let seal = |plan_id: &str, request_id: &str| SealPlanRequest {
+        plan_id: plan_id.into(),
+        request_id: request_id.into(),
+        ..Default::default()
+    };
+    owner.seal_plan(seal("secret", "r")).await.unwrap();
+    bound.seal_plan(seal("p", "r")).await.unwrap();
+    bound.seal_plan(seal("p", "s")).await.unwrap();
+    owner.seal_plan(seal("secret", "s")).await.unwrap();
+    let other = CancelPlanRequest {
+        plan_id: "p".into(),
+        request_id: "r".into(),
+        ..Default::default()
+    };
+    let reused = bound.cancel_plan(other).await.unwrap_err();
+    assert_eq!(
+        (refusal(&reused).1.as_str(), reused.message()),
+        (
+            "REQUEST_ID_REUSED",
+            r#"request id "r" was used for another request"#
+        )
+    );
+}
+
+#[tokio::test]
 async fn a_sandbox_has_so_many_producers_and_leaves_room_for_those_of_others() {
     let guarded = Guarded::start().await;
     let mut owner = guarded.owner("t").await;

@@ -4,8 +4,8 @@ use std::time::{Duration, Instant};
 
 use fanout::config::MemoryMax;
 use fanout::proto::{
-    DeletePlanRequest, Disposition, GetPlanRequest, ReconcileRequest, SubmitRecordsRequest,
-    WatchPlanRequest,
+    DeletePlanRequest, Disposition, GetPlanRequest, ReconcileRequest, SealPlanRequest,
+    SubmitRecordsRequest, WatchPlanRequest,
 };
 use tonic::{Code, Status};
 use tonic_types::StatusExt;
@@ -288,4 +288,39 @@ async fn records_that_are_refused_with_their_message_count_as_well() {
             "{wait:?}"
         );
     }
+}
+
+#[tokio::test]
+async fn the_labels_that_a_repeated_deletion_answers_count_among_the_tenants_request_ids() {
+    let limited = |config: &mut fanout::config::Config| config.limits.tenant_request_ids_max = 4;
+    let mut server = TestServer::with(limited).await;
+    server.register("q", &["a"]).await;
+    let labels = |kibibytes: usize| {
+        // The key has 8 bytes, the value 248.
+        let label = |nth| (format!("label-{nth:02}"), "x".repeat(248));
+        (0..kibibytes * 4).map(label).collect()
+    };
+    let delete = |plan_id: &str| DeletePlanRequest {
+        plan_id: plan_id.into(),
+        request_id: plan_id.into(),
+    };
+    server
+        .register_with("4", &["a"], |request| request.labels = labels(4))
+        .await;
+    let refused = server.delete_plan(delete("4")).await.unwrap_err();
+    assert_names(&refused, "tenant_request_ids_max", "4");
+    server
+        .register_with("3", &["a"], |request| request.labels = labels(3))
+        .await;
+    for _ in 0..2 {
+        let deleted = server.delete_plan(delete("3")).await.unwrap().into_inner();
+        assert_eq!(deleted.plan.unwrap().labels, labels(3));
+    }
+    let seal = SealPlanRequest {
+        plan_id: "q".into(),
+        request_id: "r".into(),
+        ..Default::default()
+    };
+    let refused = server.seal_plan(seal).await.unwrap_err();
+    assert_names(&refused, "tenant_request_ids_max", "4");
 }
