@@ -166,16 +166,33 @@ fn answer_bytes(deleted: &PlanView) -> usize {
 
 #[cfg(test)]
 mod tests {
-    use super::{Duration, Error, RequestIds, Timestamp, fingerprint};
+    use super::{Duration, Error, RequestIds, Spec, Timestamp, fingerprint};
+    use crate::engine::Terms;
+    use crate::json;
+    use crate::plan::{self, Input};
 
     const LIFE: Duration = Duration::from_secs(1);
 
+    fn spec() -> Spec {
+        let config = br#"{"items":[1],"task_request_template":{"id":"t"}}"#;
+        let config = json::parse(config, json::Limits::default()).expect("a document");
+        let config = config.as_object().expect("an object");
+        let input = Input {
+            config: config.clone(),
+            items: None,
+            groups: None,
+        };
+        let planned = plan::plan(input, &plan::Limits::default()).expect("a plan");
+        Spec::new(Terms::default(), config, &planned, 1_000).expect("a spec")
+    }
+
     #[test]
     fn a_tenant_uses_no_more_ids_than_its_share_until_they_are_forgotten() {
+        let spec = spec();
         let mut ids = RequestIds::new(3, 2, LIFE);
         let begin = Timestamp(0);
         let claim = |ids: &mut RequestIds, id: &str, now| {
-            let claimed = ids.claim(id, fingerprint("seal", "p"), "p", None, now);
+            let claimed = ids.claim(id, fingerprint("seal", "p"), &spec, None, now);
             claimed.map_err(|error| match error {
                 Error::QuotaExceeded { setting, limit, .. } => (setting, limit),
                 other => panic!("{other}"),

@@ -13,8 +13,9 @@ use fanout::proto::plan_stream_request::Part;
 use fanout::proto::{
     CancelPlanRequest, DeletePlanRequest, DiscardRecordRequest, Disposition, ExplainTaskRequest,
     GetPlanRequest, GetTaskRequest, ListPlansRequest, ListQuarantineRequest, ListTasksRequest,
-    PlanCommit, PlanRequest, PlanStreamRequest, Receipt, ReconcileDocuments, ReconcileRequest, Record, RecordKind, RematchRecordRequest, SealPlanRequest, SubmitRecordsRequest, SubmitRecordsResponse,
-    WatchPlanRequest,
+    PlanCommit, PlanRequest, PlanStreamRequest, Receipt, ReconcileDocuments, ReconcileRequest,
+    Record, RecordKind, RematchRecordRequest, SealPlanRequest, SubmitRecordsRequest,
+    SubmitRecordsResponse, WatchPlanRequest,
 };
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
