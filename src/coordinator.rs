@@ -385,7 +385,8 @@ impl Coordinator {
     /// Takes records.
     ///
     /// # Errors
-    /// The plan was deleted or is unusable, or the journal did not take the records. What is wrong with a record is in its receipt.
+    /// The plan was deleted or is unusable, or the journal did not take the records. What is wrong with a record is in its
+    /// receipt.
     pub async fn submit(
         &self,
         plan: &Arc<LivePlan>,

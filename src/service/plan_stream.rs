@@ -1,7 +1,8 @@
 //! The plan stream: a header, chunks of items that are read as they come, and a commit that plans what came.
 //!
 //! Nothing is visible before the commit: a stream that breaks off leaves nothing behind, and one that says nothing is
-//! ended, as is one that takes too long. Items are counted before anything is built of them, so that a chunk past a limit costs no more than its bytes.
+//! ended, as is one that takes too long. Items are counted before anything is built of them, so that a chunk past a limit
+//! costs no more than its bytes.
 
 use std::fmt::Write;
 use std::sync::Arc;
