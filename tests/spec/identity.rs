@@ -901,8 +901,8 @@ async fn a_call_that_waits_ends_when_its_token_does_and_plans_nothing() {
 async fn a_tenant_has_its_share_of_plan_streams_and_leaves_places_to_others() {
     let guarded = Guarded::start().await;
     let (mut senders, mut answers) = (Vec::new(), Vec::new());
-    // The default is 4.
-    for _ in 0..5 {
+    // The default is 8.
+    for _ in 0..9 {
         let (sender, parts) = endless("p");
         let mut client = guarded.owner("one").await;
         senders.push(sender);
@@ -915,7 +915,7 @@ async fn a_tenant_has_its_share_of_plan_streams_and_leaves_places_to_others() {
     let info = details.error_info().unwrap();
     assert_eq!(info.reason, "QUOTA_EXCEEDED");
     assert_eq!(info.metadata["limit"], "tenant_plan_streams_max");
-    assert_eq!(info.metadata["value"], "4");
+    assert_eq!(info.metadata["value"], "8");
     let mut other = guarded.owner("other").await;
     let (sender, parts) = endless("p");
     // Of no item at all: the digest is that of the chunk.
