@@ -183,7 +183,9 @@ mod tests {
             groups: None,
         };
         let planned = plan::plan(input, &plan::Limits::default()).expect("a plan");
-        Spec::new(Terms::default(), config, &planned, 1_000).expect("a spec")
+        let spec = Spec::new(Terms::default(), config, &planned, 1_000).expect("a spec");
+        let digest = "d".repeat(64);
+        Spec { digest, ..spec }
     }
 
     #[test]
