@@ -402,10 +402,9 @@ impl Draft<'_> {
         let Arrival { kind, record, .. } = arrival;
         let session = &*record.keys.sandbox_session_id;
         let (held, alive) = (self.held(task), self.alive(task));
-        let known = alive.is_some_and(|alive| {
-            let same_session = session.is_empty() || *alive.session == *session;
-            let same_news = alive.kind == kind && alive.document == *record.document;
-            same_session && (kind == RecordKind::Started || same_news)
+        let known = alive.is_some_and(|alive| match kind {
+            RecordKind::Started => true,
+            _ => alive.kind == kind && alive.document == *record.document,
         });
         if !known && held.is_none() && self.end.is_some() {
             return self.quarantine(arrival, QuarantineReason::Late, &[task]);

@@ -430,23 +430,6 @@ fn a_sign_of_life_counts_as_running_until_the_result_comes() {
 }
 
 #[test]
-fn a_sign_of_life_from_another_session_is_news_and_the_same_from_none_is_not() {
-    let mut plan = three();
-    let mut disposition = |kind, body| plan.sign(kind, body).disposition;
-    let (started, progress) = (RecordKind::Started, RecordKind::Progress);
-    let of_a = r#"{"task_id":"task-a","sandbox_session_id":"box-1"}"#;
-    let of_b = r#"{"task_id":"task-a","sandbox_session_id":"box-2"}"#;
-    let of_none = r#"{"task_id":"task-a"}"#;
-    assert_eq!(disposition(started, of_a), Disposition::Accepted);
-    assert_eq!(disposition(started, of_a), Disposition::Duplicate);
-    assert_eq!(disposition(started, of_none), Disposition::Duplicate);
-    assert_eq!(disposition(started, of_b), Disposition::Accepted);
-    assert_eq!(disposition(progress, of_b), Disposition::Accepted);
-    assert_eq!(disposition(progress, of_b), Disposition::Duplicate);
-    assert_eq!(disposition(progress, of_a), Disposition::Accepted);
-}
-
-#[test]
 fn a_record_beside_a_bad_one_in_the_same_message_is_applied() {
     let mut plan = three();
     let receipts = plan.submit(&[
