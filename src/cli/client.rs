@@ -56,13 +56,14 @@ pub(super) async fn channel(address: &ServerAddress) -> Result<Admitted, Failure
     let ServerAddress { server, access } = address;
     let wrong =
         |problem: &str| Failure::new(format!("--server {server}: {problem}; expected host:port"));
-    let url = if server.contains("://") {
+    let is_url = server.contains("://");
+    let url = if is_url {
         server.to_owned()
     } else {
         format!("http://{server}")
     };
     let uri: Uri = url.parse().map_err(|_| wrong("invalid URI"))?;
-    if url.len() != server.len() && uri.port().is_none() {
+    if !is_url && uri.port().is_none() {
         return Err(wrong("names no port"));
     }
     let token = access.token()?;

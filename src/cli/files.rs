@@ -37,15 +37,17 @@ pub(super) fn read(path: &Path) -> Result<Vec<u8>, Failure> {
 
 /// Reads one JSON document.
 pub(super) fn read_document(path: &Path) -> Result<Value, Failure> {
-    json::parse(&read(path)?, Limits::default()).map_err(|error| at(path, &error))
+    read_within(path, Limits::default())
 }
 
 /// Reads a plan document. A template may be as deep as any document, and so may be the items that are put in it.
 pub(super) fn read_plan(path: &Path) -> Result<Value, Failure> {
-    let limits = Limits {
-        depth: 2 * Limits::default().depth + PLAN_DEPTH,
-        ..Limits::default()
-    };
+    let limits = Limits::default();
+    let depth = 2 * limits.depth + PLAN_DEPTH;
+    read_within(path, Limits { depth, ..limits })
+}
+
+fn read_within(path: &Path, limits: Limits) -> Result<Value, Failure> {
     json::parse(&read(path)?, limits).map_err(|error| at(path, &error))
 }
 

@@ -124,7 +124,6 @@ impl Expression {
 }
 
 /// The value itself, or what a path below it finds.
-/// The value at a path below a root that was named, or the root.
 pub(super) fn at(value: &Value, below: Option<&str>) -> Option<Value> {
     match below {
         None => Some(value.clone()),
