@@ -5,6 +5,8 @@
 //! machine, all three pure; [`journal`] keeps histories and [`registry`] live plans; [`coordinator`] orders effects;
 //! [`service`] is gRPC and [`server`] the composition; [`cli`] is the program. `ARCHITECTURE.md` says who may import whom.
 
+#![forbid(unsafe_code)]
+
 pub mod cli;
 pub mod config;
 pub mod coordinator;
