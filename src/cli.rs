@@ -45,8 +45,8 @@ const NOT_COMPLETED: u8 = 2;
 /// Ended by Ctrl-C or SIGTERM, as shells count.
 const INTERRUPTED: u8 = 130;
 
-/// After so many turns of tasks the runtime looks who else has something to say. A connection's turn may take half a
-/// millisecond; by default, 61 of them would come first.
+/// After so many turns of tasks the runtime looks who else has something to say. A connection's turn may take a quarter of
+/// a millisecond; by default, 61 of them would come first.
 const TURNS_BETWEEN_EVENTS: u32 = 8;
 
 const EXIT_CODES: &str = "Exit codes: 0 done; 1 usage or input error, or the work could not be done; 2 done but not \

@@ -12,7 +12,7 @@ use std::net::SocketAddr;
 use std::pin::pin;
 use std::sync::Arc;
 use std::task::Poll;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures_util::FutureExt;
 use hyper::Request;
@@ -256,6 +256,7 @@ impl Edge {
                 connection.as_mut().graceful_shutdown();
             }
             turn.begin();
+            let begun = Instant::now();
             let served = connection.as_mut().poll(context);
             let sent = stream.poll_send(context);
             match (served, sent) {
@@ -264,6 +265,7 @@ impl Edge {
                 (Poll::Pending, Poll::Ready(Err(gone))) => return Poll::Ready(Err(gone.into())),
                 (Poll::Pending, _) => calls.go_on(context),
             }
+            turn.end(begun.elapsed());
             Poll::Pending
         })
         .await

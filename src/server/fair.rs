@@ -7,10 +7,12 @@
 //! without a task to be woken for it.
 
 use std::io;
+use std::ops::RangeInclusive;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use futures_util::StreamExt;
 use futures_util::future::BoxFuture;
@@ -19,8 +21,11 @@ use hyper::rt::Executor;
 use prost::bytes::{Buf, Bytes, BytesMut};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-/// What is read in a turn, about.
-const PORTION_BYTES: usize = 32 << 10;
+/// What is read in a turn, about: the most of it, or as much less as it takes more time than others should wait for.
+const PORTION_BYTES: RangeInclusive<usize> = 2 << 10..=32 << 10;
+/// After a turn that took longer, half as much is read; after one that took less than half of it, twice as much. Records take
+/// a tenth of a millisecond for the most that is read, and small frames ten times that.
+const TURN_TIME: Duration = Duration::from_micros(250);
 /// After so many calls that it began, no more is read in a turn; and so many go on in it.
 const CALLS_AT_A_TIME: usize = 16;
 
@@ -28,14 +33,26 @@ const CALLS_AT_A_TIME: usize = 16;
 const SAID_BYTES_MAX: usize = 64 << 10;
 
 /// What a connection has had of its turn.
-#[derive(Default)]
 pub(super) struct Turn {
+    /// Bytes that may be read.
+    portion: AtomicUsize,
     /// Bytes that were read.
     read: AtomicUsize,
     /// Calls that began.
     begun: AtomicUsize,
     /// Calls that have gone on.
     gone_on: AtomicUsize,
+}
+
+impl Default for Turn {
+    fn default() -> Self {
+        Self {
+            portion: AtomicUsize::new(*PORTION_BYTES.end()),
+            read: AtomicUsize::default(),
+            begun: AtomicUsize::default(),
+            gone_on: AtomicUsize::default(),
+        }
+    }
 }
 
 impl Turn {
@@ -46,9 +63,23 @@ impl Turn {
         self.gone_on.store(0, Ordering::Relaxed);
     }
 
+    /// It took so long; the next one is to be no longer than others should wait for.
+    pub(super) fn end(&self, took: Duration) {
+        let portion = self.portion.load(Ordering::Relaxed);
+        let next = if took > TURN_TIME {
+            portion / 2
+        } else if took < TURN_TIME / 2 {
+            portion * 2
+        } else {
+            portion
+        };
+        let next = next.clamp(*PORTION_BYTES.start(), *PORTION_BYTES.end());
+        self.portion.store(next, Ordering::Relaxed);
+    }
+
     /// Whether no more is to be read in it.
     fn is_over(&self) -> bool {
-        self.read.load(Ordering::Relaxed) >= PORTION_BYTES
+        self.read.load(Ordering::Relaxed) >= self.portion.load(Ordering::Relaxed)
             || self.begun.load(Ordering::Relaxed) >= CALLS_AT_A_TIME
     }
 }
@@ -308,7 +339,7 @@ mod tests {
     #[tokio::test]
     async fn who_has_much_to_read_lets_others_have_their_turn_and_reads_all_of_it() {
         const PORTIONS: usize = 20;
-        let much = vec![7; PORTIONS * PORTION_BYTES];
+        let much = vec![7; PORTIONS * PORTION_BYTES.end()];
         let mut fair = Fair::new(Bytes::new(), &much[..]);
         let turn = fair.turn();
         let (mut read, mut piece, mut turns) = (Vec::new(), [0; 1_024], 0);
@@ -324,6 +355,17 @@ mod tests {
         }
         assert!(read == much);
         assert_eq!(turns, PORTIONS);
+    }
+
+    #[test]
+    fn a_connection_whose_turns_take_long_has_shorter_ones_until_they_do_not() {
+        let turn = Turn::default();
+        let mut portions = Vec::new();
+        for micros in [100, 900, 251, 250, 125, 600, 600, 600, 124, 90, 90, 90, 90] {
+            turn.end(Duration::from_micros(micros));
+            portions.push(turn.portion.load(Ordering::Relaxed) >> 10);
+        }
+        assert_eq!(portions, [32, 16, 8, 8, 8, 4, 2, 2, 4, 8, 16, 32, 32]);
     }
 
     #[tokio::test]
