@@ -23,8 +23,8 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 /// What is read in a turn, about: the most of it, or as much less as it takes more time than others should wait for.
 const PORTION_BYTES: RangeInclusive<usize> = 2 << 10..=32 << 10;
-/// After a turn that took longer, half as much is read; after one that took less than half of it, twice as much. Records take
-/// a tenth of a millisecond for the most that is read, and small frames ten times that.
+/// After a turn that took longer, half as much is read; after one that took less than half of it for all that it might read,
+/// twice as much. Records take a tenth of a millisecond for the most that is read, and small frames ten times that.
 const TURN_TIME: Duration = Duration::from_micros(250);
 /// After so many calls that it began, no more is read in a turn; and so many go on in it.
 const CALLS_AT_A_TIME: usize = 16;
@@ -66,9 +66,10 @@ impl Turn {
     /// It took so long; the next one is to be no longer than others should wait for.
     pub(super) fn end(&self, took: Duration) {
         let portion = self.portion.load(Ordering::Relaxed);
+        let is_used_up = self.read.load(Ordering::Relaxed) >= portion;
         let next = if took > TURN_TIME {
             portion / 2
-        } else if took < TURN_TIME / 2 {
+        } else if took < TURN_TIME / 2 && is_used_up {
             portion * 2
         } else {
             portion
@@ -362,10 +363,22 @@ mod tests {
         let turn = Turn::default();
         let mut portions = Vec::new();
         for micros in [100, 900, 251, 250, 125, 600, 600, 600, 124, 90, 90, 90, 90] {
+            turn.begin();
+            turn.read.store(32 << 10, Ordering::Relaxed);
             turn.end(Duration::from_micros(micros));
             portions.push(turn.portion.load(Ordering::Relaxed) >> 10);
         }
         assert_eq!(portions, [32, 16, 8, 8, 8, 4, 2, 2, 4, 8, 16, 32, 32]);
+    }
+
+    #[test]
+    fn a_turn_with_little_to_read_says_nothing_about_one_with_much() {
+        let turn = Turn::default();
+        turn.end(TURN_TIME * 2);
+        turn.begin();
+        turn.read.store((16 << 10) - 1, Ordering::Relaxed);
+        turn.end(Duration::ZERO);
+        assert_eq!(turn.portion.load(Ordering::Relaxed), 16 << 10);
     }
 
     #[tokio::test]
