@@ -8,8 +8,8 @@ use std::process::ExitCode;
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 /// Memory that was freed goes back to the system after so many milliseconds (`MIMALLOC_PURGE_DELAY` in the environment says
-/// otherwise). A plan that comes before takes over what one that was deleted has left; the allocator's own second is over
-/// before the next plan's records are there, and pages that are new again cost a record a fifth of the coordinator's time.
+/// otherwise). A plan that comes within that time takes over what the one before has left. The allocator's own second is over
+/// before the next plan has its records, and to get pages anew costs a record up to a quarter of the coordinator's time.
 const FREED_KEPT_MS: c_long = 10_000;
 /// `mi_option_purge_delay` of the allocator's header, which its crate has no name for.
 const PURGE_DELAY: c_int = 15;
