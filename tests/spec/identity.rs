@@ -98,6 +98,17 @@ impl Guarded {
         .await
     }
 
+    /// A client of tenant `t` that may do everything, to this plan.
+    async fn bound(&self, plan: &str) -> Client {
+        self.granted(Grant {
+            tenant: "t".into(),
+            roles: Role::ALL.into(),
+            plan: Some(plan.into()),
+            ..Grant::default()
+        })
+        .await
+    }
+
     /// What a sandbox should get.
     async fn sandbox(&self, task: &str) -> Client {
         self.granted(Grant {
@@ -513,14 +524,7 @@ async fn a_token_for_a_plan_is_for_no_other() {
     for plan_id in ["p", "plan-1"] {
         owner.plan(plan_request(plan_id, &["a"])).await.unwrap();
     }
-    let mut bound = guarded
-        .granted(Grant {
-            tenant: "t".into(),
-            roles: Role::ALL.into(),
-            plan: Some("p".into()),
-            ..Grant::default()
-        })
-        .await;
+    let mut bound = guarded.bound("p").await;
     let there = every_method(&mut bound, "plan-1").await;
     let nowhere = every_method(&mut bound, "plan-2").await;
     assert_eq!(told(&there, "plan-1"), told(&nowhere, "plan-2"));
@@ -934,14 +938,7 @@ async fn request_ids_of_a_token_for_a_plan_are_its_own() {
     for plan_id in ["p", "secret"] {
         owner.plan(plan_request(plan_id, &["a"])).await.unwrap();
     }
-    let mut bound = guarded
-        .granted(Grant {
-            tenant: "t".into(),
-            roles: Role::ALL.into(),
-            plan: Some("p".into()),
-            ..Grant::default()
-        })
-        .await;
+    let mut bound = guarded.bound("p").await;
     let seal = |plan_id: &str, request_id: &str| SealPlanRequest {
         plan_id: plan_id.into(),
         request_id: request_id.into(),
