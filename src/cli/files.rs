@@ -106,7 +106,7 @@ pub(super) fn write_document(output: Option<&Path>, document: &Value) -> Result<
 /// [`write_document`] for one that `write` writes.
 pub(super) fn write_by(
     output: Option<&Path>,
-    write: impl FnOnce(&mut dyn Write) -> io::Result<()>,
+    write: impl FnOnce(&mut (dyn Write + Send)) -> io::Result<()>,
 ) -> Result<(), Failure> {
     match output.filter(|path| *path != Path::new("-")) {
         None => print(|out| {
@@ -137,7 +137,10 @@ fn print(write: impl FnOnce(&mut io::StdoutLock<'_>) -> io::Result<()>) -> Resul
     }
 }
 
-fn write_file(path: &Path, write: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> io::Result<()> {
+fn write_file(
+    path: &Path,
+    write: impl FnOnce(&mut (dyn Write + Send)) -> io::Result<()>,
+) -> io::Result<()> {
     // A link is followed, also to what is not there yet, and what is no regular file (a pipe, a terminal) cannot be replaced.
     let path = match (fs::canonicalize(path), fs::read_link(path)) {
         (Ok(path), _) => path,

@@ -72,7 +72,7 @@ pub fn pretty_in_pieces<E>(
     value: &Value,
     mut take: impl FnMut(&str) -> Result<(), E>,
 ) -> Result<(), E> {
-    let mut out = piece();
+    let mut out = String::with_capacity(PIECE_BYTES + PIECE_BYTES / 4);
     Lines::default().write(&mut out, value, 0, &mut |piece| {
         take(piece)?;
         piece.clear();
@@ -133,31 +133,27 @@ impl PrettyObject {
     }
 }
 
-/// Elements of a list in a [`PrettyObject`], from the position `from` on, handed on piece by piece.
+/// Elements of a list in a [`PrettyObject`], from the position `from` on, behind what `out` has. Whenever that is a piece
+/// or more, `take` may take it out, and if it does not, it is asked again soon. The rest stays in `out`.
 ///
 /// # Errors
 /// The first one of `elements` or `take`.
 pub fn pretty_elements<E>(
+    out: &mut String,
     from: usize,
     elements: impl Iterator<Item = Result<Value, E>>,
-    mut take: impl FnMut(String) -> Result<(), E>,
+    mut take: impl FnMut(&mut String) -> Result<(), E>,
 ) -> Result<(), E> {
-    let mut out = piece();
-    let mut take = |out: &mut String| take(std::mem::replace(out, piece()));
     let mut lines = Lines::default();
     for (position, element) in (from..).zip(elements) {
-        new_line(&mut out, position, 2);
-        lines.write(&mut out, &element?, 2, &mut take)?;
+        new_line(out, position, 2);
+        lines.write(out, &element?, 2, &mut take)?;
     }
-    take(&mut out)
-}
-
-fn piece() -> String {
-    String::with_capacity(PIECE_BYTES + PIECE_BYTES / 4)
+    Ok(())
 }
 
 /// About how long the pieces of a document are; a longer string in it makes a longer one.
-const PIECE_BYTES: usize = 128 << 10;
+const PIECE_BYTES: usize = 512 << 10;
 
 /// How the lines begin on which the members of an object stand: comma, line feed, indentation, key, colon.
 type Beginnings = [Box<str>];

@@ -37,21 +37,21 @@ fn in_parts(outline: &Outline, size: usize) -> String {
         let entries = outline
             .group_entries(part.clone())
             .map(Ok::<_, plan::Error>);
-        pretty_elements(part.start, entries, |piece| {
-            text.push_str(&piece);
+        // Taken piece by piece here, and not at all below.
+        let mut piece = String::new();
+        pretty_elements(&mut piece, part.start, entries, |piece| {
+            text.push_str(&std::mem::take(piece));
             Ok(())
         })
         .unwrap();
+        text.push_str(&piece);
     }
     document.end_list(count);
     document.begin_list("task_requests");
     text.push_str(&document.take());
     for part in parts() {
-        pretty_elements(part.start, outline.task_requests(part.clone()), |piece| {
-            text.push_str(&piece);
-            Ok(())
-        })
-        .unwrap();
+        let requests = outline.task_requests(part.clone());
+        pretty_elements(&mut text, part.start, requests, |_| Ok(())).unwrap();
     }
     document.end_list(count);
     document.member("reconciliation", &outline.reconciliation());
