@@ -35,6 +35,8 @@ use crate::wire::{AsIs, MESSAGE_BYTES_MAX};
 
 /// Answers each message with itself.
 pub const ECHO: &str = "/fanout.load.v1.EchoService/Echo";
+/// In a call's metadata: how many bytes to answer more with than were sent, for each message.
+pub const LONGER: &str = "longer";
 /// Gives back what is kept.
 pub const FORGET: &str = "/fanout.load.v1.EchoService/Forget";
 /// Answers with its one record's body, as often as the record's id says.
@@ -132,12 +134,13 @@ impl Echo {
                 let codec = ProstCodec::<SubmitRecordRequest, SubmitRecordRequest>::default();
                 let mut grpc =
                     Grpc::new(codec).apply_max_message_size_config(Some(MESSAGE_BYTES_MAX), None);
-                grpc.streaming(tower::service_fn(|request| self.echo(request)), request)
-                    .await
+                let longer = longer(&request);
+                let echo = |request| self.echo(request, longer.clone());
+                grpc.streaming(tower::service_fn(echo), request).await
             }
             ECHO => {
-                grpc.streaming(tower::service_fn(|request| self.echo(request)), request)
-                    .await
+                let echo = |request| self.echo(request, String::new());
+                grpc.streaming(tower::service_fn(echo), request).await
             }
             FORGET => {
                 let forget = tower::service_fn(|_: Request<Bytes>| {
@@ -161,10 +164,12 @@ impl Echo {
     fn echo<M>(
         &self,
         request: Request<Streaming<M>>,
+        longer: String,
     ) -> future::Ready<Result<Response<Echoed<M>>, Status>> {
         future::ready(Ok(Response::new(Echoed {
             messages: request.into_inner(),
             arena: self.arena.clone(),
+            longer,
         })))
     }
 
@@ -198,41 +203,73 @@ fn each(Frames { bytes, size }: Frames) -> impl Stream<Item = Result<Bytes, Stat
     )
 }
 
+/// What to put into each answer so that it is as much longer as a call asks for.
+fn longer(request: &http::Request<Body>) -> String {
+    let bytes = request.headers().get(LONGER);
+    let bytes = bytes.and_then(|bytes| bytes.to_str().ok()?.parse().ok());
+    let mut longer = "x".repeat(bytes.unwrap_or_default());
+    // What says that there is something, and how long it is.
+    let beside = SubmitRecordRequest {
+        producer_id: longer.clone(),
+        ..Default::default()
+    };
+    longer.truncate(
+        longer
+            .len()
+            .saturating_sub(beside.encoded_len() - longer.len()),
+    );
+    longer
+}
+
 /// The messages of a stream, kept in passing if there is an arena.
 struct Echoed<M> {
     messages: Streaming<M>,
     arena: Option<Arc<Arena>>,
+    longer: String,
 }
 
-impl<M: Keep> Stream for Echoed<M> {
+impl<M: Passing> Stream for Echoed<M> {
     type Item = Result<M, Status>;
 
     fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
-        let next = Pin::new(&mut self.messages).poll_next(context);
-        if let (Some(arena), Poll::Ready(Some(Ok(message)))) = (&self.arena, &next) {
-            message.keep_in(arena);
+        let mut next = Pin::new(&mut self.messages).poll_next(context);
+        if let Poll::Ready(Some(Ok(message))) = &mut next {
+            if let Some(arena) = &self.arena {
+                message.keep_in(arena);
+            }
+            if !self.longer.is_empty() {
+                message.lengthen(&self.longer);
+            }
         }
         next
     }
 }
 
-/// What can be kept of a message.
-trait Keep {
+/// What is done with a message in passing.
+trait Passing {
+    /// Keeps what can be kept of it.
     fn keep_in(&self, arena: &Arena);
+
+    /// Makes it longer by this, if it has a place for it.
+    fn lengthen(&mut self, _: &str) {}
 }
 
-impl Keep for Bytes {
+impl Passing for Bytes {
     fn keep_in(&self, arena: &Arena) {
         arena.keep(self);
     }
 }
 
-impl Keep for SubmitRecordRequest {
+impl Passing for SubmitRecordRequest {
     fn keep_in(&self, arena: &Arena) {
         for record in &self.records {
             arena.keep(record.task_id.as_bytes());
             arena.keep(&record.body);
         }
+    }
+
+    fn lengthen(&mut self, longer: &str) {
+        longer.clone_into(&mut self.producer_id);
     }
 }
 

@@ -1,19 +1,25 @@
 //! What it costs to keep plans on disk: the same records to a server in memory and to servers that keep them, and, beside
 //! those, the raw limit: appending the same bytes to a file, with an fdatasync after as many records as there are streams.
+//! Then an fsync before every receipt beside the same groups: with so many records on their way, as many as the coordinator
+//! had one wait for the disk for, by its own count, are appended and synced by a program that does nothing else.
 
 use std::fs::File;
-use std::io::Write;
+use std::io::{Read, Write};
+use std::net::{TcpListener, TcpStream};
 use std::path::Path;
 use std::time::Instant;
 
 use fanout::proto::View;
+use nix::fcntl::{FallocateFlags, fallocate};
 
 use crate::server::Server;
-use crate::submit::{self, PLAN, SUBMIT, Shape};
+use crate::submit::{self, PLAN, Pace, SUBMIT, Shape};
 use crate::wire::receipts;
 use crate::{Outcome, RECORD_BYTES, Size, cell, median, ratio, within};
 
 const STREAMS: usize = 64;
+/// Groups that a round has at least, where it is not too long for that.
+const GROUPS: usize = 1_000;
 /// What a record takes in a journal beside its document, about.
 const BESIDE_DOCUMENT: usize = 60;
 
@@ -74,11 +80,108 @@ pub async fn compare(size: Size) -> Outcome<()> {
         }
     }
     drop(servers);
+    by_group(directory.path(), size).await?;
     replay(
         directory.path(),
         if size.everything { 1_000_000 } else { 200_000 },
     )
     .await
+}
+
+/// Compares with fsync at so many records on their way, and prints a line for each number of them.
+async fn by_group(directory: &Path, size: Size) -> Outcome<()> {
+    let metrics = TcpListener::bind("127.0.0.1:0")?.local_addr()?.to_string();
+    let data = directory.join("groups").display().to_string();
+    let memory = Server::fanout().await?;
+    let arguments = ["--data-dir", &data, "--metrics-listen", &metrics];
+    let disk = Server::fanout_with(&arguments).await?;
+    println!(
+        "One record a message, an fsync before every receipt; raw: the same groups appended and synced"
+    );
+    println!(
+        "   on their way  records a sync  coordinator        raw  of raw  raw, room taken  of that  in memory"
+    );
+    for (streams, in_flight) in [(2, 1), (8, 1), (64, 1), (64, 4), (64, 16), (64, 64)] {
+        let on_their_way = streams * in_flight;
+        let records = (on_their_way * GROUPS).min(size.records) / streams * streams;
+        let shape = Shape {
+            streams,
+            batch: 1,
+            record_bytes: RECORD_BYTES,
+            view: View::Full,
+            records,
+        };
+        let messages = submit::one_for_each(PLAN, 0, shape);
+        let pace = Pace::InFlight(in_flight);
+        let mut rounds = Vec::new();
+        for round in 0..=size.rounds {
+            submit::plan_tasks(&disk, PLAN, records).await?;
+            disk.settle().await?;
+            let before = writes(&metrics)?;
+            let rate = submit::send(&disk, SUBMIT, receipts, &messages, pace).await?;
+            let group = records as f64 / (writes(&metrics)? - before);
+            submit::delete(&disk, PLAN).await?;
+            submit::plan_tasks(&memory, PLAN, records).await?;
+            memory.settle().await?;
+            let unkept = submit::send(&memory, SUBMIT, receipts, &messages, pace).await?;
+            submit::delete(&memory, PLAN).await?;
+            let bytes = (group * (RECORD_BYTES + BESIDE_DOCUMENT) as f64) as usize;
+            let groups = (records as f64 / group) as usize;
+            let [grown, taken] = [false, true].map(|take| synced(directory, bytes, groups, take));
+            if round > 0 {
+                let per_second = |seconds: f64| groups as f64 * group / seconds;
+                let raw = [per_second(grown?), per_second(taken?)];
+                rounds.push((group, rate.per_second, raw, unkept.per_second));
+            }
+        }
+        println!(
+            "{on_their_way:>15} {:>15.1} {:>12.0} {:>10.0} {:>7.2} {:>16.0} {:>8.2} {:>10.0}",
+            ratio(&rounds, |round| round.0),
+            ratio(&rounds, |round| round.1),
+            ratio(&rounds, |round| round.2[0]),
+            ratio(&rounds, |round| round.1 / round.2[0]),
+            ratio(&rounds, |round| round.2[1]),
+            ratio(&rounds, |round| round.1 / round.2[1]),
+            ratio(&rounds, |round| round.3),
+        );
+    }
+    Ok(())
+}
+
+/// How often the journal of a server has written, by its metrics at this address.
+fn writes(metrics: &str) -> Outcome<f64> {
+    let mut connection = TcpStream::connect(metrics)?;
+    connection.write_all(b"GET /metrics HTTP/1.1\r\nhost: metrics\r\nconnection: close\r\n\r\n")?;
+    let mut page = String::new();
+    connection.read_to_string(&mut page)?;
+    let count = page
+        .lines()
+        .find_map(|line| line.strip_prefix("fanout_journal_writes_total "));
+    Ok(count
+        .ok_or("no count of the journal's writes")?
+        .trim()
+        .parse()?)
+}
+
+/// Seconds of appending so many groups of so many bytes with an fdatasync after each, to a file that grows with them or
+/// has the room before.
+fn synced(directory: &Path, bytes: usize, groups: usize, take_room: bool) -> Outcome<f64> {
+    let group = vec![b'x'; bytes];
+    let path = directory.join("raw");
+    let mut file = File::create(&path)?;
+    if take_room {
+        let room = i64::try_from(bytes * groups)?;
+        fallocate(&file, FallocateFlags::empty(), 0, room)?;
+        file.sync_all()?;
+    }
+    let begin = Instant::now();
+    for _ in 0..groups {
+        file.write_all(&group)?;
+        file.sync_data()?;
+    }
+    let seconds = begin.elapsed().as_secs_f64();
+    std::fs::remove_file(&path)?;
+    Ok(seconds)
 }
 
 /// How long a killed server is away that has so many records.
@@ -94,7 +197,7 @@ async fn replay(directory: &Path, records: usize) -> Outcome<()> {
     };
     submit::plan_tasks(&server, PLAN, records).await?;
     let messages = submit::one_for_each(PLAN, 0, shape);
-    submit::send(&server, SUBMIT, receipts, &messages, usize::MAX).await?;
+    submit::send(&server, SUBMIT, receipts, &messages, Pace::Free).await?;
     drop(server);
     let begin = Instant::now();
     let server = Server::fanout_with(&["--data-dir", &data]).await?;

@@ -184,7 +184,7 @@ async fn over_tls(size: Size) -> Outcome<()> {
 #[tokio::main]
 async fn compare(size: Size, echoes: &[&str]) -> Outcome<()> {
     let began = Instant::now();
-    let servers = Servers {
+    let mut servers = Servers {
         bare: Server::echo(&[&["bare"], echoes].concat()).await?,
         keeping: Server::echo(&[&["keeping"], echoes].concat()).await?,
         fanout: Server::fanout().await?,
@@ -217,6 +217,36 @@ async fn compare(size: Size, echoes: &[&str]) -> Outcome<()> {
         }
     }
 
+    if echoes == ["decoding"] {
+        println!(
+            "\nBeside echoes that answer with as many bytes as the coordinator with whole receipts:"
+        );
+        for shape in shapes(size) {
+            if (shape.batch, shape.record_bytes) != (1, RECORD_BYTES) {
+                continue;
+            }
+            let rounds = submit::compare_as_long(&mut servers, shape, size).await?;
+            let cells = [0, 1, 2].map(|server| {
+                let rates: Vec<Rate> = rounds.iter().map(|round| round[server]).collect();
+                cell(&rates)
+            });
+            let [over_bare, over_keeping] = over_echoes(&rounds, 2);
+            let streams = shape.streams;
+            println!(
+                "{streams:>13} streams  {}  {over_bare:>7.2}  {over_keeping:>10.2}",
+                cells.join("  ")
+            );
+            figure(&format!("submit_{streams}_as_long"), over_keeping);
+            if streams == 64 {
+                figure("bare_64_as_long", over_bare);
+                let cpu = ratio(&rounds, |round| {
+                    round[2].cpu_per_million / round[1].cpu_per_million
+                });
+                figure("cpu_as_long", cpu);
+            }
+        }
+    }
+
     println!("\nOne record at a time, from sending to:");
     let rounds = latency::compare(&servers, size).await?;
     for (nth, name) in ["the bare echo", "its receipt", "a watcher"]
@@ -244,7 +274,7 @@ async fn compare(size: Size, echoes: &[&str]) -> Outcome<()> {
     );
     let rounds = plans::by_size(size).await?;
     figure("flat_1m", beside("1,000 tasks", "1,000,000", &rounds));
-    let rounds = submit::stalled_watchers(&servers.fanout, WATCHERS, size).await?;
+    let rounds = submit::stalled_watchers(WATCHERS, size).await?;
     figure(
         "stalled_watchers_100",
         beside("no watchers", "100 stalled", &rounds),
@@ -331,7 +361,7 @@ fn row(shape: Shape, rounds: &[[Rate; 4]]) {
 }
 
 /// Records/s of the coordinator, in this place of a round, over the bare echo's and over the keeping echo's.
-fn over_echoes(rounds: &[[Rate; 4]], nth: usize) -> [f64; 2] {
+fn over_echoes<const N: usize>(rounds: &[[Rate; N]], nth: usize) -> [f64; 2] {
     [0, 1].map(|echo| {
         ratio(rounds, |round| {
             round[nth].per_second / round[echo].per_second

@@ -13,7 +13,7 @@ use fanout::proto::View;
 use tokio::task::JoinSet;
 
 use crate::server::Server;
-use crate::submit::{self, PLAN, Rate, SUBMIT, Shape};
+use crate::submit::{self, PLAN, Pace, Rate, SUBMIT, Shape};
 use crate::wire::receipts;
 use crate::{Outcome, RECORD_BYTES, Size, cell, median, ratio, within};
 
@@ -109,15 +109,15 @@ pub async fn compare(size: Size) -> Outcome<()> {
             let limit = publish(&context, shape).await?;
             submit::plan_tasks(&one, PLAN, shape.records).await?;
             one.settle().await?;
-            let alone = submit::send(&one, SUBMIT, receipts, &messages, usize::MAX).await?;
+            let alone = submit::send(&one, SUBMIT, receipts, &messages, Pace::Free).await?;
             submit::delete(&one, PLAN).await?;
             submit::plan_tasks(&one, PLAN, shape.records).await?;
             submit::plan_tasks(&other, OTHER_PLAN, shape.records).await?;
             one.settle().await?;
             other.settle().await?;
             let (first, second) = tokio::join!(
-                submit::send(&one, SUBMIT, receipts, &halves[0], usize::MAX),
-                submit::send(&other, SUBMIT, receipts, &halves[1], usize::MAX)
+                submit::send(&one, SUBMIT, receipts, &halves[0], Pace::Free),
+                submit::send(&other, SUBMIT, receipts, &halves[1], Pace::Free)
             );
             let both = [first?, second?];
             submit::delete(&one, PLAN).await?;

@@ -6,7 +6,7 @@ use fanout::proto::View;
 use futures_util::{TryStreamExt, stream};
 
 use crate::server::Server;
-use crate::submit::{SUBMIT, Shape, delete, one_for_each, plan_tasks, send};
+use crate::submit::{Pace, SUBMIT, Shape, delete, one_for_each, plan_tasks, send};
 use crate::wire::{Messages, receipts};
 use crate::{Outcome, RECORD_BYTES, Size};
 
@@ -47,7 +47,7 @@ pub async fn by_size(size: Size) -> Outcome<Vec<[f64; 2]>> {
             for (seconds, (plan_id, first)) in seconds.iter_mut().zip([(&*small, 0), (BIG, first)])
             {
                 let messages = one_for_each(plan_id, first, shape);
-                let sent = send(&server, SUBMIT, receipts, &messages, usize::MAX).await?;
+                let sent = send(&server, SUBMIT, receipts, &messages, Pace::Free).await?;
                 *seconds += THOUSAND as f64 / sent.per_second;
             }
         }
@@ -83,7 +83,7 @@ pub async fn by_number(size: Size) -> Outcome<Vec<[f64; 2]>> {
                 .flat_map(|id| one_for_each(&id, 0, shape))
                 .collect();
             server.settle().await?;
-            let sent = send(server, SUBMIT, receipts, &messages, BURST).await?;
+            let sent = send(server, SUBMIT, receipts, &messages, Pace::Burst(BURST)).await?;
             *rate = sent.per_second;
             stream::iter(plan_ids().map(Ok))
                 .try_for_each_concurrent(CALLS, async |id| delete(server, &id).await)

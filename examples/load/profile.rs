@@ -8,7 +8,7 @@ use std::process::{Child, Command, Stdio};
 use fanout::proto::View;
 
 use crate::server::Server;
-use crate::submit::{self, PLAN, SUBMIT, Shape};
+use crate::submit::{self, PLAN, Pace, SUBMIT, Shape};
 use crate::wire::receipts;
 use crate::{Outcome, RECORD_BYTES};
 
@@ -34,7 +34,7 @@ pub async fn profile(streams: usize, batch: usize, view: View, arguments: &[&str
         server.settle().await?;
         // The first round warms up.
         perf.look(round > 0)?;
-        let rate = submit::send(&server, SUBMIT, receipts, &messages, usize::MAX).await?;
+        let rate = submit::send(&server, SUBMIT, receipts, &messages, Pace::Free).await?;
         perf.look(false)?;
         submit::delete(&server, PLAN).await?;
         println!(

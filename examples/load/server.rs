@@ -12,6 +12,7 @@ use tonic::Request;
 use tonic::metadata::AsciiMetadataValue;
 use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint};
 
+use crate::echo::LONGER;
 use crate::program::{self, Program};
 use crate::{Outcome, within};
 
@@ -32,6 +33,8 @@ pub struct Server {
     trusted: Option<String>,
     /// What says who calls, if that has to be said.
     authorization: Option<AsciiMetadataValue>,
+    /// How many bytes an echo is to answer more with than it is sent.
+    pub longer: usize,
     pub connections: Vec<Channel>,
 }
 
@@ -115,6 +118,7 @@ impl Server {
             program: Program::start(command)?,
             trusted: trusted.map(str::to_owned),
             authorization: None,
+            longer: 0,
             connections: Vec::new(),
         };
         server.connections = server.connect(WINDOW_BYTES).await?;
@@ -153,6 +157,9 @@ impl Server {
         if let Some(authorization) = &self.authorization {
             let metadata = request.metadata_mut();
             metadata.insert("authorization", authorization.clone());
+        }
+        if self.longer > 0 {
+            request.metadata_mut().insert(LONGER, self.longer.into());
         }
         request
     }

@@ -6,15 +6,18 @@ use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use fanout::proto::fanout_service_client::FanoutServiceClient;
-use fanout::proto::{DeletePlanRequest, View, WatchPlanRequest};
-use futures_util::FutureExt;
-use tokio::sync::watch;
+use fanout::proto::{
+    DeletePlanRequest, SubmitRecordRequest, View, WatchPlanRequest, WatchPlanResponse,
+};
+use futures_util::{FutureExt, StreamExt, stream};
+use prost::Message;
+use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
 use tokio_stream::Stream;
 use tonic::client::Grpc;
 use tonic::codegen::http::uri::PathAndQuery;
 use tonic::transport::Channel;
-use tonic::{Request, Status, Streaming};
+use tonic::{Request, Response, Status, Streaming};
 
 use crate::echo::{ECHO, FORGET};
 use crate::server::{Cpu, Server, Used};
@@ -25,6 +28,8 @@ pub const SUBMIT: &str = "/fanout.v1.FanoutService/SubmitRecord";
 pub const PLAN: &str = "load";
 /// Watchers that do not read are stuck for good after so many records.
 const UNTIL_STUCK: usize = 2_048;
+/// Records to one of two servers before as many go to the other.
+const SLICE: usize = 12_800;
 
 /// How records are sent.
 #[derive(Clone, Copy)]
@@ -77,8 +82,8 @@ pub async fn compare(servers: &Servers, shape: Shape, size: Size) -> Outcome<Vec
     let mut rounds = Vec::new();
     // The first warms up.
     for round in 0..=size.rounds {
-        let bare = send(&servers.bare, ECHO, echoed, &messages, usize::MAX).await?;
-        let keeping = send(&servers.keeping, ECHO, echoed, &messages, usize::MAX).await?;
+        let bare = send(&servers.bare, ECHO, echoed, &messages, Pace::Free).await?;
+        let keeping = send(&servers.keeping, ECHO, echoed, &messages, Pace::Free).await?;
         forget(&servers.keeping).await?;
         servers.keeping.settle().await?;
         let ours = on_a_plan(&servers.fanout, &messages, shape).await?;
@@ -90,66 +95,117 @@ pub async fn compare(servers: &Servers, shape: Shape, size: Size) -> Outcome<Vec
     Ok(rounds)
 }
 
+/// The same with echoes that answer with as many bytes as the coordinator does, whose receipts have their records in them.
+pub async fn compare_as_long(
+    servers: &mut Servers,
+    shape: Shape,
+    size: Size,
+) -> Outcome<Vec<[Rate; 3]>> {
+    let messages = one_for_each(PLAN, 0, shape);
+    let longer = longer_by(&servers.fanout, &messages[0], shape).await?;
+    (servers.bare.longer, servers.keeping.longer) = (longer, longer);
+    let mut rounds = Vec::new();
+    for round in 0..=size.rounds {
+        let bare = send(&servers.bare, ECHO, echoed, &messages, Pace::Free).await?;
+        let keeping = send(&servers.keeping, ECHO, echoed, &messages, Pace::Free).await?;
+        forget(&servers.keeping).await?;
+        servers.keeping.settle().await?;
+        let ours = on_a_plan(&servers.fanout, &messages, shape).await?;
+        if round > 0 {
+            rounds.push([bare, keeping, ours]);
+        }
+    }
+    (servers.bare.longer, servers.keeping.longer) = (0, 0);
+    Ok(rounds)
+}
+
+/// How many bytes the answer to the first of these messages is longer than the message.
+async fn longer_by(server: &Server, messages: &Messages, shape: Shape) -> Outcome<usize> {
+    plan_tasks(server, PLAN, shape.records).await?;
+    let request = SubmitRecordRequest::decode(messages.first())?;
+    let requests = server.request(stream::iter([request]));
+    let mut client = client(server);
+    let answers = within("a stream", client.submit_record(requests)).await?;
+    let answer = within("an answer", answers.into_inner().message()).await?;
+    let answer = answer.ok_or("a stream ended without an answer")?;
+    delete(server, PLAN).await?;
+    Ok(answer.encoded_len().saturating_sub(messages.first().len()))
+}
+
 /// Records for all tasks of a plan that is made for them.
 pub async fn on_a_plan(server: &Server, messages: &[Arc<Messages>], shape: Shape) -> Outcome<Rate> {
     plan_tasks(server, PLAN, shape.records).await?;
     server.settle().await?;
-    let rate = send(server, SUBMIT, receipts, messages, usize::MAX).await?;
+    let rate = send(server, SUBMIT, receipts, messages, Pace::Free).await?;
     delete(server, PLAN).await?;
     server.settle().await?;
     Ok(rate)
 }
 
-/// Records per second without and with so many watchers that open a watch and read nothing, round by round.
-pub async fn stalled_watchers(
-    server: &Server,
-    watchers: usize,
-    size: Size,
-) -> Outcome<Vec<[f64; 2]>> {
-    let shape = Shape {
+/// Records per second without and with so many watchers that open a watch and read nothing, round by round. Two servers
+/// get the same records, some to one and then as many to the other, so that what the machine does meanwhile is shared by
+/// both; in the next round the watchers are at the other one.
+pub async fn stalled_watchers(watchers: usize, size: Size) -> Outcome<Vec<[f64; 2]>> {
+    let servers = [Server::fanout().await?, Server::fanout().await?];
+    let shape = |records| Shape {
         streams: 64,
         batch: 1,
         record_bytes: RECORD_BYTES,
         view: View::Full,
-        records: size.records,
+        records,
     };
-    let messages = one_for_each(PLAN, 0, shape);
-    let until_stuck = Shape {
-        records: UNTIL_STUCK,
-        ..shape
-    };
-    let until_stuck = one_for_each(PLAN, shape.records, until_stuck);
+    let slices = size.records / SLICE;
+    let tasks = slices * SLICE;
+    let until_stuck = one_for_each(PLAN, tasks, shape(UNTIL_STUCK));
     let mut rounds = Vec::new();
     for round in 0..=size.rounds {
-        let mut rates = [0.0; 2];
-        for (rate, watchers) in rates.iter_mut().zip([0, watchers]) {
-            plan_tasks(server, PLAN, shape.records + UNTIL_STUCK).await?;
-            let connections = server.connect_deaf().await?;
-            let mut deaf = Vec::new();
-            for watcher in 0..watchers {
-                let connection = connections[watcher % connections.len()].clone();
-                let request = WatchPlanRequest {
-                    plan_id: PLAN.into(),
-                    include_payload: true,
-                    ..Default::default()
-                };
-                let mut client = FanoutServiceClient::new(connection);
-                deaf.push(within("a watch", client.watch_plan(request)).await?);
-            }
-            send(server, SUBMIT, receipts, &until_stuck, usize::MAX).await?;
+        let [without, with] = [round % 2, 1 - round % 2].map(|nth| &servers[nth]);
+        let mut deaf = Vec::new();
+        for (server, watchers) in [(without, 0), (with, watchers)] {
+            plan_tasks(server, PLAN, tasks + UNTIL_STUCK).await?;
+            deaf.push(watch_deaf(server, watchers).await?);
+            send(server, SUBMIT, receipts, &until_stuck, Pace::Free).await?;
             server.settle().await?;
-            let sent = send(server, SUBMIT, receipts, &messages, usize::MAX).await?;
-            *rate = sent.per_second;
-            drop((deaf, connections));
+        }
+        let mut seconds = [0.0; 2];
+        for slice in 0..slices {
+            let messages = one_for_each(PLAN, slice * SLICE, shape(SLICE));
+            for nth in [slice % 2, 1 - slice % 2] {
+                let server = [without, with][nth];
+                let sent = send(server, SUBMIT, receipts, &messages, Pace::Free).await?;
+                seconds[nth] += SLICE as f64 / sent.per_second;
+            }
+        }
+        drop(deaf);
+        for server in &servers {
             delete(server, PLAN).await?;
             server.settle().await?;
         }
         if round > 0 {
-            rounds.push(rates);
+            rounds.push(seconds.map(|seconds| tasks as f64 / seconds));
         }
     }
     Ok(rounds)
 }
+
+/// Opens so many watches of the plan, of which nothing is ever read.
+async fn watch_deaf(server: &Server, watchers: usize) -> Outcome<Deaf> {
+    let connections = server.connect_deaf().await?;
+    let mut deaf = Vec::new();
+    for connection in connections.iter().cycle().take(watchers) {
+        let request = WatchPlanRequest {
+            plan_id: PLAN.into(),
+            include_payload: true,
+            ..Default::default()
+        };
+        let mut client = FanoutServiceClient::new(connection.clone());
+        deaf.push(within("a watch", client.watch_plan(request)).await?);
+    }
+    Ok((connections, deaf))
+}
+
+/// Watches of which nothing is read, and what they are on.
+type Deaf = (Vec<Channel>, Vec<Response<Streaming<WatchPlanResponse>>>);
 
 /// One record for each of the plan's tasks from this on, each stream's tasks one after the other.
 pub fn one_for_each(plan_id: &str, first: usize, shape: Shape) -> Vec<Arc<Messages>> {
@@ -162,24 +218,37 @@ pub fn one_for_each(plan_id: &str, first: usize, shape: Shape) -> Vec<Arc<Messag
     (0..shape.streams).map(stream).map(Arc::new).collect()
 }
 
-/// Opens a stream for each of these, then sends the messages of all at once, a burst of one stream before others have
-/// their turn.
+/// When the next message of a stream is sent.
+#[derive(Clone, Copy)]
+pub enum Pace {
+    /// When there is room for it.
+    Free,
+    /// So, but others have their turn after so many.
+    Burst(usize),
+    /// When no more than so many are without their answer with it.
+    InFlight(usize),
+}
+
+/// Opens a stream for each of these, then sends the messages of all at once, each stream at this pace.
 pub async fn send(
     server: &Server,
     method: &'static str,
     count: Count,
     messages: &[Arc<Messages>],
-    burst: usize,
+    pace: Pace,
 ) -> Outcome<Rate> {
     let (go, gone) = watch::channel(false);
     let mut streams = JoinSet::new();
     for (nth, messages) in messages.iter().enumerate() {
         let sending = Sending(Arc::clone(messages), count);
-        let numbers = Numbers {
-            next: 0,
-            end: messages.len(),
-            burst,
-            left: burst,
+        let (numbers, permits) = match pace {
+            Pace::Free => (Numbers::new(messages.len(), usize::MAX).left_stream(), None),
+            Pace::Burst(burst) => (Numbers::new(messages.len(), burst).left_stream(), None),
+            Pace::InFlight(most) => {
+                let permits = Arc::new(Semaphore::new(most));
+                let numbers = in_flight(messages.len(), Arc::clone(&permits));
+                (numbers.right_stream(), Some(permits))
+            }
         };
         let mut gone = gone.clone();
         let numbers = async move {
@@ -193,6 +262,9 @@ pub async fn send(
             let mut answered = 0;
             while let Some(records) = answers.message().await? {
                 answered += records;
+                if let Some(permits) = &permits {
+                    permits.add_permits(1);
+                }
             }
             Ok::<_, Status>(answered)
         });
@@ -233,6 +305,20 @@ pub async fn call(
     Ok(answers.await?.into_inner())
 }
 
+/// Numbers from 0, each when it may be sent.
+fn in_flight(messages: usize, permits: Arc<Semaphore>) -> impl Stream<Item = usize> {
+    stream::iter(0..messages).then(move |number| {
+        let permits = Arc::clone(&permits);
+        async move {
+            // Closed it is never.
+            if let Ok(permit) = permits.acquire().await {
+                permit.forget();
+            }
+            number
+        }
+    })
+}
+
 /// The messages to send next, by number.
 struct Numbers {
     next: usize,
@@ -240,6 +326,17 @@ struct Numbers {
     burst: usize,
     /// Of the burst.
     left: usize,
+}
+
+impl Numbers {
+    fn new(end: usize, burst: usize) -> Self {
+        Self {
+            next: 0,
+            end,
+            burst,
+            left: burst,
+        }
+    }
 }
 
 impl Stream for Numbers {

@@ -101,7 +101,7 @@ async fn rounds(
     for round in 0..=size.rounds {
         let mut rates = Vec::new();
         for (echo, coordinator) in echoes.iter().zip(coordinators) {
-            rates.push(submit::send(echo, ECHO, echoed, &messages, usize::MAX).await?);
+            rates.push(submit::send(echo, ECHO, echoed, &messages, submit::Pace::Free).await?);
             for messages in [&messages, &for_short] {
                 rates.push(submit::on_a_plan(coordinator, messages, shape).await?);
             }

@@ -14,7 +14,7 @@ use tonic::{Request, Status, Streaming};
 
 use crate::echo::FAN_OUT;
 use crate::server::{Cpu, Server};
-use crate::submit::{PLAN, Rate, SUBMIT, Shape, delete, one_for_each, plan_tasks, send};
+use crate::submit::{PLAN, Pace, Rate, SUBMIT, Shape, delete, one_for_each, plan_tasks, send};
 use crate::wire::{Count, Messages, Sending, receipts, results};
 use crate::{Outcome, Servers, Size, within};
 
@@ -51,7 +51,7 @@ pub async fn compare(
         let begin = Begin::now(ours)?;
         let (live, sent) = tokio::join!(
             begin.deliver(watching, shape.records),
-            send(ours, SUBMIT, receipts, &records, usize::MAX)
+            send(ours, SUBMIT, receipts, &records, Pace::Free)
         );
         sent?;
 

@@ -69,6 +69,11 @@ impl Messages {
         self.ends.len()
     }
 
+    /// The first of them.
+    pub fn first(&self) -> &[u8] {
+        self.get(0)
+    }
+
     fn get(&self, nth: usize) -> &[u8] {
         let begin = nth.checked_sub(1).map_or(0, |before| self.ends[before]);
         &self.bytes[begin..self.ends[nth]]

@@ -154,6 +154,12 @@ impl Collector for Everything {
         )?;
         counter(
             to,
+            "journal_writes",
+            "Writes to the journal, each of all that waited for it",
+            metrics::JOURNAL_WRITES.get(),
+        )?;
+        counter(
+            to,
             "journal_replays",
             "Histories of plans read from the journal",
             metrics::REPLAYS.get(),

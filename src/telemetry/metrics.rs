@@ -56,6 +56,7 @@ pub(super) static PLANS_ENDED: [Counter; END_REASONS.len()] =
 pub(super) static CONNECTIONS_REFUSED: Counter = Counter::new();
 pub(super) static REPLAYS: Counter = Counter::new();
 pub(super) static JOURNAL_BYTES: Counter = Counter::new();
+pub(super) static JOURNAL_WRITES: Counter = Counter::new();
 pub(super) static APPENDS: Histogram = Histogram::new();
 
 /// Records have their receipts, so long after they were read.
@@ -93,8 +94,9 @@ pub fn history_replayed() {
     REPLAYS.add(1);
 }
 
-/// The journal has written so many bytes.
+/// The journal has written so many bytes at once.
 pub fn journal_wrote(bytes: usize) {
+    JOURNAL_WRITES.add(1);
     JOURNAL_BYTES.add(bytes as u64);
 }
 

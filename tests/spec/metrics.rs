@@ -171,6 +171,8 @@ fn every_metric_of_the_document_exists_and_moves() {
     );
     assert!(page["fanout_journal_append_seconds_count"] >= 2.0);
     assert!(page["fanout_journal_written_bytes_total"] > 500.0);
+    // Two plans, and two calls with records.
+    assert!(page["fanout_journal_writes_total"] >= 4.0);
     pages.push(page);
 
     pages.extend(with_streams_open(&server, &port));
