@@ -99,7 +99,7 @@ async fn by_group(directory: &Path, size: Size) -> Outcome<()> {
         "One record a message, an fsync before every receipt; raw: the same groups appended and synced"
     );
     println!(
-        "   on their way  records a sync  coordinator        raw  of raw  raw, room taken  of that  in memory"
+        "   on their way  records a sync  coordinator        raw  of raw  raw, room taken  of that  in memory  of both"
     );
     for (streams, in_flight) in [(2, 1), (8, 1), (64, 1), (64, 4), (64, 16), (64, 64)] {
         let on_their_way = streams * in_flight;
@@ -135,7 +135,7 @@ async fn by_group(directory: &Path, size: Size) -> Outcome<()> {
             }
         }
         println!(
-            "{on_their_way:>15} {:>15.1} {:>12.0} {:>10.0} {:>7.2} {:>16.0} {:>8.2} {:>10.0}",
+            "{on_their_way:>15} {:>15.1} {:>12.0} {:>10.0} {:>7.2} {:>16.0} {:>8.2} {:>10.0} {:>8.2}",
             ratio(&rounds, |round| round.0),
             ratio(&rounds, |round| round.1),
             ratio(&rounds, |round| round.2[0]),
@@ -143,6 +143,8 @@ async fn by_group(directory: &Path, size: Size) -> Outcome<()> {
             ratio(&rounds, |round| round.2[1]),
             ratio(&rounds, |round| round.1 / round.2[1]),
             ratio(&rounds, |round| round.3),
+            // As long as the way in memory and the raw write take, one after the other.
+            ratio(&rounds, |round| round.1 / round.3 + round.1 / round.2[0]),
         );
     }
     Ok(())

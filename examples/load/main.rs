@@ -10,8 +10,13 @@
 //! The **bare echo** is a service as it is generated from the contract: it decodes each message, answers with the same, and
 //! does no work. The **keeping echo** copies each record's id and body into an arena of huge pages besides, and keeps them
 //! until the round is over; it matches nothing and has no state. With `--raw`, a harder limit, both pass bytes on as they
-//! are, and what is kept is the message. `profile` lists the functions that take the coordinator's time (with `perf`), `journals` says what it costs to
-//! keep plans on disk, `nats` on NATS, `tls` how the coordinator compares with the bare echo where both speak TLS.
+//! are, and what is kept is the message. Where receipts have their records in them, the coordinator answers with more bytes
+//! than it is sent; so both are compared once more while they answer with as many as it does.
+//!
+//! `profile` lists the functions that take the coordinator's time (with `perf`), `journals` says what it costs to keep plans on
+//! disk, and what an fsync before every receipt, `nats` on NATS, `tls` how the coordinator compares with the bare echo where
+//! both speak TLS.
+//!
 //! The coordinator is the `fanout` program beside this example with its default settings, but for batches of 1,024
 //! records, which it is told to allow; it matches, applies, keeps and receipts every record. Each is a process of its
 //! own, this one the client: it encodes all messages before a round begins, sends bytes, and looks at every answer for no
@@ -28,6 +33,8 @@
 //!   of the keeping echo's. Every receipt has the reconciled record in it, as is the default.
 //! - `submit_1_short` and so on: the same with receipts in the view BASIC, without it.
 //! - `bare_64`, `bare_64_short`: the same over 64 streams, as a share of the bare echo's.
+//! - `submit_1_as_long` and so on, `bare_64_as_long`, `cpu_as_long`: with whole receipts, beside echoes whose answers are
+//!   as long. Not with `--raw`.
 //! - `cpu`, `cpu_short`: CPU seconds of the server for a record over 64 streams, over the keeping echo's.
 //! - `receipt_p99`: one stream, the next record is sent when the receipt of the one before is there; of the times from
 //!   sending to receipt the slowest of a hundred, over the bare echo's.
@@ -35,7 +42,8 @@
 //! - `flat_1m`: records/s on a plan of 1,000,000 tasks, as a share of those on a plan of 1,000: a thousand records at a
 //!   time, over eight streams, to plans of 1,000 and to the large one in turn.
 //! - `stalled_watchers_100`: records/s over 64 streams while 100 watchers, who asked for the documents too, read
-//!   nothing and are sent nothing any more, as a share of those without.
+//!   nothing and are sent nothing any more, as a share of those of a second server without, 12,800 records at one and then
+//!   at the other.
 //! - `plans_2000`: records/s over 2,000 streams, each for a plan of its own, as a share of those over 2,000 streams for
 //!   one plan. After every eight records of a stream others have their turn.
 //! - `watch_100`: results that reach 100 watchers in a second, from the first record's sending to the last watcher's last
