@@ -157,7 +157,12 @@ impl Planned {
                 return Ok(plan::outline_findings(&input, &limits)?);
             }
             Given::Items(items) => Some(items),
-            Given::Config => None,
+            Given::Config => {
+                if let Some(packets) = FindingsInput::of_config(&config) {
+                    return Ok(plan::outline_findings(&packets, &limits)?);
+                }
+                None
+            }
         };
         let input = Input {
             config,

@@ -12,7 +12,7 @@ use super::{Coordinator, Error, PlanView, view};
 use crate::engine::{Command, Completion, Entry, Event, SealRule, Spec, State, Terms, Timestamp};
 use crate::journal::{self, History};
 use crate::json::{self, Object, Value};
-use crate::plan::{self, FindingsInput, Input, Plan, first_present};
+use crate::plan::{self, FindingsInput, Input, Plan};
 use crate::registry::{LivePlan, Refusal};
 use crate::telemetry;
 
@@ -394,9 +394,8 @@ fn make(config: &Object, source: Source, limits: &plan::Limits) -> Result<Plan, 
             plan::plan_findings(&FindingsInput::new(Some(packets), policy, config), limits)
         }
         Source::Config => {
-            let has = |fields: &[&str]| first_present(&config, fields).is_some();
-            if has(&["packets", "finding_packets"]) && !has(&["items", "groups"]) {
-                return plan::plan_findings(&FindingsInput::new(None, None, config), limits);
+            if let Some(packets) = FindingsInput::of_config(&config) {
+                return plan::plan_findings(&packets, limits);
             }
             plan::plan(
                 Input {

@@ -85,6 +85,14 @@ impl FindingsInput {
         Self { input, config }
     }
 
+    /// What a config asks for by itself: its packets, if it has some and neither items nor groups.
+    #[must_use]
+    pub fn of_config(config: &Object) -> Option<Self> {
+        let has = |fields: &[&str]| first_present(config, fields).is_some();
+        let of_packets = has(&["packets", "finding_packets"]) && !has(&["items", "groups"]);
+        of_packets.then(|| Self::new(None, None, config.clone()))
+    }
+
     fn packets(&self) -> &[Value] {
         first_present(
             &self.input,

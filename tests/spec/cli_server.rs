@@ -167,6 +167,31 @@ fn serve_warns_if_others_than_this_machine_can_reach_it_and_it_was_said_to_be_in
 }
 
 #[test]
+fn a_config_with_packets_of_its_own_is_written_with_the_tasks_that_are_registered() {
+    let server = Served::start(&[]);
+    let config = r#"{"packets":[{"id":"p","findings":[{"id":"f"},{"id":"g"}]}],
+        "finding_policy":{"group_by":["finding.id"]},
+        "task_request_template":{"id":"task-{{group.key}}"}}"#;
+    let directory = directory(&[("c.json", config)]);
+    let said_of = |arguments: &[&str]| {
+        let mut command = fanout();
+        command
+            .env("FANOUT_SERVER", &server.address)
+            .current_dir(directory.path());
+        Program::start(command.args(arguments)).finish()
+    };
+    let plan = ["plan", "--config", "c.json"];
+    let registered = said_of(&[&plan[..], &["--register", "--plan-id", "p"]].concat());
+    assert_eq!(registered.stderr, "plan p is registered, 2 tasks\n");
+    let written = document(registered.stdout.as_bytes());
+    let ids = written.get("task_requests").unwrap().as_array().unwrap();
+    let ids: Vec<_> = ids.iter().map(|request| text(request, "id")).collect();
+    assert_eq!(ids, ["task-f", "task-g"]);
+    let only_written = said_of(&plan);
+    assert_eq!(only_written, says(0, &registered.stdout, ""));
+}
+
+#[test]
 fn a_registered_plan_takes_records_and_its_result_is_that_of_the_files() {
     let server = Served::start(&[]);
     let directory = directory(&[
