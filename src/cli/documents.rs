@@ -147,7 +147,15 @@ pub(super) async fn reconcile_files(command: ReconcileFiles) -> Outcome {
         (None, Some(config), Some(records)) => {
             let items = command.items.as_deref().map(read_list).transpose()?;
             let plan = command.plan.as_deref().map(read_plan).transpose()?;
-            result(read_config(config)?, items, plan, records)?
+            let config = read_config(config)?;
+            let plan = match FindingsInput::of_config(&config) {
+                Some(packets) if items.is_none() && plan.is_none() => {
+                    let plan = plan::plan_findings(&packets, &plan::Limits::default())?;
+                    Some(plan.document())
+                }
+                _ => plan,
+            };
+            result(config, items, plan, records)?
         }
         _ => {
             return Err(Failure::new(

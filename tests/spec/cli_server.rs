@@ -167,12 +167,13 @@ fn serve_warns_if_others_than_this_machine_can_reach_it_and_it_was_said_to_be_in
 }
 
 #[test]
-fn a_config_with_packets_of_its_own_is_written_with_the_tasks_that_are_registered() {
+fn a_config_with_packets_of_its_own_means_the_same_in_files_as_at_a_coordinator() {
     let server = Served::start(&[]);
     let config = r#"{"packets":[{"id":"p","findings":[{"id":"f"},{"id":"g"}]}],
         "finding_policy":{"group_by":["finding.id"]},
         "task_request_template":{"id":"task-{{group.key}}"}}"#;
-    let directory = directory(&[("c.json", config)]);
+    let record = "{\"id\":\"task-f\",\"success\":true}\n";
+    let directory = directory(&[("c.json", config), ("r.jsonl", record)]);
     let said_of = |arguments: &[&str]| {
         let mut command = fanout();
         command
@@ -189,6 +190,11 @@ fn a_config_with_packets_of_its_own_is_written_with_the_tasks_that_are_registere
     assert_eq!(ids, ["task-f", "task-g"]);
     let only_written = said_of(&plan);
     assert_eq!(only_written, says(0, &registered.stdout, ""));
+
+    assert_eq!(said_of(&["submit", "--plan-id", "p", "r.jsonl"]).code, 0);
+    let sealed = said_of(&["reconcile", "--plan-id", "p", "--seal"]);
+    let from_files = said_of(&["reconcile", "--config", "c.json", "--records", "r.jsonl"]);
+    assert_eq!(sealed, says(0, &from_files.stdout, ""));
 }
 
 #[test]
