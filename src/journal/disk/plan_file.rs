@@ -302,7 +302,11 @@ impl PlanFile {
         let mut previous = state.previous;
         let (end, synced) = (state.end, state.synced);
         let written_to = end + frames.len() as u64;
-        let zeros = state.zeros(written_to);
+        let zeros = match self.shared.durability {
+            Durability::Fsync => state.zeros(written_to),
+            // Who appends writes there meanwhile.
+            Durability::Os => 0,
+        };
         drop(state);
 
         frame::seal(&mut frames, synced, &mut previous);

@@ -4,10 +4,11 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use fanout::engine::{Entry, Event, Held, MatchedBy, Status, Timestamp, Verdict};
+use fanout::journal::disk::Durability;
 use fanout::journal::{Disk, Error, Journal};
 
 use super::simulated::Drive;
-use super::{open, spec, stored};
+use super::{open, spec, stored, try_open};
 
 /// Each entry is appended by itself, and all are more than 4 MiB.
 const LAST: u64 = 100;
@@ -136,4 +137,27 @@ async fn what_is_damaged_after_a_start_is_an_error_and_not_the_beginning_of_a_hi
         "{problem}"
     );
     assert_eq!(read(&disk, 0, 10).await, Some((1, 10)));
+}
+
+#[tokio::test]
+async fn with_os_nobody_writes_but_who_appends() {
+    let drive = Drive::new(3);
+    let disk = try_open(&drive, Durability::Os).unwrap();
+    let history = disk.create("plan").wait().await.unwrap();
+    let created = stored::created(Arc::into_inner(spec("plan", TASKS)).unwrap());
+    history.append(0, &[created]).wait().await.unwrap();
+    let syncs = drive.syncs();
+    // The disk is asked after 16 MiB, by a thread of the journal, while the next append may come.
+    for sequence in 2..=4 * LAST {
+        let answer = history.append(sequence - 1, &[record(sequence)]);
+        answer.wait().await.unwrap();
+    }
+    drop((history, disk));
+    assert_eq!(drive.syncs(), syncs + 1);
+    let by_the_journal = |drive: &Drive| {
+        let writers = drive.writers();
+        writers.iter().any(|name| name.starts_with("journal-"))
+    };
+    assert!(!by_the_journal(&drive));
+    assert!(by_the_journal(&written().await));
 }

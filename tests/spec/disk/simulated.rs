@@ -3,7 +3,7 @@
 //! What survives a loss of power: of a file what was synced, and of the rest any sectors, in any order; of names those whose
 //! directories were synced, and of the others any.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::path::{Component, Path};
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -54,6 +54,8 @@ struct World {
     changes: Vec<(Change, Vec<String>)>,
     locks: Vec<String>,
     syncs: u64,
+    /// Names of the threads that have written to a file.
+    writers: BTreeSet<String>,
 }
 
 /// By path: a file's number, or nothing for a directory.
@@ -196,6 +198,7 @@ impl Drive {
             changes: Vec::new(),
             locks: Vec::new(),
             syncs: 0,
+            writers: BTreeSet::new(),
         })))
     }
 
@@ -241,6 +244,11 @@ impl Drive {
     /// Loses power now.
     pub fn lose_power(&self) {
         self.0.lock().unwrap().lose_power();
+    }
+
+    /// Names of the threads that have written to a file, in order.
+    pub fn writers(&self) -> Vec<String> {
+        self.0.lock().unwrap().writers.iter().cloned().collect()
     }
 
     /// How often a file was synced.
@@ -457,6 +465,8 @@ impl FileHandle for Handle {
 
     fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<usize> {
         let mut world = self.machine.world()?;
+        let writer = std::thread::current().name().unwrap_or_default().to_owned();
+        world.writers.insert(writer);
         if self.is_in(world.faults.write_fails.as_ref()) {
             return Err(broken());
         }
