@@ -394,6 +394,24 @@ fn shell(directory: &Path, line: &str) -> Said {
 }
 
 #[test]
+fn a_plan_that_several_threads_make_ends_where_its_output_does() {
+    let items: Vec<_> = (0..20_000)
+        .map(|n| format!(r#"{{"kind":"{n}"}}"#))
+        .collect();
+    let config = r#"{"task_request_template":{"id":"{{group.key}}"}}"#;
+    let items = format!("[{}]", items.join(","));
+    let directory = directory(&[("c.json", config), ("i.json", &items)]);
+    let plan = "\"$FANOUT\" plan --config c.json --items i.json";
+    let full = "error: failed to write to standard output: No space left on device (os error 28)\n";
+    assert_eq!(
+        shell(directory.path(), &format!("{plan} > /dev/full")),
+        says(1, "", full)
+    );
+    let line = format!("{{ {plan}; echo $? > code; }} | head -n 1; cat code");
+    assert_eq!(shell(directory.path(), &line), says(0, "{\n0\n", ""));
+}
+
+#[test]
 fn a_full_standard_output_fails_but_a_reader_that_has_seen_enough_does_not() {
     let directory = directory(&FILES);
     assert_eq!(
