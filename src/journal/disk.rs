@@ -86,7 +86,7 @@ pub enum OpenError {
         path: PathBuf,
     },
     /// It is no journal, or one of another version.
-    #[error("{}: expected \"fanout journal 1\", found {found:?}", path.display())]
+    #[error("{}: expected \"fanout journal 2\", found {found:?}", path.display())]
     Format {
         /// Where it should say so.
         path: PathBuf,

@@ -14,7 +14,10 @@ use super::opening::{self, Examined, Fault};
 use crate::journal::stored;
 
 /// What `format` holds.
-const FORMAT: &str = "fanout journal 1\n";
+const FORMAT: &str = "fanout journal 2\n";
+/// What it held before. What was written then is read as it is, and what is written from now on could not be read by what
+/// wrote that.
+const FORMAT_1: &str = "fanout journal 1\n";
 /// Longer than any format's name.
 const FORMAT_BYTES_MAX: u64 = 64;
 /// So much of a plan's id begins the name of its directory.
@@ -44,7 +47,7 @@ impl Directory {
         path: &Path,
     ) -> Result<(Self, Box<dyn Send + Sync>), OpenError> {
         match files.list(path) {
-            Ok(names) if names.iter().any(|name| name == "format") => Self::open(files, path),
+            Ok(names) if names.iter().any(|name| name == "format") => Self::lock(files, path),
             Ok(_) => Err(OpenError::Format {
                 path: path.join("format"),
                 found: "nothing".into(),
@@ -56,11 +59,18 @@ impl Directory {
         }
     }
 
-    /// The directory, which is made if it is not there, and its lock.
+    /// The directory, which is made if it is not there, and its lock. From now on it is one of this version.
     pub(super) fn open(
         files: Arc<dyn Files>,
         path: &Path,
     ) -> Result<(Self, Box<dyn Send + Sync>), OpenError> {
+        let (directory, lock) = Self::lock(files, path)?;
+        directory.raise_format()?;
+        Ok((directory, lock))
+    }
+
+    /// The directory, which is made if it is not there, and its lock.
+    fn lock(files: Arc<dyn Files>, path: &Path) -> Result<(Self, Box<dyn Send + Sync>), OpenError> {
         let at = |path: &Path| {
             let path = path.to_owned();
             move |source| OpenError::Io { path, source }
@@ -123,11 +133,8 @@ impl Directory {
             }
             Err(error) => return Err(io(error)),
         };
-        let length = file.length().map_err(io)?.min(FORMAT_BYTES_MAX);
-        let mut found = vec![0; usize::try_from(length).unwrap_or_default()];
-        let read = read_all_at(&*file, &mut found, 0).map_err(io)?;
-        found.truncate(read);
-        if found == FORMAT.as_bytes() {
+        let found = read_format(&*file).map_err(io)?;
+        if [FORMAT, FORMAT_1].map(str::as_bytes).contains(&&*found) {
             return Ok(());
         }
         // A process that was to write it may have come no further: then there are no plans.
@@ -141,6 +148,20 @@ impl Directory {
         }
         let found = String::from_utf8_lossy(&found).trim_end().to_owned();
         Err(OpenError::Format { path, found })
+    }
+
+    /// Has an earlier format be this one, before anything is written that only this one has. The names differ in one byte,
+    /// so one of the two is there at any time.
+    fn raise_format(&self) -> Result<(), OpenError> {
+        let path = self.path.join("format");
+        let raised = self.files.open(&path).and_then(|file| {
+            if read_format(&*file)? != FORMAT_1.as_bytes() {
+                return Ok(());
+            }
+            write_all_at(&*file, FORMAT.as_bytes(), 0)?;
+            file.sync()
+        });
+        raised.map_err(|source| OpenError::Io { path, source })
     }
 
     /// Makes a plan's file, which will be there from now on. No plan of this name has entries.
@@ -289,6 +310,15 @@ impl Directory {
         }
         Ok((file, examined))
     }
+}
+
+/// What a format's file holds, of what it may hold.
+fn read_format(file: &dyn FileHandle) -> io::Result<Vec<u8>> {
+    let length = file.length()?.min(FORMAT_BYTES_MAX);
+    let mut found = vec![0; usize::try_from(length).unwrap_or_default()];
+    let read = read_all_at(file, &mut found, 0)?;
+    found.truncate(read);
+    Ok(found)
 }
 
 /// Makes a directory, and those it is in, if it is not there.

@@ -2,7 +2,7 @@
 //!
 //! | bytes | what |
 //! |---|---|
-//! | 0 | 1, the form |
+//! | 0 | the form: 2; 1 where the hashes of frames are those of a file's format 1 |
 //! | 1 | what it says: 0 entries, 1 the history begins, 2 the plan was forgotten |
 //! | 2 | 1 if the append goes on in the next message, else 0 |
 //! | 3 | 0 |
@@ -25,7 +25,8 @@ use crate::journal::disk::frame::Hash;
 /// Bytes of a message before its frames.
 pub(super) const HEAD_BYTES: usize = 56;
 
-const FORM: u8 = 1;
+const FORM_1: u8 = 1;
+const FORM: u8 = 2;
 
 /// What a message says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -108,9 +109,9 @@ impl Head {
         let half = |at: usize| u32::from_le_bytes([0, 1, 2, 3].map(|byte| bytes[at + byte]));
         let word = |at: usize| u64::from(half(at)) | u64::from(half(at + 4)) << 32;
         let kind = match (bytes[0], bytes[1]) {
-            (FORM, 0) => Kind::Entries,
-            (FORM, 1) => Kind::Begun,
-            (FORM, 2) => Kind::Forgotten,
+            (FORM_1 | FORM, 0) => Kind::Entries,
+            (FORM_1 | FORM, 1) => Kind::Begun,
+            (FORM_1 | FORM, 2) => Kind::Forgotten,
             _ => return Err(OtherForm),
         };
         let head = Self {
@@ -173,7 +174,7 @@ mod tests {
             Head::read(&message.slice(..message.len() - 1)),
             Err(OtherForm)
         );
-        for (at, byte) in [(0, 2), (1, 3), (2, 2), (3, 1)] {
+        for (at, byte) in [(0, 0), (0, 3), (1, 3), (2, 2), (3, 1)] {
             let mut other = message.to_vec();
             other[at] = byte;
             assert_eq!(Head::read(&other.into()), Err(OtherForm), "byte {at}");

@@ -41,7 +41,7 @@ async fn a_directory_is_made_with_those_it_is_in_and_has_what_it_was_given() {
     );
     assert_eq!(
         fs::read_to_string(path.join("format")).unwrap(),
-        "fanout journal 1\n"
+        "fanout journal 2\n"
     );
     assert_eq!(
         names(&path.join("plans")),
@@ -119,7 +119,7 @@ async fn one_process_has_a_directory_at_a_time() {
 
 #[tokio::test]
 async fn another_format_is_refused_and_left_alone() {
-    for found in ["fanout journal 2\n", "a diary\n"] {
+    for found in ["fanout journal 3\n", "fanout journal\n", "a diary\n"] {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path();
         drop(open(path).unwrap());
@@ -127,7 +127,7 @@ async fn another_format_is_refused_and_left_alone() {
         let refused = open(path).err().unwrap();
         let path = path.join("format");
         let expected = format!(
-            "{}: expected \"fanout journal 1\", found {:?}",
+            "{}: expected \"fanout journal 2\", found {:?}",
             path.display(),
             found.trim()
         );
