@@ -31,6 +31,9 @@ const RESERVE_UNIT: u64 = 4 << 10;
 /// has to note that it is written now, and has to sync its note. A write as long as this needs none: its note is cheap.
 const ZEROS_BYTES_MAX: u64 = 256 << 10;
 static ZEROS: [u8; ZEROS_BYTES_MAX as usize] = [0; ZEROS_BYTES_MAX as usize];
+/// With [`Durability::Os`], zeros are written as far ahead, up to a multiple of that: the system finds pages for so much at
+/// once much cheaper than for a few frames, and what is written over them takes no more. Frames of so many bytes need none.
+const FRAMES_BYTES_LONG: usize = 64 << 10;
 /// With [`Durability::Os`], the disk is asked to have what was written each time it is so much.
 const SYNC_BYTES: u64 = 16 << 20;
 
@@ -209,7 +212,13 @@ impl PlanFile {
                 return Err(self.cannot_open(state, &error));
             }
         };
-        match write_all_at(&*file, &frames, state.end) {
+        let (offset, zeros) = state.zeros_before(frames.len());
+        let written = match write_all_at(&*file, &ZEROS[..zeros], offset) {
+            Err(error) if !is_full(&error) => Err(error),
+            // Without room for zeros there may still be some for the frames.
+            _ => write_all_at(&*file, &frames, state.end),
+        };
+        match written {
             Ok(()) => {
                 telemetry::metrics::journal_wrote(frames.len());
                 state.end += frames.len() as u64;
@@ -405,6 +414,27 @@ impl State {
         let ahead = written_to.clamp(RESERVE_BYTES_MIN, ZEROS_BYTES_MAX);
         self.zeroed = self.reserved.clamp(written_to, written_to + ahead);
         usize::try_from(self.zeroed - written_to).unwrap_or_default()
+    }
+
+    /// Where to write zeros, and how many, before so many bytes of frames are written at the end.
+    fn zeros_before(&mut self, bytes: usize) -> (u64, usize) {
+        let written_to = self.end + bytes as u64;
+        let begin = self.zeroed.max(self.end);
+        if written_to <= begin {
+            return (begin, 0);
+        }
+        self.zeroed = written_to;
+        if bytes >= FRAMES_BYTES_LONG {
+            return (begin, 0);
+        }
+        let ahead = written_to.clamp(RESERVE_BYTES_MIN, ZEROS_BYTES_MAX);
+        let end = (written_to / ahead + 1) * ahead;
+        let end = end.min(self.reserved).min(begin + ZEROS_BYTES_MAX);
+        if end < written_to {
+            return (begin, 0);
+        }
+        self.zeroed = end;
+        (begin, usize::try_from(end - begin).unwrap_or_default())
     }
 
     /// Takes the places of frames that were put behind what waits.
