@@ -1,7 +1,8 @@
 //! What it costs to keep plans on disk: the same records to a server in memory and to servers that keep them, and, beside
 //! those, the raw limit: appending the same bytes to a file, with an fdatasync after as many records as there are streams.
-//! Then an fsync before every receipt beside the same groups: with so many records on their way, as many as the coordinator
-//! had one wait for the disk for, by its own count, are appended and synced by a program that does nothing else.
+//! Then the journal by itself; and an fsync before every receipt beside the same groups: with so many records on their way,
+//! as many as the coordinator had one wait for the disk for, by its own count, are appended and synced by a program that
+//! does nothing else.
 
 use std::fs::File;
 use std::io::{Read, Write};
@@ -10,8 +11,8 @@ use std::path::Path;
 use std::time::Instant;
 
 use fanout::proto::View;
-use nix::fcntl::{FallocateFlags, fallocate};
 
+use crate::appends;
 use crate::server::Server;
 use crate::submit::{self, PLAN, Pace, SUBMIT, Shape};
 use crate::wire::receipts;
@@ -80,6 +81,7 @@ pub async fn compare(size: Size) -> Outcome<()> {
         }
     }
     drop(servers);
+    appends::compare(directory.path(), size).await?;
     by_group(directory.path(), size).await?;
     replay(
         directory.path(),
@@ -127,7 +129,8 @@ async fn by_group(directory: &Path, size: Size) -> Outcome<()> {
             submit::delete(&memory, PLAN).await?;
             let bytes = (group * (RECORD_BYTES + BESIDE_DOCUMENT) as f64) as usize;
             let groups = (records as f64 / group) as usize;
-            let [grown, taken] = [false, true].map(|take| synced(directory, bytes, groups, take));
+            let [grown, taken] =
+                [false, true].map(|take| appends::synced(directory, bytes, groups, take));
             if round > 0 {
                 let per_second = |seconds: f64| groups as f64 * group / seconds;
                 let raw = [per_second(grown?), per_second(taken?)];
@@ -163,27 +166,6 @@ fn writes(metrics: &str) -> Outcome<f64> {
         .ok_or("no count of the journal's writes")?
         .trim()
         .parse()?)
-}
-
-/// Seconds of appending so many groups of so many bytes with an fdatasync after each, to a file that grows with them or
-/// has the room before.
-fn synced(directory: &Path, bytes: usize, groups: usize, take_room: bool) -> Outcome<f64> {
-    let group = vec![b'x'; bytes];
-    let path = directory.join("raw");
-    let mut file = File::create(&path)?;
-    if take_room {
-        let room = i64::try_from(bytes * groups)?;
-        fallocate(&file, FallocateFlags::empty(), 0, room)?;
-        file.sync_all()?;
-    }
-    let begin = Instant::now();
-    for _ in 0..groups {
-        file.write_all(&group)?;
-        file.sync_data()?;
-    }
-    let seconds = begin.elapsed().as_secs_f64();
-    std::fs::remove_file(&path)?;
-    Ok(seconds)
 }
 
 /// How long a killed server is away that has so many records.

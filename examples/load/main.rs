@@ -14,7 +14,7 @@
 //! than it is sent; so both are compared once more while they answer with as many as it does.
 //!
 //! `profile` lists the functions that take the coordinator's time (with `perf`), `journals` says what it costs to keep plans on
-//! disk, and what an fsync before every receipt, `nats` on NATS, `tls` how the coordinator compares with the bare echo where
+//! disk, what the journal takes by itself, and what an fsync before every receipt, `nats` on NATS, `tls` how the coordinator compares with the bare echo where
 //! both speak TLS.
 //!
 //! The coordinator is the `fanout` program beside this example with its default settings, but for batches of 1,024
@@ -53,6 +53,7 @@
 //! delivered results, with the shares of the program (user) and of the system; RSS is right after the round, with what is
 //! kept in it. Anything unexpected, or that takes longer than a minute, is an error: exit code 1.
 
+mod appends;
 mod echo;
 mod journals;
 mod latency;

@@ -1,6 +1,5 @@
 //! One plan's file: appends come in here, wait for a writer together, and are done in their order.
 
-use std::cell::Cell;
 use std::io;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -28,7 +27,7 @@ const RESERVE_BYTES_MAX: u64 = 4 << 20;
 const RESERVE_UNIT: u64 = 4 << 10;
 /// With [`Durability::Fsync`], zeros are written this far ahead at most, and as far as the file is long. To sync what
 /// stands where something stood before takes the disk half the time of room that was only taken: of that the file system
-/// has to note that it is written now, and has to sync its note. A write as long as this needs none: its note is cheap.
+/// has to note that it is written now, and has to sync its note. A write half as long needs none: its note is cheap.
 const ZEROS_BYTES_MAX: u64 = 256 << 10;
 static ZEROS: [u8; ZEROS_BYTES_MAX as usize] = [0; ZEROS_BYTES_MAX as usize];
 /// With [`Durability::Os`], zeros are written as far ahead, up to a multiple of that: the system finds pages for so much at
@@ -36,14 +35,6 @@ static ZEROS: [u8; ZEROS_BYTES_MAX as usize] = [0; ZEROS_BYTES_MAX as usize];
 const FRAMES_BYTES_LONG: usize = 64 << 10;
 /// With [`Durability::Os`], the disk is asked to have what was written each time it is so much.
 const SYNC_BYTES: u64 = 16 << 20;
-
-/// Memory for frames that a thread keeps for the next append, at most.
-const FRAMES_KEPT_MAX: usize = 1 << 20;
-
-thread_local! {
-    /// Where frames are made that are written at once.
-    static FRAMES: Cell<Vec<u8>> = const { Cell::new(Vec::new()) };
-}
 
 type Done = oneshot::Sender<Result<(), Error>>;
 
@@ -199,7 +190,6 @@ impl PlanFile {
         state: &mut State,
         entries: &[Arc<Entry>],
     ) -> Result<(), Error> {
-        state.waiting = FRAMES.take();
         let placed = self.place(state, entries);
         let mut frames = std::mem::take(&mut state.waiting);
         placed?;
@@ -224,10 +214,7 @@ impl PlanFile {
                 state.end += frames.len() as u64;
                 state.done = state.sequence;
                 state.previous = previous;
-                if frames.capacity() <= FRAMES_KEPT_MAX {
-                    frames.clear();
-                    FRAMES.set(frames);
-                }
+                self.shared.give_back(frames);
             }
             // What was written of it ends in the middle of a frame, or of an append: it counts for nothing.
             Err(error) if is_full(&error) => {
@@ -244,6 +231,9 @@ impl PlanFile {
 
     /// Puts an append behind what waits, if there is room for it.
     fn place(self: &Arc<Self>, state: &mut State, entries: &[Arc<Entry>]) -> Result<(), Error> {
+        if state.waiting.capacity() == 0 {
+            state.waiting = self.shared.memory();
+        }
         let begin = state.waiting.len();
         let part_bytes = self.shared.part_bytes;
         let pieces = frame::append(&mut state.waiting, entries, part_bytes, state.sequence)?;
@@ -337,15 +327,16 @@ impl PlanFile {
         }
         telemetry::metrics::journal_wrote(frames.len());
         if let Some((sequence, _)) = waiting_done.last() {
-            state.end = end + frames.len() as u64;
+            state.end = written_to;
             state.done = *sequence;
             state.previous = previous;
         }
         // Without appends of its own, this was for what was written before it began.
-        state.synced = end + frames.len() as u64;
+        state.synced = written_to;
         state.queued = !state.waiting_done.is_empty();
         let more = state.queued;
         drop(state);
+        self.shared.give_back(frames);
         tell(waiting_done, &Ok(()));
         more
     }
@@ -407,7 +398,7 @@ impl PlanFile {
 impl State {
     /// How many zeros to write behind what is written up to here.
     fn zeros(&mut self, written_to: u64) -> usize {
-        let is_long = written_to - self.end >= ZEROS_BYTES_MAX;
+        let is_long = written_to - self.end >= ZEROS_BYTES_MAX / 2;
         if written_to <= self.zeroed || is_long {
             return 0;
         }

@@ -1,4 +1,5 @@
-//! What all plans of a journal share: the file system, the writers' queue, open files, and whether all is well.
+//! What all plans of a journal share: the file system, the writers' queue, open files, memory for frames, and whether all is
+//! well.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
@@ -13,6 +14,11 @@ use super::writers::Queue;
 /// Files of plans that are kept open; the others are opened when they are needed.
 const OPEN_FILES_MAX: usize = 128;
 
+/// Memory for frames that is kept for the next ones, so many times and of so many bytes at most: memory that is new costs
+/// more than what is written into it.
+const FRAMES_KEPT_MAX: usize = 8;
+const FRAMES_BYTES_KEPT_MAX: usize = 2 << 20;
+
 /// What all plans of a journal share.
 pub(super) struct Shared {
     pub(super) files: Arc<dyn Files>,
@@ -22,6 +28,8 @@ pub(super) struct Shared {
     pub(super) queue: Arc<Queue>,
     /// Plans with an open file, the one that was opened first at the front.
     opened: Mutex<VecDeque<Weak<PlanFile>>>,
+    /// Memory for frames, the last used at the end.
+    frames: Mutex<Vec<Vec<u8>>>,
     health: watch::Sender<Option<String>>,
     /// Keeps other processes out.
     _lock: Box<dyn Send + Sync>,
@@ -40,6 +48,7 @@ impl Shared {
             part_bytes,
             queue: Arc::default(),
             opened: Mutex::default(),
+            frames: Mutex::default(),
             health: watch::Sender::new(None),
             _lock: lock,
         }
@@ -57,6 +66,25 @@ impl Shared {
         {
             // It is busy, so its turn is not over.
             opened.push_back(Arc::downgrade(&oldest));
+        }
+    }
+
+    /// Memory to put frames into; there are none in it.
+    pub(super) fn memory(&self) -> Vec<u8> {
+        let mut kept = self.frames.lock().unwrap_or_else(PoisonError::into_inner);
+        kept.pop().unwrap_or_default()
+    }
+
+    /// Nobody needs these frames any more.
+    pub(super) fn give_back(&self, mut frames: Vec<u8>) {
+        let is_kept = 1..=FRAMES_BYTES_KEPT_MAX;
+        if !is_kept.contains(&frames.capacity()) {
+            return;
+        }
+        frames.clear();
+        let mut kept = self.frames.lock().unwrap_or_else(PoisonError::into_inner);
+        if kept.len() < FRAMES_KEPT_MAX {
+            kept.push(frames);
         }
     }
 
