@@ -1,26 +1,22 @@
 //! What it costs to keep plans on disk: the same records to a server in memory and to servers that keep them, and, beside
 //! those, the raw limit: appending the same bytes to a file, with an fdatasync after as many records as there are streams.
-//! Then the journal by itself; and an fsync before every receipt beside the same groups: with so many records on their way,
-//! as many as the coordinator had one wait for the disk for, by its own count, are appended and synced by a program that
-//! does nothing else.
+//! Then the journal by itself, and an fsync before every receipt beside the same groups.
 
 use std::fs::File;
-use std::io::{Read, Write};
-use std::net::{TcpListener, TcpStream};
+use std::io::Write;
 use std::path::Path;
 use std::time::Instant;
 
 use fanout::proto::View;
 
 use crate::appends;
+use crate::groups::{self, Group, Kept};
 use crate::server::Server;
 use crate::submit::{self, PLAN, Pace, SUBMIT, Shape};
 use crate::wire::receipts;
 use crate::{Outcome, RECORD_BYTES, Size, cell, median, ratio, within};
 
 const STREAMS: usize = 64;
-/// Groups that a round has at least, where it is not too long for that.
-const GROUPS: usize = 1_000;
 /// What a record takes in a journal beside its document, about.
 const BESIDE_DOCUMENT: usize = 60;
 
@@ -90,82 +86,13 @@ pub async fn compare(size: Size) -> Outcome<()> {
     .await
 }
 
-/// Compares with fsync at so many records on their way, and prints a line for each number of them.
+/// Compares an fsync before every receipt with the same groups, appended and synced.
 async fn by_group(directory: &Path, size: Size) -> Outcome<()> {
-    let metrics = TcpListener::bind("127.0.0.1:0")?.local_addr()?.to_string();
     let data = directory.join("groups").display().to_string();
-    let memory = Server::fanout().await?;
-    let arguments = ["--data-dir", &data, "--metrics-listen", &metrics];
-    let disk = Server::fanout_with(&arguments).await?;
-    println!(
-        "One record a message, an fsync before every receipt; raw: the same groups appended and synced"
-    );
-    println!(
-        "   on their way  records a sync  coordinator        raw  of raw  raw, room taken  of that  in memory  of both"
-    );
-    for (streams, in_flight) in [(2, 1), (8, 1), (64, 1), (64, 4), (64, 16), (64, 64)] {
-        let on_their_way = streams * in_flight;
-        let records = (on_their_way * GROUPS).min(size.records) / streams * streams;
-        let shape = Shape {
-            streams,
-            batch: 1,
-            record_bytes: RECORD_BYTES,
-            view: View::Full,
-            records,
-        };
-        let messages = submit::one_for_each(PLAN, 0, shape);
-        let pace = Pace::InFlight(in_flight);
-        let mut rounds = Vec::new();
-        for round in 0..=size.rounds {
-            submit::plan_tasks(&disk, PLAN, records).await?;
-            disk.settle().await?;
-            let before = writes(&metrics)?;
-            let rate = submit::send(&disk, SUBMIT, receipts, &messages, pace).await?;
-            let group = records as f64 / (writes(&metrics)? - before);
-            submit::delete(&disk, PLAN).await?;
-            submit::plan_tasks(&memory, PLAN, records).await?;
-            memory.settle().await?;
-            let unkept = submit::send(&memory, SUBMIT, receipts, &messages, pace).await?;
-            submit::delete(&memory, PLAN).await?;
-            let bytes = (group * (RECORD_BYTES + BESIDE_DOCUMENT) as f64) as usize;
-            let groups = (records as f64 / group) as usize;
-            let [grown, taken] =
-                [false, true].map(|take| appends::synced(directory, bytes, groups, take));
-            if round > 0 {
-                let per_second = |seconds: f64| groups as f64 * group / seconds;
-                let raw = [per_second(grown?), per_second(taken?)];
-                rounds.push((group, rate.per_second, raw, unkept.per_second));
-            }
-        }
-        println!(
-            "{on_their_way:>15} {:>15.1} {:>12.0} {:>10.0} {:>7.2} {:>16.0} {:>8.2} {:>10.0} {:>8.2}",
-            ratio(&rounds, |round| round.0),
-            ratio(&rounds, |round| round.1),
-            ratio(&rounds, |round| round.2[0]),
-            ratio(&rounds, |round| round.1 / round.2[0]),
-            ratio(&rounds, |round| round.2[1]),
-            ratio(&rounds, |round| round.1 / round.2[1]),
-            ratio(&rounds, |round| round.3),
-            // As long as the way in memory and the raw write take, one after the other.
-            ratio(&rounds, |round| round.1 / round.3 + round.1 / round.2[0]),
-        );
-    }
-    Ok(())
-}
-
-/// How often the journal of a server has written, by its metrics at this address.
-fn writes(metrics: &str) -> Outcome<f64> {
-    let mut connection = TcpStream::connect(metrics)?;
-    connection.write_all(b"GET /metrics HTTP/1.1\r\nhost: metrics\r\nconnection: close\r\n\r\n")?;
-    let mut page = String::new();
-    connection.read_to_string(&mut page)?;
-    let count = page
-        .lines()
-        .find_map(|line| line.strip_prefix("fanout_journal_writes_total "));
-    Ok(count
-        .ok_or("no count of the journal's writes")?
-        .trim()
-        .parse()?)
+    let kept = Kept::start(&["--data-dir", &data]).await?;
+    println!("An fsync before every receipt; raw: the same groups appended and synced");
+    let raw = async |group: Group| appends::synced(directory, group.bytes, group.times, false);
+    groups::compare(&kept, size, raw).await
 }
 
 /// How long a killed server is away that has so many records.

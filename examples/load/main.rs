@@ -55,6 +55,7 @@
 
 mod appends;
 mod echo;
+mod groups;
 mod journals;
 mod latency;
 mod nats;

@@ -1,5 +1,6 @@
 //! What it costs to keep plans on NATS JetStream: the same records to a server that does, and, beside it, the limit: the
-//! same batches published to the same NATS server, each acknowledged. Then two replicas, each with a plan of its own.
+//! same batches published to the same NATS server, each acknowledged; and two replicas, each with a plan of its own. Then
+//! batches as the coordinator makes them, by how many records are on their way.
 //!
 //! The NATS server is one process with its settings as they come, so it acknowledges before its disk has it.
 
@@ -12,6 +13,7 @@ use bytes::Bytes;
 use fanout::proto::View;
 use tokio::task::JoinSet;
 
+use crate::groups::{self, Group, Kept};
 use crate::server::Server;
 use crate::submit::{self, PLAN, Pace, Rate, SUBMIT, Shape};
 use crate::wire::receipts;
@@ -147,6 +149,39 @@ pub async fn compare(size: Size) -> Outcome<()> {
             "two replicas"
         );
     }
+    drop((one, other));
+    by_group(&nats, &context, size).await
+}
+
+/// Compares with the same batches, published one after the other: what is appended to a plan follows what was before it,
+/// which the server has to have acknowledged.
+async fn by_group(nats: &Nats, context: &Context, size: Size) -> Outcome<()> {
+    let kept = Kept::start(&["--nats", &nats.url]).await?;
+    println!(
+        "Acknowledged by NATS before every receipt; raw: the same batches published one by one"
+    );
+    let raw = async |group: Group| {
+        let batch = Bytes::from(vec![b'x'; group.bytes]);
+        let began = Instant::now();
+        for _ in 0..group.times {
+            context.publish("bare", batch.clone()).await?.await?;
+        }
+        let seconds = began.elapsed().as_secs_f64();
+        purge(context).await?;
+        Ok(seconds)
+    };
+    groups::compare(&kept, size, raw).await
+}
+
+/// Forgets what was published.
+async fn purge(context: &Context) -> Outcome<()> {
+    within("NATS", async {
+        let bare = context.get_stream("bare").await?;
+        let purged = bare.purge().await;
+        purged.map_err(Box::<dyn std::error::Error + Send + Sync>::from)
+    })
+    .await?;
+    tokio::time::sleep(Duration::from_millis(100)).await;
     Ok(())
 }
 
@@ -179,15 +214,6 @@ async fn publish(context: &Context, shape: Shape) -> Outcome<f64> {
         done??;
     }
     let rate = (each * shape.streams * shape.batch) as f64 / began.elapsed().as_secs_f64();
-    within("NATS", async {
-        context
-            .get_stream("bare")
-            .await?
-            .purge()
-            .await
-            .map_err(Box::<dyn std::error::Error + Send + Sync>::from)
-    })
-    .await?;
-    tokio::time::sleep(Duration::from_millis(100)).await;
+    purge(context).await?;
     Ok(rate)
 }

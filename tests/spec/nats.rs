@@ -240,6 +240,62 @@ async fn a_message_that_is_not_what_was_sent_is_damage() {
     }
 }
 
+/// The same message as version 1 wrote it: of form 1, its frames with BLAKE3 of all but the hash itself.
+fn as_version_1_wrote_it(payload: &[u8], previous: &mut [u8; 16]) -> Vec<u8> {
+    let mut message = payload.to_vec();
+    message[0] = 1;
+    let mut frames = &mut message[56..];
+    while let Some((length, _)) = frames.split_first_chunk::<4>() {
+        let end = 64 + u32::from_le_bytes(*length) as usize;
+        let (frame, rest) = frames.split_at_mut(end);
+        frame[28] = 0;
+        frame[32..48].copy_from_slice(previous);
+        let hashed = [&frame[..48], &frame[64..]].concat();
+        previous.copy_from_slice(&blake3::hash(&hashed).as_bytes()[..16]);
+        frame[48..64].copy_from_slice(previous);
+        frames = rest;
+    }
+    message[40..56].copy_from_slice(previous);
+    message
+}
+
+#[tokio::test]
+async fn what_version_1_published_is_read_and_goes_on() {
+    let stream = Arc::new(Simulated::default());
+    let created = create(&stream.journal()).await;
+    created.append(1, &entries(2..=5)).wait().await.unwrap();
+    let mut hash = [0; 16];
+    let mut changed = 0;
+    for message in stream.messages("fanout.plan.plan") {
+        if message.payload.len() > 56 {
+            let payload = as_version_1_wrote_it(&message.payload, &mut hash);
+            stream.damage(message.position, payload.into());
+            changed += 1;
+        }
+    }
+    assert_eq!(changed, 2);
+    let opened = open(&stream.journal()).await;
+    assert_eq!(replay(&*opened, 0, 100).await, expected(1..=5));
+    opened.append(5, &entries(6..=7)).wait().await.unwrap();
+    let last = stream.messages("fanout.plan.plan").pop().unwrap();
+    assert_eq!(last.payload[0], 2);
+    let opened = open(&stream.journal()).await;
+    assert_eq!(replay(&*opened, 0, 100).await, expected(1..=7));
+}
+
+#[tokio::test]
+async fn what_a_later_version_published_is_for_another_replica_and_no_damage() {
+    let stream = Arc::new(Simulated::default());
+    create(&stream.journal()).await;
+    let last = stream.messages("fanout.plan.plan").pop().unwrap();
+    let mut payload = last.payload.to_vec();
+    payload[0] = 3;
+    stream.damage(last.position, payload.into());
+    let opened = stream.journal().open("plan").wait().await;
+    let expected = "a later version wrote a message, of form 3".to_owned();
+    assert_eq!(opened.err(), Some(Error::Failed(expected)));
+}
+
 #[tokio::test]
 async fn others_are_told_of_appends_they_did_not_make() {
     let stream = Arc::new(Simulated::default());

@@ -105,14 +105,17 @@ impl Head {
 
     /// Reads a message.
     pub(super) fn read(message: &Bytes) -> Result<(Self, Bytes), OtherForm> {
-        let bytes = message.first_chunk::<HEAD_BYTES>().ok_or(OtherForm)?;
+        let bytes = message
+            .first_chunk::<HEAD_BYTES>()
+            .ok_or(OtherForm::Strange)?;
         let half = |at: usize| u32::from_le_bytes([0, 1, 2, 3].map(|byte| bytes[at + byte]));
         let word = |at: usize| u64::from(half(at)) | u64::from(half(at + 4)) << 32;
         let kind = match (bytes[0], bytes[1]) {
             (FORM_1 | FORM, 0) => Kind::Entries,
             (FORM_1 | FORM, 1) => Kind::Begun,
             (FORM_1 | FORM, 2) => Kind::Forgotten,
-            _ => return Err(OtherForm),
+            (form, _) if form > FORM => return Err(OtherForm::Later(form)),
+            _ => return Err(OtherForm::Strange),
         };
         let head = Self {
             kind,
@@ -125,20 +128,29 @@ impl Head {
             hash: std::array::from_fn(|byte| bytes[40 + byte]),
         };
         if bytes[2] > 1 || bytes[3] > 0 {
-            return Err(OtherForm);
+            return Err(OtherForm::Strange);
         }
         Ok((head, message.slice(HEAD_BYTES..)))
     }
 }
 
-/// A message is none of ours.
+/// A message is not of a form that is known here.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
-#[error("there is a message of another form")]
-pub(super) struct OtherForm;
+pub(super) enum OtherForm {
+    /// It is none of ours.
+    #[error("there is a message of another form")]
+    Strange,
+    /// A replica wrote it that knows more: it can read it.
+    #[error("a later version wrote a message, of form {0}")]
+    Later(u8),
+}
 
 impl From<OtherForm> for Error {
     fn from(other: OtherForm) -> Self {
-        Self::Damaged(other.to_string())
+        match other {
+            OtherForm::Strange => Self::Damaged(other.to_string()),
+            OtherForm::Later(_) => Self::Failed(other.to_string()),
+        }
     }
 }
 
@@ -172,12 +184,17 @@ mod tests {
         let message = Head::of(Kind::Entries, 1, 2).with(b"");
         assert_eq!(
             Head::read(&message.slice(..message.len() - 1)),
-            Err(OtherForm)
+            Err(OtherForm::Strange)
         );
-        for (at, byte) in [(0, 0), (0, 3), (1, 3), (2, 2), (3, 1)] {
+        let changed = |at: usize, byte: u8| {
             let mut other = message.to_vec();
             other[at] = byte;
-            assert_eq!(Head::read(&other.into()), Err(OtherForm), "byte {at}");
+            Head::read(&other.into())
+        };
+        for (at, byte) in [(0, 0), (1, 3), (2, 2), (3, 1)] {
+            assert_eq!(changed(at, byte), Err(OtherForm::Strange), "byte {at}");
         }
+        assert_eq!(changed(0, 3), Err(OtherForm::Later(3)));
+        assert_eq!(changed(0, 1), Head::read(&message), "the form before");
     }
 }

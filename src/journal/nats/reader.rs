@@ -5,7 +5,7 @@ use std::sync::Arc;
 use bytes::{Bytes, BytesMut};
 use futures_util::StreamExt;
 
-use super::message::{Head, Kind};
+use super::message::{Head, Kind, OtherForm};
 use super::stream::{Away, Message, Read, Stream};
 use crate::engine::Entry;
 use crate::journal::Error;
@@ -83,7 +83,10 @@ impl Reader {
             let damaged =
                 |problem: &str| Error::Damaged(format!("{problem} (message {})", message.position));
             let read = Head::read(&message.payload);
-            let (head, frames) = read.map_err(|other| damaged(&other.to_string()))?;
+            let (head, frames) = read.map_err(|other| match other {
+                OtherForm::Strange => damaged(&other.to_string()),
+                OtherForm::Later(_) => other.into(),
+            })?;
             if head.history != self.place.history {
                 if self.place.sequence > 0 {
                     return Ok(Step::Gone);
