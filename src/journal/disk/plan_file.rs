@@ -30,8 +30,8 @@ const RESERVE_UNIT: u64 = 4 << 10;
 /// has to note that it is written now, and has to sync its note. A write half as long needs none: its note is cheap.
 const ZEROS_BYTES_MAX: u64 = 256 << 10;
 static ZEROS: [u8; ZEROS_BYTES_MAX as usize] = [0; ZEROS_BYTES_MAX as usize];
-/// With [`Durability::Os`], zeros are written as far ahead, up to a multiple of that: the system finds pages for so much at
-/// once much cheaper than for a few frames, and what is written over them takes no more. Frames of so many bytes need none.
+/// With [`Durability::Os`], zeros are written before frames, up to the next multiple of that: the system finds pages for so
+/// much at once much cheaper than for a few frames, and to write over them is cheap. Frames of so many bytes need none.
 const FRAMES_BYTES_LONG: usize = 64 << 10;
 /// With [`Durability::Os`], the disk is asked to have what was written each time it is so much.
 const SYNC_BYTES: u64 = 16 << 20;

@@ -51,6 +51,35 @@ async fn a_full_disk_refuses_changes_nothing_and_recovers() {
 }
 
 #[tokio::test]
+async fn a_format_that_cannot_be_raised_is_one_of_the_two_and_the_plans_are_there() {
+    for seed in 0..20 {
+        let drive = Drive::new(seed);
+        let disk = open(&drive);
+        let history = disk.create("plan").wait().await.unwrap();
+        history.append(0, &entries(1..=2)).wait().await.unwrap();
+        drop((history, disk));
+        drive.edit("data/format", |format| {
+            *format = b"fanout journal 1\n".to_vec();
+        });
+        drive.faults(|faults| faults.sync_fails = Some("data/format".to_owned()));
+        let refused = try_open(&drive, Durability::Fsync).err().unwrap();
+        assert!(
+            refused.to_string().starts_with("data/format: "),
+            "{refused}"
+        );
+        drive.lose_power();
+        drive.faults(|faults| faults.sync_fails = None);
+        let found = String::from_utf8(drive.read("data/format")).unwrap();
+        assert!(
+            ["fanout journal 1\n", "fanout journal 2\n"].contains(&&*found),
+            "{found:?}"
+        );
+        assert_eq!(kept(&open(&drive), "plan").await, 2);
+        assert_eq!(drive.read("data/format"), b"fanout journal 2\n");
+    }
+}
+
+#[tokio::test]
 async fn a_plan_that_cannot_be_created_for_want_of_room_can_be_later() {
     let drive = Drive::new(2);
     let disk = open(&drive);
