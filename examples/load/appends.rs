@@ -16,6 +16,7 @@ use fanout::journal::{Answer, Disk, Journal};
 use fanout::telemetry::{self, Census};
 use nix::fcntl::{FallocateFlags, fallocate};
 
+use crate::groups::Written;
 use crate::{Outcome, RECORD_BYTES, Size, ratio};
 
 const PLAN: &str = "appends";
@@ -35,15 +36,8 @@ pub async fn compare(directory: &Path, size: Size) -> Outcome<()> {
         let mut rounds = Vec::new();
         for round in 0..=size.rounds {
             let (kept, written) = append(directory, group, groups).await?;
-            let raw = |take| {
-                synced(
-                    directory,
-                    written.bytes / written.times,
-                    written.times,
-                    take,
-                )
-            };
-            let [grown, taken] = [false, true].map(raw);
+            let raw = |how| raw(directory, written.group_bytes(), written.times, how);
+            let [grown, taken] = [Raw::Synced, Raw::SyncedInRoom].map(raw);
             if round > 0 {
                 let per_second = |seconds: f64| (groups * group) as f64 / seconds;
                 rounds.push((written, [kept, grown?, taken?].map(per_second)));
@@ -53,7 +47,7 @@ pub async fn compare(directory: &Path, size: Size) -> Outcome<()> {
             "{group:>12} {:>7.1} {:>10.0} {:>10.0} {:>10.0} {:>7.2} {:>16.0} {:>8.2}",
             ratio(&rounds, |round| (groups * group) as f64
                 / round.0.times as f64),
-            ratio(&rounds, |round| round.0.bytes as f64 / round.0.times as f64),
+            ratio(&rounds, |round| round.0.group_bytes() as f64),
             ratio(&rounds, |round| round.1[0]),
             ratio(&rounds, |round| round.1[1]),
             ratio(&rounds, |round| round.1[0] / round.1[1]),
@@ -64,34 +58,13 @@ pub async fn compare(directory: &Path, size: Size) -> Outcome<()> {
     Ok(())
 }
 
-/// What the journals of this process have written.
-#[derive(Clone, Copy)]
-struct Written {
-    times: usize,
-    bytes: usize,
-}
-
-impl Written {
-    fn now() -> Outcome<Self> {
-        let page = telemetry::page(Census::default());
-        let count = |name: &str| -> Outcome<usize> {
-            let line = page.lines().find_map(|line| line.strip_prefix(name));
-            Ok(line.ok_or("a count is missing")?.trim().parse()?)
-        };
-        Ok(Self {
-            times: count("fanout_journal_writes_total ")?,
-            bytes: count("fanout_journal_written_bytes_total ")?,
-        })
-    }
-}
-
 /// Seconds of appending so many groups to a history of their own, and what was written for them.
 async fn append(directory: &Path, group: usize, groups: usize) -> Outcome<(f64, Written)> {
     let data = directory.join(PLAN);
     let disk = Disk::open(&Options::new(&data))?;
     let history = disk.create(PLAN).wait().await?;
     let document = Bytes::from(vec![b'x'; RECORD_BYTES]);
-    let before = Written::now()?;
+    let before = Written::since(None, &telemetry::page(Census::default()))?;
     let begin = Instant::now();
     let mut under_way = Answer::Ready(Ok(()));
     for nth in 0..groups {
@@ -104,7 +77,7 @@ async fn append(directory: &Path, group: usize, groups: usize) -> Outcome<(f64, 
     }
     under_way.wait().await?;
     let seconds = begin.elapsed().as_secs_f64();
-    let after = Written::now()?;
+    let written = Written::since(Some(before), &telemetry::page(Census::default()))?;
     drop((history, disk));
     let found = disk::verify(Arc::new(SystemFiles), &data)?;
     let [found] = &found[..] else {
@@ -114,10 +87,6 @@ async fn append(directory: &Path, group: usize, groups: usize) -> Outcome<(f64, 
         return Err(format!("what was appended is not there: {found:?}").into());
     }
     std::fs::remove_dir_all(&data)?;
-    let written = Written {
-        times: after.times - before.times,
-        bytes: after.bytes - before.bytes,
-    };
     Ok((seconds, written))
 }
 
@@ -143,13 +112,23 @@ fn accepted(sequence: u64, document: &Bytes) -> Arc<Entry> {
     })
 }
 
-/// Seconds of appending so many groups of so many bytes with an fdatasync after each, to a file that grows with them or
-/// has the room before.
-pub fn synced(directory: &Path, bytes: usize, groups: usize, take_room: bool) -> Outcome<f64> {
+/// How a program appends that does nothing else.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Raw {
+    /// To a file that grows.
+    Appended,
+    /// With an fdatasync after each group.
+    Synced,
+    /// And to a file that has the room before.
+    SyncedInRoom,
+}
+
+/// Seconds of appending so many groups of so many bytes.
+pub fn raw(directory: &Path, bytes: usize, groups: usize, how: Raw) -> Outcome<f64> {
     let group = vec![b'x'; bytes];
     let path = directory.join("raw");
     let mut file = File::create(&path)?;
-    if take_room {
+    if how == Raw::SyncedInRoom {
         let room = i64::try_from(bytes * groups)?;
         fallocate(&file, FallocateFlags::empty(), 0, room)?;
         file.sync_all()?;
@@ -157,7 +136,9 @@ pub fn synced(directory: &Path, bytes: usize, groups: usize, take_room: bool) ->
     let begin = Instant::now();
     for _ in 0..groups {
         file.write_all(&group)?;
-        file.sync_data()?;
+        if how != Raw::Appended {
+            file.sync_data()?;
+        }
     }
     let seconds = begin.elapsed().as_secs_f64();
     std::fs::remove_file(&path)?;

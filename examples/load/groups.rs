@@ -15,13 +15,33 @@ use crate::{Outcome, RECORD_BYTES, Size, ratio};
 /// Groups that a round has at least, where it is not too long for that.
 const GROUPS: usize = 1_000;
 
-/// What was written, by a journal's own count.
+/// What a journal has written, by its own count.
 #[derive(Clone, Copy)]
-pub struct Group {
-    /// Bytes written at a time.
-    pub bytes: usize,
+pub struct Written {
     /// How often.
     pub times: usize,
+    /// Bytes, of all times together.
+    pub bytes: usize,
+}
+
+impl Written {
+    /// What a page of metrics says, without what it said before.
+    pub fn since(before: Option<Self>, page: &str) -> Outcome<Self> {
+        let count = |name: &str| -> Outcome<usize> {
+            let line = page.lines().find_map(|line| line.strip_prefix(name));
+            Ok(line.ok_or("a count is missing")?.trim().parse()?)
+        };
+        Ok(Self {
+            times: count("fanout_journal_writes_total ")? - before.map_or(0, |before| before.times),
+            bytes: count("fanout_journal_written_bytes_total ")?
+                - before.map_or(0, |before| before.bytes),
+        })
+    }
+
+    /// Bytes that were written at a time.
+    pub fn group_bytes(&self) -> usize {
+        self.bytes / self.times.max(1)
+    }
 }
 
 /// A coordinator that keeps plans, and counts what it writes.
@@ -40,30 +60,23 @@ impl Kept {
         Ok(Self { server, metrics })
     }
 
-    /// How often its journal has written, and how many bytes.
-    fn written(&self) -> Outcome<[usize; 2]> {
+    /// What its journal has written, without what it had before.
+    fn written(&self, before: Option<Written>) -> Outcome<Written> {
         let mut connection = TcpStream::connect(&self.metrics)?;
         connection
             .write_all(b"GET /metrics HTTP/1.1\r\nhost: metrics\r\nconnection: close\r\n\r\n")?;
         let mut page = String::new();
         connection.read_to_string(&mut page)?;
-        let count = |name: &str| -> Outcome<usize> {
-            let line = page.lines().find_map(|line| line.strip_prefix(name));
-            Ok(line.ok_or("a count is missing")?.trim().parse()?)
-        };
-        Ok([
-            count("fanout_journal_writes_total ")?,
-            count("fanout_journal_written_bytes_total ")?,
-        ])
+        Written::since(before, &page)
     }
 }
 
-/// Compares, and prints a line for each number of records on their way; `raw` writes groups, and answers after how many
+/// Compares, and prints a line for each number of records on their way; `raw` writes the same groups, and answers after how many
 /// seconds the last one was acknowledged.
 pub async fn compare(
     kept: &Kept,
     size: Size,
-    raw: impl AsyncFn(Group) -> Outcome<f64>,
+    raw: impl AsyncFn(Written) -> Outcome<f64>,
 ) -> Outcome<()> {
     let memory = Server::fanout().await?;
     println!(
@@ -94,18 +107,16 @@ pub async fn compare(
         let mut rounds = Vec::new();
         for round in 0..=size.rounds {
             submit::plan_tasks(&kept.server, PLAN, records).await?;
-            let before = kept.written()?;
+            let before = kept.written(None)?;
             let rate = send(&kept.server).await?;
-            let after = kept.written()?;
+            let written = kept.written(Some(before))?;
             submit::delete(&kept.server, PLAN).await?;
             submit::plan_tasks(&memory, PLAN, records).await?;
             let unkept = send(&memory).await?;
             submit::delete(&memory, PLAN).await?;
-            let times = after[0] - before[0];
-            let bytes = (after[1] - before[1]) / times.max(1);
-            let raw = records as f64 / raw(Group { bytes, times }).await?;
+            let raw = records as f64 / raw(written).await?;
             if round > 0 {
-                let group = records as f64 / times as f64;
+                let group = records as f64 / written.times as f64;
                 rounds.push((group, rate.per_second, raw, unkept.per_second));
             }
         }

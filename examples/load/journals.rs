@@ -2,15 +2,13 @@
 //! those, the raw limit: appending the same bytes to a file, with an fdatasync after as many records as there are streams.
 //! Then the journal by itself, and an fsync before every receipt beside the same groups.
 
-use std::fs::File;
-use std::io::Write;
 use std::path::Path;
 use std::time::Instant;
 
 use fanout::proto::View;
 
-use crate::appends;
-use crate::groups::{self, Group, Kept};
+use crate::appends::{self, Raw};
+use crate::groups::{self, Kept, Written};
 use crate::server::Server;
 use crate::submit::{self, PLAN, Pace, SUBMIT, Shape};
 use crate::wire::receipts;
@@ -91,7 +89,9 @@ async fn by_group(directory: &Path, size: Size) -> Outcome<()> {
     let data = directory.join("groups").display().to_string();
     let kept = Kept::start(&["--data-dir", &data]).await?;
     println!("An fsync before every receipt; raw: the same groups appended and synced");
-    let raw = async |group: Group| appends::synced(directory, group.bytes, group.times, false);
+    let raw = async |written: Written| {
+        appends::raw(directory, written.group_bytes(), written.times, Raw::Synced)
+    };
     groups::compare(&kept, size, raw).await
 }
 
@@ -126,21 +126,11 @@ async fn replay(directory: &Path, records: usize) -> Outcome<()> {
 
 /// Records per second of appending alone, and with an fdatasync for every group.
 fn raw(directory: &Path, shape: Shape) -> Outcome<[f64; 2]> {
-    let group = vec![b'x'; shape.streams * shape.batch * (RECORD_BYTES + BESIDE_DOCUMENT)];
-    let groups = shape.records / (shape.streams * shape.batch);
-    let mut rates = [0.0; 2];
-    for (rate, sync) in rates.iter_mut().zip([false, true]) {
-        let path = directory.join("raw");
-        let mut file = File::create(&path)?;
-        let begin = Instant::now();
-        for _ in 0..groups {
-            file.write_all(&group)?;
-            if sync {
-                file.sync_data()?;
-            }
-        }
-        *rate = (groups * shape.streams * shape.batch) as f64 / begin.elapsed().as_secs_f64();
-        std::fs::remove_file(&path)?;
-    }
-    Ok(rates)
+    let group = shape.streams * shape.batch;
+    let groups = shape.records / group;
+    let per_second = |how| -> Outcome<f64> {
+        let bytes = group * (RECORD_BYTES + BESIDE_DOCUMENT);
+        Ok((groups * group) as f64 / appends::raw(directory, bytes, groups, how)?)
+    };
+    Ok([per_second(Raw::Appended)?, per_second(Raw::Synced)?])
 }

@@ -13,7 +13,7 @@ use bytes::Bytes;
 use fanout::proto::View;
 use tokio::task::JoinSet;
 
-use crate::groups::{self, Group, Kept};
+use crate::groups::{self, Kept, Written};
 use crate::server::Server;
 use crate::submit::{self, PLAN, Pace, Rate, SUBMIT, Shape};
 use crate::wire::receipts;
@@ -160,10 +160,10 @@ async fn by_group(nats: &Nats, context: &Context, size: Size) -> Outcome<()> {
     println!(
         "Acknowledged by NATS before every receipt; raw: the same batches published one by one"
     );
-    let raw = async |group: Group| {
-        let batch = Bytes::from(vec![b'x'; group.bytes]);
+    let raw = async |written: Written| {
+        let batch = Bytes::from(vec![b'x'; written.group_bytes()]);
         let began = Instant::now();
-        for _ in 0..group.times {
+        for _ in 0..written.times {
             context.publish("bare", batch.clone()).await?.await?;
         }
         let seconds = began.elapsed().as_secs_f64();

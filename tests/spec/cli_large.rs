@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use crate::harness::{Program, Served, directory, fanout, says};
+use crate::harness::{Served, directory, says};
 
 /// More than the command line sends in one message, and many pages.
 const TASKS: usize = 12_000;
@@ -43,13 +43,7 @@ fn a_plan_of_many_messages_is_registered_and_its_result_fetched_as_the_files_say
     ]);
     // The items are more than twice as long.
     let server = Served::start(&["--message-bytes-max", "2000000"]);
-    let said = |arguments: &[&str]| {
-        let mut command = fanout();
-        command
-            .env("FANOUT_SERVER", &server.address)
-            .current_dir(directory.path());
-        Program::start(command.args(arguments)).finish()
-    };
+    let said = |arguments: &[&str]| server.said_in(directory.path(), arguments);
     let read = |name: &str| std::fs::read_to_string(directory.path().join(name)).unwrap();
     let files = ["--config", "c.json", "--items", "i.json"];
 
@@ -92,13 +86,7 @@ fn a_result_of_nothing_is_fetched_as_the_files_say() {
         ("e.json", "[]"),
     ]);
     let server = Served::start(&[]);
-    let said = |arguments: &[&str]| {
-        let mut command = fanout();
-        command
-            .env("FANOUT_SERVER", &server.address)
-            .current_dir(directory.path());
-        Program::start(command.args(arguments)).finish()
-    };
+    let said = |arguments: &[&str]| server.said_in(directory.path(), arguments);
     let files = ["--config", "c.json", "--items", "e.json"];
     said(&[&["plan"], &files[..], &["--register", "--plan-id", "p"]].concat());
     let fetched = said(&["reconcile", "--plan-id", "p"]);

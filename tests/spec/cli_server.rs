@@ -174,13 +174,7 @@ fn a_config_with_packets_of_its_own_means_the_same_in_files_as_at_a_coordinator(
         "task_request_template":{"id":"task-{{group.key}}"}}"#;
     let record = "{\"id\":\"task-f\",\"success\":true}\n";
     let directory = directory(&[("c.json", config), ("r.jsonl", record)]);
-    let said_of = |arguments: &[&str]| {
-        let mut command = fanout();
-        command
-            .env("FANOUT_SERVER", &server.address)
-            .current_dir(directory.path());
-        Program::start(command.args(arguments)).finish()
-    };
+    let said_of = |arguments: &[&str]| server.said_in(directory.path(), arguments);
     let plan = ["plan", "--config", "c.json"];
     let registered = said_of(&[&plan[..], &["--register", "--plan-id", "p"]].concat());
     assert_eq!(registered.stderr, "plan p is registered, 2 tasks\n");
@@ -209,13 +203,7 @@ fn a_registered_plan_takes_records_and_its_result_is_that_of_the_files() {
         ("r.jsonl", "{\"id\":\"task-a\",\"success\":true}\n"),
     ]);
     let files = ["--config", "c.json", "--items", "i.json"];
-    let said_of = |arguments: &[&str]| {
-        let mut command = fanout();
-        command
-            .env("FANOUT_SERVER", &server.address)
-            .current_dir(directory.path());
-        Program::start(command.args(arguments)).finish()
-    };
+    let said_of = |arguments: &[&str]| server.said_in(directory.path(), arguments);
     let register = [&["plan"], &files[..], &["--register", "--plan-id", "p"]].concat();
     let planned = said_of(&[&["plan"], &files[..]].concat());
     assert_eq!(

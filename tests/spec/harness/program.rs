@@ -329,6 +329,11 @@ impl Served {
         Program::start(&mut self.client(arguments)).finish()
     }
 
+    /// The same where that directory's files are.
+    pub fn said_in(&self, directory: &Path, arguments: &[&str]) -> Said {
+        Program::start(self.client(arguments).current_dir(directory)).finish()
+    }
+
     pub fn said_with(&self, arguments: &[&str], input: &str) -> Said {
         let mut program = Program::start(&mut self.client(arguments));
         program.say(input);
