@@ -12,7 +12,7 @@ use bytes::Bytes;
 use fanout::engine::{Entry, Event, Held, MatchedBy, Status, Timestamp, Verdict};
 use fanout::journal::disk::files::SystemFiles;
 use fanout::journal::disk::{self, Finding, Options};
-use fanout::journal::{Answer, Disk, Journal};
+use fanout::journal::{Answer, Disk, Journal, Nats};
 use fanout::telemetry::{self, Census};
 use nix::fcntl::{FallocateFlags, fallocate};
 
@@ -23,46 +23,103 @@ const PLAN: &str = "appends";
 /// Groups that a round has, where it is not too long for that.
 const GROUPS: usize = 1_000;
 
-/// Compares, and prints a line for each number of records in a group.
-pub async fn compare(directory: &Path, size: Size) -> Outcome<()> {
-    println!(
-        "The journal by itself, records/s, two groups on their way; raw: as many bytes appended and synced as often"
-    );
-    println!(
-        "     a group  a sync      bytes    journal        raw  of raw  raw, room taken  of that"
-    );
+/// Compares, and prints a line for each number of records in a group. `append` appends so many records so many times, and
+/// answers how many seconds that took and what the journal wrote; `raw` has the seconds of programs that write as much.
+async fn compare(
+    size: Size,
+    append: impl AsyncFn(usize, usize) -> Outcome<(f64, Written)>,
+    raw: impl AsyncFn(Written) -> Outcome<Vec<f64>>,
+) -> Outcome<()> {
     for group in [1, 8, 64, 512, 4_096] {
         let groups = (4 * size.records / group).clamp(10, GROUPS);
         let mut rounds = Vec::new();
         for round in 0..=size.rounds {
-            let (kept, written) = append(directory, group, groups).await?;
-            let raw = |how| raw(directory, written.group_bytes(), written.times, how);
-            let [grown, taken] = [Raw::Synced, Raw::SyncedInRoom].map(raw);
+            let (seconds, written) = append(group, groups).await?;
+            let raw = raw(written).await?;
             if round > 0 {
-                let per_second = |seconds: f64| (groups * group) as f64 / seconds;
-                rounds.push((written, [kept, grown?, taken?].map(per_second)));
+                rounds.push((written, seconds, raw));
             }
         }
-        println!(
-            "{group:>12} {:>7.1} {:>10.0} {:>10.0} {:>10.0} {:>7.2} {:>16.0} {:>8.2}",
-            ratio(&rounds, |round| (groups * group) as f64
-                / round.0.times as f64),
-            ratio(&rounds, |round| round.0.group_bytes() as f64),
-            ratio(&rounds, |round| round.1[0]),
-            ratio(&rounds, |round| round.1[1]),
-            ratio(&rounds, |round| round.1[0] / round.1[1]),
-            ratio(&rounds, |round| round.1[2]),
-            ratio(&rounds, |round| round.1[0] / round.1[2]),
+        let records = (groups * group) as f64;
+        print!(
+            "{group:>12} {:>7.1} {:>10.0} {:>10.0}",
+            ratio(&rounds, |(written, ..)| records / written.times as f64),
+            ratio(&rounds, |(written, ..)| written.group_bytes() as f64),
+            ratio(&rounds, |(_, seconds, _)| records / seconds),
         );
+        for nth in 0..rounds[0].2.len() {
+            print!(
+                " {:>16.0} {:>8.2}",
+                ratio(&rounds, |(.., raw)| records / raw[nth]),
+                ratio(&rounds, |(_, seconds, raw)| raw[nth] / seconds),
+            );
+        }
+        println!();
     }
     Ok(())
 }
 
-/// Seconds of appending so many groups to a history of their own, and what was written for them.
-async fn append(directory: &Path, group: usize, groups: usize) -> Outcome<(f64, Written)> {
+/// Compares the journal on disk.
+pub async fn on_disk(directory: &Path, size: Size) -> Outcome<()> {
+    println!(
+        "The journal by itself, records/s, two groups on their way; raw: as many bytes appended and synced as often"
+    );
+    println!(
+        "     a group  a sync      bytes    journal              raw   of raw  raw, room taken  of that"
+    );
     let data = directory.join(PLAN);
-    let disk = Disk::open(&Options::new(&data))?;
-    let history = disk.create(PLAN).wait().await?;
+    let append = async |group, groups| {
+        let disk = Disk::open(&Options::new(&data))?;
+        let appended = append(&disk, group, groups).await?;
+        drop(disk);
+        let found = disk::verify(Arc::new(SystemFiles), &data)?;
+        let [found] = &found[..] else {
+            return Err("there is not one plan".into());
+        };
+        if found.entries != (groups * group) as u64 || found.finding != Finding::Sound {
+            return Err(format!("what was appended is not there: {found:?}").into());
+        }
+        std::fs::remove_dir_all(&data)?;
+        Ok(appended)
+    };
+    let raw = async |written: Written| {
+        [Raw::Synced, Raw::SyncedInRoom]
+            .map(|how| raw(directory, written.group_bytes(), written.times, how))
+            .into_iter()
+            .collect()
+    };
+    compare(size, append, raw).await
+}
+
+/// Compares the journal on NATS; `raw` has the seconds of publishing as much one by one, and of doing so at the place behind the
+/// one before and at no other, as an append has to be.
+pub async fn on_nats(
+    nats: &Nats,
+    size: Size,
+    raw: impl AsyncFn(Written) -> Outcome<[f64; 2]>,
+) -> Outcome<()> {
+    println!(
+        "The journal by itself, records/s, two groups on their way; raw: the same batches published one by one, anywhere and in their place"
+    );
+    println!(
+        "     a group a batch      bytes    journal              raw   of raw     raw, in place  of that"
+    );
+    let append = async |group, groups| {
+        let appended = append(nats, group, groups).await?;
+        let history = nats.open(PLAN).wait().await?;
+        let kept = history.latest().wait().await?;
+        if kept != (groups * group) as u64 {
+            return Err(format!("what was appended is not there: {kept} records are").into());
+        }
+        nats.delete(PLAN).wait().await?;
+        Ok(appended)
+    };
+    compare(size, append, async |written| Ok(raw(written).await?.into())).await
+}
+
+/// Seconds of appending so many groups to a history of their own, and what was written for them.
+async fn append(journal: &dyn Journal, group: usize, groups: usize) -> Outcome<(f64, Written)> {
+    let history = journal.create(PLAN).wait().await?;
     let document = Bytes::from(vec![b'x'; RECORD_BYTES]);
     let before = Written::since(None, &telemetry::page(Census::default()))?;
     let begin = Instant::now();
@@ -78,15 +135,6 @@ async fn append(directory: &Path, group: usize, groups: usize) -> Outcome<(f64, 
     under_way.wait().await?;
     let seconds = begin.elapsed().as_secs_f64();
     let written = Written::since(Some(before), &telemetry::page(Census::default()))?;
-    drop((history, disk));
-    let found = disk::verify(Arc::new(SystemFiles), &data)?;
-    let [found] = &found[..] else {
-        return Err("there is not one plan".into());
-    };
-    if found.entries != (groups * group) as u64 || found.finding != Finding::Sound {
-        return Err(format!("what was appended is not there: {found:?}").into());
-    }
-    std::fs::remove_dir_all(&data)?;
     Ok((seconds, written))
 }
 

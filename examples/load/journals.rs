@@ -75,7 +75,7 @@ pub async fn compare(size: Size) -> Outcome<()> {
         }
     }
     drop(servers);
-    appends::compare(directory.path(), size).await?;
+    appends::on_disk(directory.path(), size).await?;
     by_group(directory.path(), size).await?;
     replay(
         directory.path(),

@@ -8,11 +8,14 @@ use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
+use async_nats::jetstream::message::PublishMessage;
 use async_nats::jetstream::{self, Context, stream};
 use bytes::Bytes;
+use fanout::journal::Journal;
 use fanout::proto::View;
 use tokio::task::JoinSet;
 
+use crate::appends;
 use crate::groups::{self, Kept, Written};
 use crate::server::Server;
 use crate::submit::{self, PLAN, Pace, Rate, SUBMIT, Shape};
@@ -156,21 +159,59 @@ pub async fn compare(size: Size) -> Outcome<()> {
 /// Compares with the same batches, published one after the other: what is appended to a plan follows what was before it,
 /// which the server has to have acknowledged.
 async fn by_group(nats: &Nats, context: &Context, size: Size) -> Outcome<()> {
+    let raw = async |written: Written| one_by_one(context, written, Place::Any).await;
+    let both = async |written: Written| {
+        let anywhere = one_by_one(context, written, Place::Any).await?;
+        Ok([
+            anywhere,
+            one_by_one(context, written, Place::Expected).await?,
+        ])
+    };
+    let options = fanout::journal::nats::Options {
+        servers: vec![nats.url.clone()],
+        stream: "appends".to_owned(),
+        replicas: 1,
+        credentials: None,
+        certificate_authority: None,
+        certificate: None,
+    };
+    let journal = fanout::journal::Nats::connect(&options).await?;
+    if let Some(mut failure) = journal.failure() {
+        within("NATS", failure.wait_for(Option::is_none)).await?;
+    }
+    appends::on_nats(&journal, size, both).await?;
+    drop(journal);
     let kept = Kept::start(&["--nats", &nats.url]).await?;
     println!(
         "Acknowledged by NATS before every receipt; raw: the same batches published one by one"
     );
-    let raw = async |written: Written| {
-        let batch = Bytes::from(vec![b'x'; written.group_bytes()]);
-        let began = Instant::now();
-        for _ in 0..written.times {
-            context.publish("bare", batch.clone()).await?.await?;
-        }
-        let seconds = began.elapsed().as_secs_f64();
-        purge(context).await?;
-        Ok(seconds)
-    };
     groups::compare(&kept, size, raw).await
+}
+
+/// Where a message is to be in its subject.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Place {
+    Any,
+    /// Behind the one before.
+    Expected,
+}
+
+/// Seconds of publishing as many batches, each when the one before is acknowledged.
+async fn one_by_one(context: &Context, written: Written, place: Place) -> Outcome<f64> {
+    let batch = Bytes::from(vec![b'x'; written.group_bytes()]);
+    let mut last = 0;
+    let began = Instant::now();
+    for _ in 0..written.times {
+        let mut message = PublishMessage::build().payload(batch.clone());
+        if place == Place::Expected {
+            message = message.expected_last_subject_sequence(last);
+        }
+        let sent = context.send_publish("bare", message).await?;
+        last = sent.await?.sequence;
+    }
+    let seconds = began.elapsed().as_secs_f64();
+    purge(context).await?;
+    Ok(seconds)
 }
 
 /// Forgets what was published.
