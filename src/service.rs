@@ -16,6 +16,7 @@ mod reconcile_request;
 mod record;
 mod record_source;
 mod served;
+mod standing;
 mod status;
 mod submit_record;
 mod tasks;

@@ -56,8 +56,8 @@ pub struct Auth {
         value_name = "AUDIENCE"
     )]
     pub jwt_audience: String,
-    /// How often the files and the URL are looked at. What has changed holds for calls that begin then; what cannot be had
-    /// or used changes nothing.
+    /// How often the files and the URL are looked at. What has changed holds for calls that are open, too: those end whose
+    /// callers may not make them any more. What cannot be had or used changes nothing.
     #[arg(
         long,
         env = "FANOUT_AUTH_RELOAD_INTERVAL",

@@ -6,26 +6,25 @@
 use std::borrow::Cow;
 use std::convert::Infallible;
 use std::pin::Pin;
-use std::sync::{Arc, LazyLock, PoisonError, RwLock};
+use std::sync::{Arc, LazyLock};
 use std::task::{Context, Poll};
-use std::time::Duration;
 
 use hyper::body::Frame;
 use prost::bytes::Bytes;
-use tokio::time::Sleep;
+use tokio::sync::watch;
 use tonic::body::Body;
-use tonic::codegen::http::header::AUTHORIZATION;
-use tonic::codegen::http::{HeaderMap, Request, Response};
+use tonic::codegen::http::{Request, Response};
 use tonic::codegen::{Body as HttpBody, BoxFuture, Service};
 use tonic::server::NamedService;
 use tonic::{Extensions, Status};
 
+use super::standing::{Ends, Shown, Standing};
 use super::tenants::OpenStream;
 use super::{Peer, Served, convert, status};
 use crate::config::Limits;
 use crate::coordinator::{Clock, plan_name};
 use crate::engine::{Spec, Violation};
-use crate::identity::{Authority, BoundTask, Caller, Refused, Role};
+use crate::identity::{Authority, BoundTask, Caller, Role};
 use crate::reconcile::record::ReadRecord;
 
 /// The roles of which each method needs one; of several, a refusal names the first. One that is not here needs a caller, and
@@ -54,22 +53,18 @@ const NEEDED: [(&str, &[Role]); 17] = [
 const STREAMS: [&str; 3] = ["SubmitRecord", "WatchPlan", "PlanStream"];
 
 /// Who is believed, from now on.
-pub struct Admission(RwLock<Arc<Authority>>);
+pub struct Admission(watch::Sender<Arc<Authority>>);
 
 impl Admission {
     /// Believes this authority.
     #[must_use]
     pub fn new(authority: Authority) -> Self {
-        Self(RwLock::new(Arc::new(authority)))
+        Self(watch::Sender::new(Arc::new(authority)))
     }
 
-    /// Believes another authority from now on. Calls that are open stay.
+    /// Believes another authority from now on. Calls that are open end if it would not let them in.
     pub fn replace(&self, authority: Authority) {
-        *self.0.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(authority);
-    }
-
-    fn authority(&self) -> Arc<Authority> {
-        Arc::clone(&self.0.read().unwrap_or_else(PoisonError::into_inner))
+        self.0.send_replace(Arc::new(authority));
     }
 }
 
@@ -93,61 +88,61 @@ impl Admitted {
         }
     }
 
-    /// Finds out who calls, and puts that into the request. Answers how long they are who they are, if not for ever, and the
-    /// place of the stream that the call opens, if it does.
+    /// Finds out who calls, and puts that into the request. Answers when they may not go on, if they have to say who they are,
+    /// and the place of the stream that the call opens, if it does.
     fn let_in(
         &self,
         request: &mut Request<Body>,
-    ) -> Result<(Option<Duration>, Option<OpenStream>), Status> {
+    ) -> Result<(Option<Standing>, Option<OpenStream>), Status> {
         let opens_stream = STREAMS.contains(&method(request));
-        let caller = match &self.admission {
-            Some(admission) => self.admit(admission, request)?,
+        let standing = match &self.admission {
+            Some(admission) => Some(self.admit(admission, request)?),
             None if !opens_stream => return Ok((None, None)),
+            None => None,
+        };
+        let caller = match &standing {
+            Some(standing) => Arc::clone(&standing.caller),
             None => caller(request.extensions()),
         };
         let open = || self.served.tenants().open_stream(&caller.tenant);
         let place = opens_stream.then(open).transpose()?;
-        let left = caller.expires.map(|expires| self.clock.until(expires));
         request.extensions_mut().insert(caller);
-        Ok((left, place))
+        Ok((standing, place))
     }
 
-    fn admit(&self, admission: &Admission, request: &Request<Body>) -> Result<Arc<Caller>, Status> {
-        let (authority, now) = (admission.authority(), self.clock.now());
-        let headers = request.headers();
-        // A token that is not believed is not made good by a certificate.
-        let caller = match (token(headers), request.extensions().get::<Arc<Peer>>()) {
-            (Some(token), _) => authority.caller(token, now),
-            (None, Some(peer)) if !headers.contains_key(AUTHORIZATION) => {
-                authority.certified(&peer.uris, &peer.names, now)
-            }
-            (None, _) => Err(Refused),
-        };
-        let caller = caller.map_err(|Refused| status::unauthenticated())?;
+    fn admit(&self, admission: &Admission, request: &Request<Body>) -> Result<Standing, Status> {
+        let mut authority = admission.0.subscribe();
+        let peer = request.extensions().get::<Arc<Peer>>();
+        let shown = Shown::of(request.headers(), peer).ok_or_else(status::unauthenticated)?;
+        let caller = shown.caller(&authority.borrow_and_update(), self.clock.now());
+        let caller = caller.map_err(|_| status::unauthenticated())?;
         let method = method(request);
         let needed = NEEDED.iter().find(|(name, _)| *name == method);
-        match needed {
+        let roles = match needed {
             Some((_, roles)) if !roles.iter().any(|role| caller.may(*role)) => {
                 let first = roles.first().map_or("", |role| role.name());
-                Err(status::role_required(first))
+                return Err(status::role_required(first));
             }
+            Some((_, roles)) => *roles,
             // It has no plan, so it cannot be told whose.
-            None if caller.task.is_some() => Err(status::role_required(Role::Watch.name())),
-            _ => Ok(caller),
-        }
+            None if caller.task.is_some() => {
+                return Err(status::role_required(Role::Watch.name()));
+            }
+            None => &[],
+        };
+        Ok(Standing {
+            caller,
+            shown,
+            roles,
+            authority,
+            clock: self.clock,
+        })
     }
 }
 
 /// The name of the method that is called.
 fn method(request: &Request<Body>) -> &str {
     request.uri().path().rsplit('/').next().unwrap_or_default()
-}
-
-/// The token that a call brings.
-fn token(headers: &HeaderMap) -> Option<&str> {
-    let text = headers.get(AUTHORIZATION)?.to_str().ok()?;
-    let (scheme, token) = text.split_once(' ')?;
-    scheme.eq_ignore_ascii_case("bearer").then(|| token.trim())
 }
 
 impl NamedService for Admitted {
@@ -164,22 +159,22 @@ impl Service<Request<Body>> for Admitted {
     }
 
     fn call(&mut self, mut request: Request<Body>) -> Self::Future {
-        let (left, place) = match self.let_in(&mut request) {
+        let (standing, place) = match self.let_in(&mut request) {
             Ok(let_in) => let_in,
             Err(refused) => return Box::pin(async move { Ok(refused.into_http()) }),
         };
         let answer = self.served.call(request);
-        if left.is_none() && place.is_none() {
+        if standing.is_none() && place.is_none() {
             return answer;
         }
+        let mut ends: Option<Ends> = standing.map(|standing| Box::pin(standing.ends()) as Ends);
         Box::pin(async move {
-            let mut ends = left.map(|left| Box::pin(tokio::time::sleep(left)));
             let response = match &mut ends {
                 None => answer.await?,
                 // What was begun on a task of its own is finished; nothing else is begun.
                 Some(ends) => tokio::select! {
                     biased;
-                    () = ends => return Ok(status::unauthenticated().into_http()),
+                    why = ends => return Ok(why.into_http()),
                     response = answer => response?,
                 },
             };
@@ -193,11 +188,10 @@ impl Service<Request<Body>> for Admitted {
     }
 }
 
-/// An answer that has its place among the tenant's streams until it is over, and is over when its caller is nobody any more:
-/// streams may be longer than tokens.
+/// An answer that has its place among the tenant's streams until it is over, and is over when its caller may not go on.
 struct Bounded {
     body: Option<(Body, Option<OpenStream>)>,
-    ends: Option<Pin<Box<Sleep>>>,
+    ends: Option<Ends>,
 }
 
 impl HttpBody for Bounded {
@@ -213,10 +207,10 @@ impl HttpBody for Bounded {
             return Poll::Ready(None);
         };
         if let Some(ends) = ends
-            && ends.as_mut().poll(context).is_ready()
+            && let Poll::Ready(why) = ends.as_mut().poll(context)
         {
             *body = None;
-            return Poll::Ready(Some(status::trailers(&status::unauthenticated())));
+            return Poll::Ready(Some(status::trailers(&why)));
         }
         Pin::new(streaming).poll_frame(context)
     }

@@ -10,19 +10,20 @@ use fanout::proto::fanout_service_client::FanoutServiceClient;
 use fanout::proto::health::HealthCheckRequest;
 use fanout::proto::health::health_client::HealthClient;
 use fanout::proto::plan_stream_request::Part;
+use fanout::proto::watch_plan_response::Frame;
 use fanout::proto::{
     CancelPlanRequest, DeletePlanRequest, DiscardRecordRequest, Disposition, ExplainTaskRequest,
     GetPlanRequest, GetTaskRequest, ListPlansRequest, ListQuarantineRequest, ListTasksRequest,
     PlanCommit, PlanRequest, PlanStreamRequest, Receipt, ReconcileDocuments, ReconcileRequest,
     Record, RecordKind, RematchRecordRequest, SealPlanRequest, SubmitRecordsRequest,
-    SubmitRecordsResponse, WatchPlanRequest,
+    SubmitRecordsResponse, WatchPlanRequest, WatchPlanResponse,
 };
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::metadata::{Ascii, MetadataValue};
 use tonic::service::interceptor::InterceptedService;
 use tonic::transport::Channel;
-use tonic::{Code, Request, Status};
+use tonic::{Code, Request, Response, Status, Streaming};
 use tonic_types::StatusExt;
 
 use crate::harness::{TestServer, plan_request, record, refusal};
@@ -790,18 +791,8 @@ async fn a_stream_ends_when_its_token_does() {
     };
     let token = identity::issue(&short, Some("1"), guarded.key.as_bytes()).unwrap();
     let mut client = guarded.with(&token).await;
-    let watch = WatchPlanRequest {
-        plan_id: "p".into(),
-        ..Default::default()
-    };
-    let mut frames = client.watch_plan(watch).await.unwrap().into_inner();
-    let ended = loop {
-        match frames.message().await {
-            Ok(Some(_)) => {}
-            other => break other.unwrap_err(),
-        }
-    };
-    assert_eq!(ended.code(), Code::Unauthenticated);
+    let mut frames = watch(&mut client).await.unwrap();
+    assert_eq!(end_of(&mut frames).await.code(), Code::Unauthenticated);
     let refused = client
         .get_plan(GetPlanRequest {
             plan_id: "p".into(),
@@ -811,16 +802,142 @@ async fn a_stream_ends_when_its_token_does() {
     assert_eq!(refused.unwrap_err().code(), Code::Unauthenticated);
 }
 
+/// A line of the list: this token, for one who has these roles.
+fn listed_for(token: &str, roles: &str) -> String {
+    let hash: String = identity::digest(token)
+        .iter()
+        .map(|byte| format!("{byte:02x}"))
+        .collect();
+    format!("[[token]]\nname = \"n\"\nsha256 = \"{hash}\"\nroles = [{roles}]\n")
+}
+
+fn listed(token: &str) -> String {
+    listed_for(token, "\"watch\"")
+}
+
+async fn watch(client: &mut Client) -> Result<Streaming<WatchPlanResponse>, Status> {
+    let watch = WatchPlanRequest {
+        plan_id: "p".into(),
+        ..Default::default()
+    };
+    client.watch_plan(watch).await.map(Response::into_inner)
+}
+
+/// What a stream ends with that is ended.
+async fn end_of(frames: &mut Streaming<WatchPlanResponse>) -> Status {
+    loop {
+        match frames.message().await {
+            Ok(Some(_)) => {}
+            other => break other.unwrap_err(),
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_stream_ends_when_its_token_is_struck_off_and_those_of_others_go_on() {
+    let guarded = Guarded::start().await;
+    let mut owner = guarded.owner("").await;
+    owner.plan(plan_request("p", &["a"])).await.unwrap();
+    let both = listed("one") + &listed("two");
+    std::fs::write(guarded.path("tokens"), both).unwrap();
+    let (mut one, mut two) = (guarded.with("one").await, guarded.with("two").await);
+    let mut struck = loop {
+        if let Ok(frames) = watch(&mut one).await {
+            break frames;
+        }
+        tokio::task::yield_now().await;
+    };
+    let mut other = watch(&mut two).await.unwrap();
+    let mut signed = watch(&mut owner).await.unwrap();
+    std::fs::write(guarded.path("tokens"), listed("two")).unwrap();
+    assert_eq!(end_of(&mut struck).await.code(), Code::Unauthenticated);
+    // The others are told of what happens after that.
+    owner
+        .submit_records(SubmitRecordsRequest {
+            plan_id: "p".into(),
+            records: vec![record(r#"{"id":"task-a","status":"completed"}"#)],
+            ..Default::default()
+        })
+        .await
+        .unwrap();
+    for frames in [&mut other, &mut signed] {
+        loop {
+            let frame = frames.message().await.unwrap().unwrap().frame;
+            if matches!(frame, Some(Frame::Result(_))) {
+                break;
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_call_ends_when_its_caller_may_not_do_it_any_more_or_is_somebody_else() {
+    let lesser = listed_for("one", "\"submit\"");
+    let narrower = listed("one") + "plan = \"other\"\n";
+    let moved = listed("one") + "tenant = \"t\"\n";
+    let ends = [
+        (lesser, Code::PermissionDenied),
+        (narrower, Code::Unauthenticated),
+        (moved, Code::Unauthenticated),
+    ];
+    for (later, code) in ends {
+        let guarded = Guarded::start().await;
+        let mut owner = guarded.owner("").await;
+        owner.plan(plan_request("p", &["a"])).await.unwrap();
+        std::fs::write(guarded.path("tokens"), listed("one")).unwrap();
+        let (mut watching, mut waiting) = (guarded.with("one").await, guarded.with("one").await);
+        let mut frames = loop {
+            if let Ok(frames) = watch(&mut watching).await {
+                break frames;
+            }
+            tokio::task::yield_now().await;
+        };
+        let waits = tokio::spawn(async move {
+            let minute = prost_types::Duration {
+                seconds: 60,
+                nanos: 0,
+            };
+            let reconcile = ReconcileRequest {
+                plan_id: "p".into(),
+                wait: Some(minute),
+                ..Default::default()
+            };
+            waiting.reconcile(reconcile).await
+        });
+        // A role more, and another name, end nothing.
+        let more = listed_for("one", "\"watch\", \"plan\"").replace("\"n\"", "\"m\"");
+        std::fs::write(guarded.path("tokens"), more).unwrap();
+        let mut sealing = guarded.with("one").await;
+        let seal = |plan_id: &str| SealPlanRequest {
+            plan_id: plan_id.into(),
+            ..Default::default()
+        };
+        while sealing.seal_plan(seal("gone")).await.unwrap_err().code() != Code::NotFound {
+            tokio::task::yield_now().await;
+        }
+        assert!(!waits.is_finished());
+        std::fs::write(guarded.path("tokens"), later).unwrap();
+        assert_eq!(end_of(&mut frames).await.code(), code);
+        let ended = waits.await.unwrap().unwrap_err().code();
+        // One for another plan finds none of this name, if it is only let in now.
+        assert!([code, Code::NotFound].contains(&ended), "{ended:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_stream_ends_when_the_key_is_taken_back_that_its_token_was_signed_with() {
+    let guarded = Guarded::start().await;
+    let mut owner = guarded.owner("").await;
+    owner.plan(plan_request("p", &["a"])).await.unwrap();
+    let mut frames = watch(&mut owner).await.unwrap();
+    let (_, others) = identity::new_key("2").unwrap();
+    std::fs::write(guarded.path("keys"), others).unwrap();
+    assert_eq!(end_of(&mut frames).await.code(), Code::Unauthenticated);
+}
+
 #[tokio::test]
 async fn who_is_listed_changes_without_a_restart_and_a_broken_list_changes_nothing() {
     let guarded = Guarded::start().await;
-    let listed = |token: &str| {
-        let hash: String = identity::digest(token)
-            .iter()
-            .map(|byte| format!("{byte:02x}"))
-            .collect();
-        format!("[[token]]\nname = \"n\"\nsha256 = \"{hash}\"\nroles = [\"watch\"]\n")
-    };
     let (mut one, mut two) = (guarded.with("one").await, guarded.with("two").await);
     let lets_in =
         async |client: &mut Client| client.list_plans(ListPlansRequest::default()).await.is_ok();

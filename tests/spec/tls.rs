@@ -6,7 +6,7 @@ use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
-use fanout::proto::{GetPlanRequest, SubmitRecordRequest};
+use fanout::proto::{GetPlanRequest, SubmitRecordRequest, WatchPlanRequest};
 use nix::sys::signal::Signal;
 use tempfile::TempDir;
 use tokio::sync::{mpsc, watch};
@@ -292,6 +292,39 @@ async fn a_client_is_who_the_list_says_by_the_names_in_its_certificate() {
         let refused = client.get_plan(request).await.unwrap_err();
         assert_eq!(refused.code(), Code::Unauthenticated, "{authorization}");
     }
+}
+
+#[tokio::test]
+async fn a_stream_ends_when_its_certificate_is_struck_off_the_list() {
+    let listed = |uri: &str| {
+        format!("[[certificate]]\nname = \"n\"\nuri = \"{uri}\"\nroles = [\"plan\", \"watch\"]\n")
+    };
+    let files = directory(&[("callers.toml", &listed("spiffe://example/one"))]);
+    let callers = files.path().join("callers.toml");
+    let server = Secured::mutual(&[
+        "--tokens",
+        callers.to_str().unwrap(),
+        "--auth-reload-interval",
+        "20ms",
+    ]);
+    let shown = server.authority.client("spiffe://example/one");
+    let address = &server.served.address;
+    let endpoint = https(address, &server.authority.pem(), Some(&shown));
+    let mut client = Client::new(endpoint.connect_lazy());
+    client.plan(plan_request("p", &["a"])).await.unwrap();
+    let watch = WatchPlanRequest {
+        plan_id: "p".into(),
+        ..Default::default()
+    };
+    let mut frames = client.watch_plan(watch).await.unwrap().into_inner();
+    std::fs::write(&callers, listed("spiffe://example/two")).unwrap();
+    let ended = loop {
+        match frames.message().await {
+            Ok(Some(_)) => {}
+            other => break other.unwrap_err(),
+        }
+    };
+    assert_eq!(ended.code(), Code::Unauthenticated);
 }
 
 #[test]
