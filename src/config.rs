@@ -199,7 +199,8 @@ pub struct Limits {
         value_name = "N"
     )]
     pub tenant_request_ids_max: usize,
-    /// Most connections; one more is closed at once.
+    /// Most connections; one more is closed at once. At the start the process has the system allow so many open files
+    /// and 256 more (ulimit -n), as far as it may, and warns if that is not enough.
     #[arg(
         long,
         env = "FANOUT_CONNECTIONS_MAX",

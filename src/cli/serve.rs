@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use clap::Args;
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -74,6 +75,7 @@ pub(super) async fn serve(command: Serve, settings: &[Setting]) -> Outcome {
         return Ok(DONE);
     }
     let sending = send_spans(endpoint, &config).await?;
+    allow_open_files(config.limits.connections_max);
     let (journal, kept) = command.journal.open().await?;
     let listener = TcpListener::bind(config.listen).await.map_err(|error| {
         Failure::new(format!(
@@ -113,6 +115,33 @@ pub(super) async fn serve(command: Serve, settings: &[Setting]) -> Outcome {
         Ended::Cut => tracing::warn!("some calls were cut; bye"),
     }
     Ok(DONE)
+}
+
+/// Files that may be open beside connections: those of plans, and what the process itself needs.
+const FILES_BESIDE_CONNECTIONS: u64 = 256;
+
+/// Has the system allow as many open files as so many connections need, as far as it does, and says so if that is too few.
+fn allow_open_files(connections_max: usize) {
+    let needed = (connections_max as u64).saturating_add(FILES_BESIDE_CONNECTIONS);
+    let Ok((allowed, most)) = getrlimit(Resource::RLIMIT_NOFILE) else {
+        return;
+    };
+    if allowed >= needed {
+        return;
+    }
+    let raised = needed.min(most);
+    let open_files = match setrlimit(Resource::RLIMIT_NOFILE, raised, most) {
+        Ok(()) => raised,
+        Err(_) => allowed,
+    };
+    if open_files < needed {
+        tracing::warn!(
+            open_files,
+            needed,
+            connections_max,
+            "the system allows fewer open files than --connections-max may need: raise its limit (ulimit -n), or lower this one"
+        );
+    }
 }
 
 /// The collector that spans are sent to, if there is one.

@@ -1,5 +1,6 @@
 //! The commands that talk to a server: `fanout serve` as a process of its own, and its clients.
 
+use std::net::TcpStream;
 use std::process::Command;
 
 use fanout::json;
@@ -154,6 +155,51 @@ fn every_step_of_a_change_is_timed_in_the_log_if_asked_to() {
         assert_eq!(text(fields, "message"), "close");
         assert!(text(fields, "time.busy").ends_with('s'), "{line:?}");
     }
+}
+
+/// `fanout serve` on a free port, in a shell that has done this first.
+fn serve_after(first: &str, arguments: &[&str]) -> Command {
+    let fanout = fanout();
+    let mut command = Command::new("sh");
+    command
+        .args(["-c", &format!("{first} && exec \"$0\" \"$@\"")])
+        .arg(fanout.get_program())
+        .args(["serve", "--listen", "127.0.0.1:0"])
+        .args(arguments);
+    for (name, value) in fanout.get_envs() {
+        match value {
+            Some(value) => command.env(name, value),
+            None => command.env_remove(name),
+        };
+    }
+    command
+}
+
+#[test]
+fn serve_may_open_as_many_files_as_its_connections_need() {
+    // What is allowed at first is low, and may be raised.
+    let arguments = ["--connections-max", "100", "--first-bytes-timeout", "2m"];
+    let server = Served::of(&mut serve_after("ulimit -S -n 40", &arguments));
+    let connect = |_| TcpStream::connect(&server.address).unwrap();
+    let held: Vec<_> = (0..60).map(connect).collect();
+    assert_eq!(server.said(&["health"]).code, 0);
+    drop(held);
+}
+
+#[test]
+fn serve_warns_if_it_may_open_fewer_files_than_its_connections_need() {
+    let mut serve = serve_after("ulimit -n 40", &["--connections-max", "100"]);
+    let mut program = Program::start(&mut serve);
+    let warning = program.stderr.line_with("fewer open files");
+    for part in [
+        " WARN ",
+        "open_files=40 needed=356 connections_max=100",
+        "--connections-max",
+        "ulimit -n",
+    ] {
+        assert!(warning.contains(part), "{warning}");
+    }
+    program.stderr.line_with("serving address=");
 }
 
 #[test]

@@ -293,8 +293,12 @@ impl Served {
     }
 
     pub fn at(listen: &str, arguments: &[&str]) -> Self {
-        let mut program =
-            Program::start(fanout().args(["serve", "--listen", listen]).args(arguments));
+        Self::of(fanout().args(["serve", "--listen", listen]).args(arguments))
+    }
+
+    /// Starts it with this command.
+    pub fn of(command: &mut Command) -> Self {
+        let mut program = Program::start(command);
         let line = program.stderr.line_with("serving address=");
         let (_, rest) = line.split_once("address=").unwrap();
         let address = rest.split(' ').next().unwrap().to_owned();
