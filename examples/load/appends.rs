@@ -1,6 +1,6 @@
 //! What the journal takes by itself, without a coordinator or a client: groups of records are appended to a plan's history,
-//! each made and appended while the disk is waited for with the one before, beside a program that does nothing but write as
-//! many bytes and sync them, as often as the journal has by its own count.
+//! each made and appended while the one before is waited for, beside a program that does nothing but write as many bytes and
+//! sync them, or publish them, as often as the journal has by its own count.
 
 use std::fs::File;
 use std::io::Write;

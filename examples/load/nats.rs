@@ -1,6 +1,7 @@
 //! What it costs to keep plans on NATS JetStream: the same records to a server that does, and, beside it, the limit: the
 //! same batches published to the same NATS server, each acknowledged; and two replicas, each with a plan of its own. Then
-//! batches as the coordinator makes them, by how many records are on their way.
+//! the journal by itself, and batches as the coordinator makes them, by how many records are on their way, beside the same
+//! batches published one by one.
 //!
 //! The NATS server is one process with its settings as they come, so it acknowledges before its disk has it.
 
