@@ -3,6 +3,7 @@
 use std::io;
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use super::{bounded_file, key_set};
 use crate::config::{Auth, KeySet};
@@ -12,11 +13,24 @@ use crate::service::Admission;
 /// Largest file.
 const FILE_BYTES_MAX: u64 = 64 << 20;
 
+/// What has changed is believed when it has stayed so for this long, or from one look to the next: a list that is read while
+/// it is being written may well be a list, of too few.
+const SETTLED: Duration = Duration::from_millis(100);
+
 /// What is said of them.
 #[derive(Default)]
 struct Texts {
     tokens: Option<String>,
     keys: Option<String>,
+}
+
+impl Texts {
+    fn of(&self, place: Place) -> &Option<String> {
+        match place {
+            Place::Tokens => &self.tokens,
+            Place::Keys => &self.keys,
+        }
+    }
 }
 
 /// One of the places where it is said.
@@ -76,7 +90,7 @@ impl Believed {
         let mut told = None;
         loop {
             tokio::time::sleep(self.auth.auth_reload_interval).await;
-            let text = self.text(place).await;
+            let text = self.settled(place).await;
             match text.and_then(|text| self.believe(place, text, admission)) {
                 Ok(()) => told = None,
                 Err(problem) if told.as_ref() != Some(&problem) => {
@@ -88,6 +102,19 @@ impl Believed {
         }
     }
 
+    /// What is said in one place, once it stays the same.
+    async fn settled(&self, place: Place) -> Result<Option<String>, String> {
+        let mut text = self.text(place).await?;
+        while text != *self.texts().of(place) {
+            tokio::time::sleep(SETTLED.min(self.auth.auth_reload_interval)).await;
+            let before = std::mem::replace(&mut text, self.text(place).await?);
+            if text == before {
+                break;
+            }
+        }
+        Ok(text)
+    }
+
     /// Believes what is said in one place now, with what was said last in the other.
     fn believe(
         &self,
@@ -96,9 +123,10 @@ impl Believed {
         admission: &Admission,
     ) -> Result<(), String> {
         let mut texts = self.texts();
+        if text == *texts.of(place) {
+            return Ok(());
+        }
         let changed = match place {
-            Place::Tokens if text == texts.tokens => return Ok(()),
-            Place::Keys if text == texts.keys => return Ok(()),
             Place::Tokens => Texts {
                 tokens: text,
                 keys: texts.keys.clone(),
@@ -173,4 +201,34 @@ async fn read(path: &Path) -> Result<String, String> {
     let read = tokio::task::spawn_blocking(move || bounded_file::text(&file, FILE_BYTES_MAX)).await;
     let read = read.unwrap_or_else(|panic| Err(io::Error::other(panic)));
     read.map_err(|error| format!("{}: {error}", path.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::time::Duration;
+
+    use super::{Believed, Place, SETTLED};
+    use crate::config::Auth;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_list_that_is_read_while_it_is_written_is_read_again() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("tokens");
+        fs::write(&path, "# of before\n").unwrap();
+        let auth = Auth {
+            tokens: Some(path.clone()),
+            auth_reload_interval: Duration::from_secs(30),
+            ..Auth::default()
+        };
+        let (believed, _) = Believed::read(auth, false).await.unwrap();
+        // Who writes has emptied it.
+        fs::write(&path, "").unwrap();
+        let write = async {
+            tokio::time::sleep(SETTLED / 2).await;
+            fs::write(&path, "# of now\n").unwrap();
+        };
+        let (settled, ()) = tokio::join!(believed.settled(Place::Tokens), write);
+        assert_eq!(settled, Ok(Some("# of now\n".to_owned())));
+    }
 }

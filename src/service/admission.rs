@@ -112,9 +112,10 @@ impl Admitted {
 
     fn admit(&self, admission: &Admission, request: &Request<Body>) -> Result<Standing, Status> {
         let mut authority = admission.0.subscribe();
+        let believed = Arc::clone(&authority.borrow_and_update());
         let peer = request.extensions().get::<Arc<Peer>>();
         let shown = Shown::of(request.headers(), peer).ok_or_else(status::unauthenticated)?;
-        let caller = shown.caller(&authority.borrow_and_update(), self.clock.now());
+        let caller = shown.caller(&believed, self.clock.now());
         let caller = caller.map_err(|_| status::unauthenticated())?;
         let method = method(request);
         let needed = NEEDED.iter().find(|(name, _)| *name == method);

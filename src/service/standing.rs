@@ -107,6 +107,5 @@ impl Standing {
 
 /// Whether what one may do is to be done to what the other may do it to.
 fn is_the_same(one: &Caller, other: &Caller) -> bool {
-    let bound = |caller: &Caller| (caller.plan_id.clone(), caller.task.clone());
-    one.tenant == other.tenant && bound(one) == bound(other)
+    one.tenant == other.tenant && one.plan_id == other.plan_id && one.task == other.task
 }
